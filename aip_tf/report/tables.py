@@ -1,0 +1,205 @@
+"""The report as text. The HTML page shows the same cells."""
+
+from aip_tf.report.records import GroupRecord, ModelRecord, PruningReport, RoundRecord
+
+ROUND_HEADER = (
+    "round",
+    "epoch",
+    "MACs",
+    "parameters",
+    "{metric} before",
+    "{metric} after",
+    "seconds",
+)
+GROUP_HEADER = ("channel group", "channels", "why kept whole")
+_MOST_GROUP_ROWS = 40
+_WIDEST_CELL = 72
+
+
+def render(report: PruningReport) -> str:
+    """Returns summary, table of rounds, table of channel groups and list of artefacts."""
+    metric = main_metric(report)
+    parts = [
+        "\n".join([headline(report), *(f"{name:<11} {text}" for name, text in gains(report))]),
+        text_table([name.format(metric=metric) for name in ROUND_HEADER], round_rows(report)),
+    ]
+    groups = final_groups(report)
+    if groups:
+        parts.append(text_table(GROUP_HEADER, group_rows(groups), align="<><"))
+    if report.artefacts:
+        width = max(map(len, report.artefacts))
+        parts.append("\n".join(f"{k:<{width}}  {v}" for k, v in report.artefacts.items()))
+    return "\n\n".join(parts)
+
+
+def describe_round(teacher: ModelRecord, record: RoundRecord) -> str:
+    """Returns one line about a round: parameters, MACs, main metric, time.
+
+    Args:
+        teacher: the original model, which the percentages refer to.
+        record: the round.
+    """
+    metric = _metric_name(teacher.metrics or record.metrics_before)
+    quality = format_metric(record.metrics_before, metric)
+    if record.metrics_after is not None:
+        quality += f" -> {format_metric(record.metrics_after, metric)}"
+    return (
+        f"round {record.round}, after epoch {record.epoch}: "
+        f"MACs {_kept(record.macs, teacher.macs)}, "
+        f"parameters {_kept(record.parameters, teacher.parameters)}, "
+        f"{metric} {quality}, {record.seconds:.1f} s"
+    )
+
+
+def headline(report: PruningReport) -> str:
+    """Returns one sentence on what was done."""
+    cuts, epochs = len(report.rounds), len(report.history)
+    return (
+        f"{cuts} cut{'' if cuts == 1 else 's'} in {epochs} epoch{'' if epochs == 1 else 's'}, "
+        f"{report.seconds:.1f} seconds"
+    )
+
+
+def gains(report: PruningReport) -> list[tuple[str, str]]:
+    """Returns (name, teacher -> student) for MACs, parameters and the main metric."""
+    teacher, student, metric = report.teacher, report.student, main_metric(report)
+    rows = [
+        ("MACs", _change(teacher.macs, student.macs)),
+        ("parameters", _change(teacher.parameters, student.parameters)),
+    ]
+    if metric in teacher.metrics and metric in student.metrics:
+        difference = student.metrics[metric] - teacher.metrics[metric]
+        before, after = (format_metric(m.metrics, metric) for m in (teacher, student))
+        rows.append((metric, f"{before} -> {after} ({difference:+.4f})"))
+    return rows
+
+
+def round_rows(report: PruningReport) -> list[tuple[str, ...]]:
+    """Returns the cells of the table of rounds: teacher first, student last."""
+    metric, teacher, student = main_metric(report), report.teacher, report.student
+    rows = [("teacher", "", *_sizes(teacher, teacher), "", _cell(teacher.metrics, metric), "")]
+    for record in report.rounds:
+        rows.append(
+            (
+                str(record.round),
+                str(record.epoch),
+                *_sizes(record, teacher),
+                _cell(record.metrics_before, metric),
+                _cell(record.metrics_after, metric),
+                f"{record.seconds:.1f}",
+            )
+        )
+    last = (_cell(student.metrics, metric), f"{report.seconds:.1f}")
+    return [*rows, ("student", "", *_sizes(student, teacher), "", *last)]
+
+
+def final_groups(report: PruningReport) -> tuple[GroupRecord, ...]:
+    """Returns the channel groups after the last cut."""
+    return report.rounds[-1].groups if report.rounds else ()
+
+
+def group_rows(
+    groups: tuple[GroupRecord, ...], most: int | None = _MOST_GROUP_ROWS
+) -> list[tuple[str, str, str]]:
+    """Returns the cells of the table of channel groups.
+
+    Args:
+        groups: the channel groups.
+        most: longer tables are shortened: groups kept whole for the same reason share a row,
+            and of what is left the middle is dropped. None shows everything.
+    """
+    if most is None or len(groups) <= most:
+        return [_group_row(group) for group in groups]
+    rows = [_group_row(group) for group in groups if not group.reason]
+    whole = _merge_by_reason(group for group in groups if group.reason)
+    room = max(2, most - len(whole))
+    if len(rows) > room:
+        left_out = len(rows) - room
+        middle = (f"... {left_out} more in the JSON report", "", "")
+        rows = [*rows[: room // 2], middle, *rows[len(rows) - (room - room // 2) :]]
+    return rows + whole
+
+
+def main_metric(report: PruningReport) -> str:
+    """Returns the metric that the tables show: an accuracy, else the first that is no loss."""
+    rounds = [record.metrics_before for record in report.rounds]
+    candidates = [report.teacher.metrics, report.student.metrics, *rounds]
+    return _metric_name(next(filter(None, candidates), {}))
+
+
+def format_metric(metrics: dict | None, metric: str) -> str:
+    """Returns a metric with four digits, or "-" where it was not measured."""
+    value = (metrics or {}).get(metric)
+    return "-" if value is None else f"{value:.4f}"
+
+
+def text_table(header, rows, align: str | None = None) -> str:
+    """Returns aligned columns under a ruled header.
+
+    Args:
+        header: names of the columns.
+        rows: tuples of strings.
+        align: "<" or ">" for each column; by default all to the right.
+    """
+    cells = [[_shorten(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    align = align or ">" * len(widths)
+    lines = [
+        "  ".join(
+            f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=True)
+        ).rstrip()
+        for row in cells
+    ]
+    return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])
+
+
+def _metric_name(metrics):
+    accuracies = [name for name in metrics if "accuracy" in name]
+    others = [name for name in metrics if not name.endswith("loss")]
+    return next(iter(accuracies or others or metrics), "accuracy")
+
+
+def _cell(metrics, metric):
+    return format_metric(metrics, metric)
+
+
+def _sizes(record, teacher):
+    return _kept(record.macs, teacher.macs), _kept(record.parameters, teacher.parameters)
+
+
+def _kept(count, original):
+    return f"{count:,} ({_share(count, original)} kept)"
+
+
+def _change(before, after):
+    removed = _share(before - after, before)
+    return f"{before:,} -> {after:,} ({_share(after, before)} kept, {removed} removed)"
+
+
+def _share(part, whole):
+    return f"{100 * part / whole:.1f}%" if whole else "100.0%"
+
+
+def _group_row(group):
+    whole = group.reason if group.kept == group.num_channels else ""
+    return group.name, f"{group.kept:,} of {group.num_channels:,} kept", whole
+
+
+def _merge_by_reason(groups):
+    by_reason = {}
+    for group in groups:
+        by_reason.setdefault(group.reason, []).append(group)
+    return [_merged_row(reason, members) for reason, members in by_reason.items()]
+
+
+def _merged_row(reason, members):
+    if len(members) == 1:
+        return _group_row(members[0])
+    kept = sum(group.kept for group in members)
+    total = sum(group.num_channels for group in members)
+    merged = GroupRecord(f"{members[0].name} and {len(members) - 1} more", total, kept, reason)
+    return _group_row(merged)
+
+
+def _shorten(cell):
+    return cell if len(cell) <= _WIDEST_CELL else cell[: _WIDEST_CELL - 3] + "..."

@@ -1,0 +1,231 @@
+import base64
+import json
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from aip_tf.report import GroupRecord, ModelRecord, PruningReport, RoundRecord, describe_round
+
+
+def make_groups(kept, num_free=2):
+    free = [GroupRecord(f"block_{i}/conv", 16, kept) for i in range(num_free)]
+    return (GroupRecord("stem", 8, 8, "reaches the output <as is>"), *free)
+
+
+def make_report(**changes):
+    rounds = tuple(
+        RoundRecord(
+            round=number,
+            epoch=epoch,
+            amount=1 - kept / 16,
+            macs=1000 * kept,
+            parameters=100 * kept,
+            metrics_before={"loss": 1.5, "accuracy": 0.5},
+            metrics_after={"loss": 0.2, "accuracy": 0.96} if number < 2 else None,
+            seconds=1.25,
+            check_error=3e-7,
+            groups=make_groups(kept),
+        )
+        for number, epoch, kept in [(1, 0, 8), (2, 2, 4)]
+    )
+    history = tuple(
+        {"epoch": e, "loss": 1 / (e + 1), "attention_loss": 0.1, "val_accuracy": 0.9 + e / 100}
+        for e in range(4)
+    )
+    fields = {
+        "teacher": ModelRecord(16_000, 1_600, {"loss": 0.1, "accuracy": 0.98}),
+        "student": ModelRecord(4_000, 400, {"loss": 0.2, "accuracy": 0.9723}),
+        "rounds": rounds,
+        "history": history,
+        "seconds": 12.5,
+        "settings": {"schedule": 0.75, "selection": "macs"},
+        "artefacts": {"student": "runs/a/student.keras"},
+    }
+    return PruningReport(**{**fields, **changes})
+
+
+def images_of(html):
+    found = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', html)
+    return [base64.b64decode(data).decode() for data in found]
+
+
+def test_json_round_trip_is_exact():
+    report = make_report(seconds=0.1 + 0.2)
+    text = report.to_json()
+    assert PruningReport.from_json(text) == report
+    assert PruningReport.from_json(text).to_json() == text
+    assert PruningReport.from_json(text).rounds[1].groups[0].reason == "reaches the output <as is>"
+
+
+def test_numpy_tuples_and_callables_become_plain_values_that_survive_json():
+    report = make_report(
+        settings={"amounts": (np.float32(0.1), np.int64(3)), "criterion": np.mean, 4: None},
+        history=[{"epoch": np.int64(0), "loss": np.float32(0.1)}],
+    )
+    assert report.settings == {
+        "amounts": [float(np.float32(0.1)), 3],
+        "criterion": "mean",
+        "4": None,
+    }
+    assert type(report.history[0]["loss"]) is float
+    assert PruningReport.from_json(report.to_json()) == report
+
+
+def test_non_finite_numbers_survive_in_standard_json():
+    report = make_report(history=({"epoch": 0, "loss": math.nan, "best": -math.inf},))
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    json.loads(report.to_json(), parse_constant=refuse)
+    logs = PruningReport.from_json(report.to_json()).history[0]
+    assert math.isnan(logs["loss"])
+    assert logs["best"] == -math.inf
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 99}', '{"version": 1}'])
+def test_from_json_refuses_what_is_no_report(text):
+    with pytest.raises(ValueError, match=r"Received .*Expected .*to_json"):
+        PruningReport.from_json(text)
+
+
+def test_from_json_refuses_unknown_fields():
+    fields = json.loads(make_report().to_json())
+    fields["rounds"][0]["surprise"] = 1
+    with pytest.raises(ValueError, match="surprise"):
+        PruningReport.from_json(json.dumps(fields))
+
+
+def test_table_of_rounds_has_the_teacher_first_and_the_student_last():
+    lines = make_report().render().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.lstrip().startswith("round"))
+    header, teacher, first, second, student = (lines[start], *lines[start + 2 : start + 6])
+    for word in ("epoch", "MACs", "parameters", "accuracy before", "accuracy after", "seconds"):
+        assert word in header
+    assert " ".join(teacher.split()) == "teacher 16,000 (100.0% kept) 1,600 (100.0% kept) 0.9800"
+    assert " ".join(first.split()) == "1 0 8,000 (50.0% kept) 800 (50.0% kept) 0.5000 0.9600 1.2"
+    assert second.split()[-3:] == ["0.5000", "-", "1.2"]
+    assert " ".join(student.split()) == "student 4,000 (25.0% kept) 400 (25.0% kept) 0.9723 12.5"
+    assert len({len(line) for line in (header, first, second, student)}) == 1
+
+
+def test_every_percentage_says_kept_or_removed():
+    report = make_report()
+    texts = report.render(), describe_round(report.teacher, report.rounds[0])
+    page = re.sub(r"<style>.*?</style>", "", report.to_html(), flags=re.DOTALL)
+    for text in (*texts, page):
+        assert re.findall(r"[\d.]+%", text)
+        assert not re.search(r"\d%(?! kept| removed)", text)
+
+
+def test_summary_says_what_was_gained():
+    text = make_report().render()
+    assert "2 cuts in 4 epochs, 12.5 seconds" in text
+    assert "16,000 -> 4,000 (25.0% kept, 75.0% removed)" in text
+    assert "0.9800 -> 0.9723 (-0.0077)" in text
+    assert "student  runs/a/student.keras" in text
+
+
+def test_groups_show_kept_of_original_and_the_reason_of_those_kept_whole():
+    text = make_report().render()
+    assert re.search(r"stem +8 of 8 kept +reaches the output <as is>", text)
+    assert re.search(r"block_0/conv +4 of 16 kept\n", text)
+
+
+def test_long_group_tables_are_shortened_and_count_what_they_leave_out():
+    whole = tuple(GroupRecord(f"sum_{i}", 8, 8, "residual sum") for i in range(100))
+    cut = tuple(GroupRecord(f"conv_{i}", 8, i % 8 + 1) for i in range(200))
+    record = RoundRecord(round=1, epoch=0, amount=0.5, macs=1, parameters=1, groups=whole + cut)
+    text = make_report(rounds=(record,)).render()
+    table = text[text.index("channel group") :].split("\n\n")[0].splitlines()[2:]
+    assert len(table) <= 42
+    assert re.search(r"sum_0 and 99 more +800 of 800 kept +residual sum", text)
+    left_out = int(re.search(r"\.\.\. (\d+) more in the JSON report", text)[1])
+    assert left_out + sum(line.startswith("conv_") for line in table) == 200
+
+
+def test_main_metric_is_an_accuracy_whatever_its_name():
+    metrics = {"loss": 1.0, "top_5": 0.9, "sparse_categorical_accuracy": 0.7}
+    report = make_report(teacher=ModelRecord(2, 2, metrics), student=ModelRecord(1, 1, metrics))
+    assert "sparse_categorical_accuracy before" in report.render()
+    only_loss = ModelRecord(2, 2, {"loss": 1.25})
+    report = make_report(teacher=only_loss, student=only_loss, rounds=())
+    assert "loss before" in report.render()
+    assert "1.2500" in report.render()
+
+
+def test_a_round_is_described_in_one_line():
+    report = make_report()
+    line = describe_round(report.teacher, report.rounds[0])
+    assert line == (
+        "round 1, after epoch 0: MACs 8,000 (50.0% kept), parameters 800 (50.0% kept), "
+        "accuracy 0.5000 -> 0.9600, 1.2 s"
+    )
+
+
+class TagChecker(HTMLParser):
+    """Keeps the open elements, so that an unclosed or crossed one is seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_html_is_self_contained_escaped_and_well_formed():
+    html = make_report(settings={"<b>name</b>": "<script>"}).to_html()
+    checker = TagChecker()
+    checker.feed(html)
+    assert checker.open == []
+    assert checker.seen.count("table") == 4
+    assert "script" not in checker.seen
+    assert not re.search(r"(?:src|href)=.?(?!data:)[^>]*http", html)
+    assert "reaches the output &lt;as is&gt;" in html
+    assert len(html) < 300_000
+
+
+def test_html_plots_show_accuracy_cuts_widths_and_losses():
+    accuracy, widths, losses = images_of(make_report().to_html())
+    for svg in (accuracy, widths, losses):
+        ElementTree.fromstring(svg)
+    assert "val_accuracy" in accuracy
+    assert "cut 1" in accuracy
+    assert "cut 2" in losses
+    assert "block_1/conv" in widths
+    assert "attention_loss" in losses
+
+
+def test_html_is_the_same_for_the_same_report():
+    assert make_report().to_html() == make_report().to_html()
+
+
+def test_an_empty_run_still_renders():
+    model = ModelRecord(10, 10)
+    report = PruningReport(teacher=model, student=model)
+    assert "0 cuts in 0 epochs" in report.render()
+    assert images_of(report.to_html()) == []
+    assert PruningReport.from_json(report.to_json()) == report
+
+
+def test_plots_of_a_diverged_run_do_not_fail():
+    history = [{"epoch": e, "loss": math.nan, "val_accuracy": math.nan} for e in range(3)]
+    assert len(images_of(make_report(history=history).to_html())) == 3
+
+
+def test_plots_leave_the_users_matplotlib_settings_alone():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    make_report().to_html()
+    assert dict(matplotlib.rcParams) == before
