@@ -1,0 +1,50 @@
+"""SSD: a detector that can be pruned like any network, with its data, loss and evaluation."""
+
+from aip_tf.detection.anchors import (
+    decode_offsets,
+    default_boxes,
+    encode,
+    encode_offsets,
+    feature_sizes,
+    match,
+)
+from aip_tf.detection.average_precision import (
+    MeanAveragePrecision,
+    average_precision,
+    precision_recall,
+)
+from aip_tf.detection.decoding import Detections, detect
+from aip_tf.detection.loss import (
+    ConfidenceLoss,
+    LocalizationLoss,
+    MatchedAccuracy,
+    multibox_loss,
+)
+from aip_tf.detection.model import (
+    copy_vgg16_weights,
+    multibox_heads,
+    ssd300_vgg16,
+    ssd_vgg16,
+)
+
+__all__ = [
+    "ConfidenceLoss",
+    "Detections",
+    "LocalizationLoss",
+    "MatchedAccuracy",
+    "MeanAveragePrecision",
+    "average_precision",
+    "copy_vgg16_weights",
+    "decode_offsets",
+    "default_boxes",
+    "detect",
+    "encode",
+    "encode_offsets",
+    "feature_sizes",
+    "match",
+    "multibox_heads",
+    "multibox_loss",
+    "precision_recall",
+    "ssd300_vgg16",
+    "ssd_vgg16",
+]

@@ -1,0 +1,405 @@
+"""SSD: anchors, matching, loss, decoding, average precision, augmentation, and the real images."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from aip_tf import detection
+from aip_tf.detection import anchors as boxes_module
+from aip_tf.detection import augment
+
+SMALL = {"num_classes": 3, "input_size": 64, "width": 1 / 16}
+
+
+@pytest.fixture(scope="module")
+def small_anchors():
+    return detection.default_boxes(detection.feature_sizes(64))
+
+
+@pytest.fixture(scope="module")
+def small_model():
+    keras.utils.set_random_seed(0)
+    return detection.ssd_vgg16(**SMALL, batch_norm=True)
+
+
+# --- anchors and matching -----------------------------------------------------------------------
+
+
+def test_ssd300_has_the_papers_anchors():
+    found = detection.default_boxes(detection.feature_sizes(300))
+    assert found.shape == (8732, 4) and found.dtype == np.float32
+    # First cell of the finest map: 0.1 squared, the geometric mean of 0.1 and 0.2, ratios 2, 1/2.
+    np.testing.assert_allclose(found[:4, :2], 0.5 / 38, rtol=1e-6)
+    wide = [0.1 / 2**0.5, 0.1 * 2**0.5]
+    shapes = [[0.1, 0.1], [0.02**0.5] * 2, wide, wide[::-1]]
+    np.testing.assert_allclose(found[:4, 2:], shapes, rtol=1e-6)
+    # Rows before columns: the second cell lies to the right of the first.
+    np.testing.assert_allclose(found[4, :2], [0.5 / 38, 1.5 / 38], rtol=1e-6)
+    np.testing.assert_allclose(found[-4], [0.5, 0.5, 0.88, 0.88], rtol=1e-6)
+
+
+def test_too_few_maps_is_an_error():
+    with pytest.raises(ValueError, match="at least 33 pixels"):
+        detection.feature_sizes(32)
+    with pytest.raises(ValueError, match="at least three maps"):
+        detection.default_boxes((4, 2))
+
+
+@pytest.mark.parametrize("size", [33, 48, 64, 100, 128])
+def test_model_and_anchors_agree_on_their_number(size):
+    model = detection.ssd_vgg16(num_classes=2, input_size=size, width=1 / 64)
+    num_anchors = len(detection.default_boxes(detection.feature_sizes(size)))
+    assert model.output["boxes"].shape == (None, num_anchors, 4)
+    assert model.output["classes"].shape == (None, num_anchors, 3)
+
+
+def test_order_of_outputs_is_the_order_of_anchors():
+    """Heads that copy a map of cell positions give every anchor its own position."""
+    sizes = (5, 3, 2)
+    sources = [keras.Input((size, size, 1)) for size in sizes]
+    model = keras.Model(sources, detection.multibox_heads(sources, num_classes=1))
+    positions = []
+    for size in sizes:
+        cy, cx = np.meshgrid(*[(np.arange(size) + 0.5) / size] * 2, indexing="ij")
+        positions.append((10 * cy + cx)[None, :, :, None])
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            kernel = np.zeros(layer.kernel.shape)
+            kernel[1, 1] = 1.0
+            layer.set_weights([kernel, 100.0 * np.arange(layer.filters)])
+    anchors = detection.default_boxes(sizes)
+    expected = 10 * anchors[:, 0] + anchors[:, 1]
+    cell = np.concatenate(
+        [np.tile(np.arange(n), s * s) for n, s in zip((4, 4, 4), sizes, strict=True)]
+    )
+    for key, depth in (("boxes", 4), ("classes", 2)):
+        found = model(positions)[key][0].numpy()
+        channel = cell[:, None] * depth + np.arange(depth)
+        np.testing.assert_allclose(found, expected[:, None] + 100.0 * channel, rtol=1e-5)
+
+
+def test_intersection_over_union_by_hand():
+    overlap = boxes_module.intersection_over_union(
+        [[0.0, 0.0, 0.5, 0.5], [0.2, 0.2, 0.2, 0.4]], [[0.25, 0.0, 0.75, 0.5], [0.5, 0.5, 1.0, 1.0]]
+    )
+    np.testing.assert_allclose(overlap, [[1 / 3, 0], [0, 0]], atol=1e-6)
+
+
+def test_two_objects_on_one_anchor_both_get_one():
+    anchors = np.array(
+        [[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.9, 0.9], [0.1, 0.1, 0.1, 0.1]], "float32"
+    )
+    boxes = [[0.31, 0.31, 0.7, 0.7], [0.3, 0.3, 0.7, 0.7]]
+    assert detection.match(boxes, anchors).numpy().tolist() == [1, 0, -1]
+
+
+def test_an_object_keeps_its_best_anchor_below_the_threshold():
+    anchors = np.array([[0.2, 0.2, 0.2, 0.2], [0.8, 0.8, 0.2, 0.2]], "float32")
+    assert detection.match([[0.75, 0.75, 0.8, 0.8]], anchors).numpy().tolist() == [-1, 0]
+
+
+def test_a_box_without_area_is_nobodys():
+    anchors = detection.default_boxes((3, 2, 1))
+    assert detection.match([[0.5, 0.5, 0.5, 0.5]], anchors).numpy().max() == -1
+
+
+def test_encoded_targets_decode_to_the_objects(small_anchors):
+    boxes = np.array([[0.1, 0.2, 0.4, 0.5], [0.3, 0.3, 0.9, 0.8]], "float32")
+    targets = detection.encode(boxes, [2, 0], small_anchors)
+    decoded = detection.decode_offsets(targets["boxes"][:, :4], small_anchors).numpy()
+    classes = targets["classes"].numpy()
+    np.testing.assert_array_equal(targets["boxes"][:, 4], classes > 0)
+    for label, box in ((3, boxes[0]), (1, boxes[1])):
+        assert (classes == label).any()
+        np.testing.assert_allclose(decoded[classes == label] - box, 0, atol=1e-6)
+    assert not targets["boxes"].numpy()[classes == 0].any()
+
+
+def test_an_image_without_objects_is_all_background(small_anchors):
+    targets = detection.encode(np.zeros((0, 4)), np.zeros(0, int), small_anchors)
+    assert not targets["boxes"].numpy().any() and not targets["classes"].numpy().any()
+
+
+# --- model --------------------------------------------------------------------------------------
+
+
+def test_ssd300_has_the_published_size():
+    model = detection.ssd300_vgg16(num_classes=20)
+    assert model.count_params() == 26_285_486
+    assert model.output["boxes"].shape == (None, 8732, 4)
+    assert model.output["classes"].shape == (None, 8732, 21)
+
+
+def test_weights_of_vgg16_are_taken_over():
+    model = detection.ssd_vgg16(num_classes=1, input_size=64, width=1 / 16)
+    vgg = keras.Sequential([keras.Input((14, 14, 3))])
+    for block, (depth, filters) in enumerate(((2, 4), (2, 8), (3, 16), (3, 32), (3, 32)), start=1):
+        for k in range(1, depth + 1):
+            name = f"block{block}_conv{k}"
+            vgg.add(keras.layers.Conv2D(filters, 3, padding="same", name=name))
+    vgg.add(keras.layers.MaxPooling2D(2))
+    vgg.add(keras.layers.Flatten())
+    vgg.add(keras.layers.Dense(256, name="fc1"))
+    vgg.add(keras.layers.Dense(256, name="fc2"))
+    names = detection.copy_vgg16_weights(model, vgg)
+    assert len(names) == 15
+    kernel = model.get_layer("block1_conv1").kernel.numpy()
+    np.testing.assert_array_equal(kernel, vgg.get_layer("block1_conv1").kernel.numpy()[:, :, ::-1])
+    fc1 = vgg.get_layer("fc1").kernel.numpy().reshape(7, 7, 32, 256)
+    np.testing.assert_array_equal(
+        model.get_layer("fc6").kernel.numpy()[1, 2, :, 5], fc1[3, 6, :, 20]
+    )
+    fc2 = vgg.get_layer("fc2").kernel.numpy()
+    np.testing.assert_array_equal(model.get_layer("fc7").kernel.numpy()[0, 0, 3, 4], fc2[12, 16])
+    wider = detection.ssd_vgg16(num_classes=1, input_size=64, width=1 / 8)
+    with pytest.raises(ValueError, match="do not fit layer 'block1_conv1'"):
+        detection.copy_vgg16_weights(wider, vgg)
+
+
+def test_bad_arguments_are_errors():
+    with pytest.raises(ValueError, match="num_classes >= 1"):
+        detection.ssd_vgg16(num_classes=0, input_size=64)
+    with pytest.raises(ValueError, match="negatives_per_positive"):
+        detection.multibox_loss(negatives_per_positive=0)
+    with pytest.raises(ValueError, match="weight=-1"):
+        detection.multibox_loss(localization_weight=-1)
+    with pytest.raises(ValueError, match="eleven_points"):
+        detection.average_precision([1.0], [1.0], method="voc")
+
+
+def test_model_is_saved_and_loaded(small_model, tmp_path):
+    small_model.save(tmp_path / "ssd.keras")
+    loaded = keras.models.load_model(tmp_path / "ssd.keras")
+    image = np.random.default_rng(0).random((1, 64, 64, 3), "float32")
+    for key, value in small_model(image).items():
+        np.testing.assert_array_equal(loaded(image)[key], value)
+
+
+# --- loss ---------------------------------------------------------------------------------------
+
+
+def reference_loss(targets, outputs, ratio=3):
+    """The MultiBox loss in plain loops."""
+    localization = confidence = num_matched = 0.0
+    for image in range(len(targets["classes"])):
+        labels = targets["classes"][image]
+        logits = outputs["classes"][image]
+        entropy = np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(labels)), labels]
+        positive = labels > 0
+        hardest = np.sort(entropy[~positive])[::-1][: ratio * positive.sum()]
+        confidence += entropy[positive].sum() + hardest.sum()
+        distance = np.abs(targets["boxes"][image, positive, :4] - outputs["boxes"][image, positive])
+        localization += np.where(distance < 1, distance**2 / 2, distance - 0.5).sum()
+        num_matched += positive.sum()
+    return localization / num_matched, confidence / num_matched
+
+
+def random_case(rng, batch=3, num_anchors=40, num_classes=4):
+    labels = rng.integers(1, num_classes, (batch, num_anchors)) * (
+        rng.random((batch, num_anchors)) < [[0.1], [0.6], [0.0]]
+    )
+    offsets = rng.normal(size=(batch, num_anchors, 4)) * (labels > 0)[..., None]
+    matched = (labels > 0).astype("float32")[..., None]
+    return (
+        {"boxes": np.concatenate([offsets, matched], -1).astype("float32"), "classes": labels},
+        {
+            "boxes": rng.normal(size=(batch, num_anchors, 4)).astype("float32"),
+            "classes": rng.normal(size=(batch, num_anchors, num_classes)).astype("float32"),
+        },
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_loss_equals_plain_loops(seed):
+    """Among the images: few matched, so many that negatives run out, none matched."""
+    targets, outputs = random_case(np.random.default_rng(seed))
+    losses = detection.multibox_loss()
+    found = [float(losses[key](targets[key], outputs[key])) for key in ("boxes", "classes")]
+    np.testing.assert_allclose(found, reference_loss(targets, outputs), rtol=1e-5)
+
+
+def test_loss_of_a_batch_without_objects_is_zero():
+    targets, outputs = random_case(np.random.default_rng(0))
+    losses = detection.multibox_loss()
+    for key, loss in losses.items():
+        assert float(loss(np.zeros_like(targets[key]), outputs[key])) == 0.0
+
+
+def test_only_the_hardest_negatives_have_a_gradient():
+    logits = tf.Variable([[[0.0, 0.0], [0.0, 3.0], [0.0, 1.0], [0.0, 2.0]]])
+    with tf.GradientTape() as tape:
+        loss = detection.ConfidenceLoss(negatives_per_positive=2)(np.array([[1, 0, 0, 0]]), logits)
+    moved = np.abs(tape.gradient(loss, logits)).sum(-1)[0] > 0
+    assert moved.tolist() == [True, True, False, True]
+
+
+def test_losses_survive_serialization():
+    for loss in detection.multibox_loss(2.0, 0.5).values():
+        config = keras.saving.serialize_keras_object(loss)
+        again = keras.saving.deserialize_keras_object(config)
+        assert again.get_config() == loss.get_config()
+
+
+def test_matched_accuracy_ignores_background():
+    metric = detection.MatchedAccuracy()
+    metric.update_state([[1, 2, 0, 0]], [[[0, 5.0, 0], [0, 5.0, 0], [9.0, 0, 0], [0, 9.0, 0]]])
+    assert float(metric.result()) == 0.5
+
+
+# --- decoding -----------------------------------------------------------------------------------
+
+
+def outputs_for(objects, anchors, num_classes, confidence=9.0):
+    """What a perfect model would return for one image."""
+    targets = detection.encode(*objects, anchors)
+    logits = confidence * tf.one_hot(targets["classes"], num_classes + 1)
+    return {"boxes": targets["boxes"][None, :, :4], "classes": logits[None]}
+
+
+def test_perfect_outputs_give_the_objects(small_anchors):
+    boxes = np.array([[0.1, 0.2, 0.4, 0.5], [0.3, 0.3, 0.9, 0.8]], "float32")
+    found = detection.detect(outputs_for((boxes, [2, 0]), small_anchors, 3), small_anchors)
+    count = int(found.num_detections[0])
+    strong = found.scores[0, :count].numpy() > 0.5
+    assert strong.sum() == 2, "duplicates of one object are suppressed"
+    labels = found.labels[0, :count].numpy()[strong]
+    order = np.argsort(-labels)
+    assert labels[order].tolist() == [2, 0]
+    np.testing.assert_allclose(found.boxes[0, :count].numpy()[strong][order], boxes, atol=1e-5)
+    assert set(found.labels[0, count:].numpy().tolist()) <= {-1}
+
+
+def test_suppression_is_per_class():
+    anchors = np.array([[0.5, 0.5, 0.4, 0.4], [0.51, 0.5, 0.4, 0.4]], "float32")
+    offsets = tf.zeros((1, 2, 4))
+    same = tf.constant([[[0.0, 8.0, 0.0], [0.0, 6.0, 0.0]]])
+    other = tf.constant([[[0.0, 8.0, 0.0], [0.0, 0.0, 6.0]]])
+    found = [detection.detect({"boxes": offsets, "classes": x}, anchors) for x in (same, other)]
+    assert [np.sum(x.scores.numpy() > 0.5) for x in found] == [1, 2]
+
+
+def test_anchors_of_another_size_are_an_error(small_model, small_anchors):
+    outputs = small_model(np.zeros((1, 64, 64, 3), "float32"))
+    with pytest.raises(ValueError, match="do not belong together"):
+        detection.detect(outputs, small_anchors[:-1])
+
+
+# --- average precision --------------------------------------------------------------------------
+
+
+def unit_box(k):
+    return [0.1 * k, 0.0, 0.1 * k + 0.1, 0.1]
+
+
+def measured(objects, found, method="area", num_classes=1):
+    """objects: (box, label, difficult) in one image; found: (box, score, label)."""
+    metric = detection.MeanAveragePrecision(num_classes, method)
+    boxes, labels, difficult = zip(*objects, strict=True)
+    found_boxes, scores, found_labels = zip(*found, strict=True)
+    metric.update_state(
+        {"boxes": [boxes], "labels": [labels], "difficult": [difficult]},
+        ([found_boxes], [scores], [found_labels]),
+    )
+    return metric
+
+
+def test_average_precision_by_hand():
+    """Right, wrong, right, of three objects: precision 1, 1/2, 2/3 at recall 1/3, 1/3, 2/3."""
+    objects = [(unit_box(k), 0, False) for k in range(3)]
+    found = [(unit_box(0), 0.9, 0), (unit_box(7), 0.8, 0), (unit_box(1), 0.7, 0)]
+    assert measured(objects, found).result() == pytest.approx(1 / 3 * 1 + 1 / 3 * 2 / 3)
+    # Recalls 0 to 0.3 see precision 1, recalls 0.4 to 0.6 see 2/3, the other four see nothing.
+    by_points = measured(objects, found, "eleven_points").result()
+    assert by_points == pytest.approx((4 * 1 + 3 * 2 / 3) / 11)
+
+
+def test_a_second_detection_of_one_object_is_wrong():
+    objects = [(unit_box(0), 0, False), (unit_box(1), 0, False)]
+    found = [(unit_box(0), 0.9, 0), (unit_box(0), 0.8, 0), (unit_box(1), 0.7, 0)]
+    assert measured(objects, found).result() == pytest.approx(0.5 + 0.5 * 2 / 3)
+
+
+def test_difficult_objects_count_neither_way():
+    objects = [(unit_box(0), 0, False), (unit_box(1), 0, True), (unit_box(2), 0, True)]
+    found = [(unit_box(1), 0.9, 0), (unit_box(1), 0.85, 0), (unit_box(0), 0.8, 0)]
+    assert measured(objects, found).result() == 1.0
+
+
+def test_an_object_of_another_class_is_not_found():
+    objects = [(unit_box(0), 0, False), (unit_box(1), 1, False)]
+    metric = measured(objects, [(unit_box(0), 0.9, 1), (unit_box(1), 0.8, 1)], num_classes=3)
+    per_class = metric.per_class()
+    np.testing.assert_allclose(per_class[:2], [0.0, 0.5])
+    assert np.isnan(per_class[2]), "a class without objects has no average precision"
+    assert metric.result() == 0.25
+
+
+def test_overlap_decides_at_the_threshold():
+    objects = [([0.0, 0.0, 0.5, 0.5], 0, False)]
+    assert measured(objects, [([0.0, 0.0, 0.5, 0.25], 0.9, 0)]).result() == 1.0
+    assert measured(objects, [([0.0, 0.0, 0.5, 0.24], 0.9, 0)]).result() == 0.0
+
+
+def test_padding_is_ignored_and_state_is_reset():
+    objects = [(unit_box(0), 0, False), ([0, 0, 0, 0], -1, False)]
+    metric = measured(objects, [(unit_box(0), 0.9, 0), ([0, 0, 0, 0], 0.0, -1)])
+    assert metric.result() == 1.0
+    metric.reset_state()
+    assert np.isnan(metric.result())
+
+
+def test_order_of_images_and_detections_does_not_matter():
+    rng = np.random.default_rng(0)
+    corner = rng.random((4, 6, 2)) * 0.8
+    boxes = np.concatenate([corner, corner + 0.2], -1)
+    objects = {"boxes": boxes, "labels": rng.integers(0, 2, (4, 6))}
+    shifted = boxes + rng.normal(size=boxes.shape) * 0.02
+    found = (shifted, rng.random((4, 6)), rng.integers(0, 2, (4, 6)))
+    order, inner = rng.permutation(4), rng.permutation(6)
+    one, other = detection.MeanAveragePrecision(2), detection.MeanAveragePrecision(2)
+    one.update_state(objects, found)
+    for k in order:
+        other.update_state(
+            {key: value[k : k + 1] for key, value in objects.items()},
+            tuple(part[k : k + 1][:, inner] for part in found),
+        )
+    assert 0.05 < one.result() < 0.95
+    assert one.result() == pytest.approx(other.result(), abs=1e-12)
+
+
+# --- augmentation -------------------------------------------------------------------------------
+
+
+def test_the_whole_patch_is_a_plain_resize():
+    image = tf.random.stateless_uniform((50, 70, 3), (1, 2))
+    shown = augment.show(image, augment.WHOLE, 40)
+    np.testing.assert_allclose(shown, tf.image.resize(image, (40, 40)), atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_boxes_stay_on_their_objects(seed):
+    """A bright rectangle is still where its box says, after any zoom, crop and flip."""
+    box = np.array([0.3, 0.4, 0.7, 0.6], "float32")
+    image = np.zeros((200, 100, 3), "float32")
+    image[60:140, 40:60] = 1.0
+    patch = augment.random_patch([box], (seed, 7))
+    shown = augment.show(tf.constant(image), patch, 120).numpy()[..., 0]
+    bright = np.argwhere(shown > 0.75)
+    expected = np.clip(augment.move_into([box], patch)[0], 0, 1) * 120
+    np.testing.assert_allclose(bright.min(axis=0), expected[:2], atol=1.6)
+    np.testing.assert_allclose(bright.max(axis=0) + 1, expected[2:], atol=1.6)
+
+
+def test_patches_vary_and_always_hold_an_object():
+    box = np.array([[0.3, 0.4, 0.7, 0.6]], "float32")
+    patches = np.array([augment.random_patch(box, (seed, 3)) for seed in range(60)])
+    upright = np.concatenate(
+        [np.minimum(patches[:, :2], patches[:, 2:]), np.maximum(patches[:, :2], patches[:, 2:])],
+        axis=1,
+    )
+    assert augment.is_centered_in(box, upright).numpy().all()
+    assert 10 < (patches[:, 1] > patches[:, 3]).sum() < 50, "about half are mirrored"
+    extent = upright[:, 2] - upright[:, 0]
+    assert (extent > 1.01).any() and (extent < 0.99).any()
+    assert len(np.unique(patches.round(4), axis=0)) > 40
