@@ -1,0 +1,225 @@
+"""The third player: a discriminator that tells the teacher's answers from the student's."""
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from aip_tf import losses
+from aip_tf.game import taps as taps_module
+from aip_tf.game.transfers import LogitViews, Move, Transfer
+
+
+def build_discriminator(num_inputs, widths=(128, 256, 128), name="discriminator"):
+    """The paper's discriminator: an MLP `num_inputs`-128-256-128-1 with LeakyReLU, one logit out.
+
+    arXiv 2108.13591, section 3.2; the authors' script has no activation between its layers and a
+    sigmoid at the end. Always float32: it is small, and its loss is computed from logits.
+
+    Args:
+        num_inputs: number of logits (and features) it sees.
+        widths: units of the hidden layers.
+        name: the model's name.
+
+    Returns:
+        A built keras.Sequential: `(batch, num_inputs) -> (batch, 1)`.
+    """
+    layers = [keras.Input((num_inputs,), dtype="float32")]
+    for units in widths:
+        layers += [
+            keras.layers.Dense(units, dtype="float32"),
+            keras.layers.LeakyReLU(0.2, dtype="float32"),
+        ]
+    return keras.Sequential([*layers, keras.layers.Dense(1, dtype="float32")], name=name)
+
+
+@keras.saving.register_keras_serializable("aip_tf")
+class AdversarialTransfer(Transfer):
+    """The student learns to pass for the teacher: a game against a discriminator.
+
+    Per step one call of the discriminator on both networks' logits gives its own loss
+    (`losses.discriminator_loss`) and the student's (`losses.adversarial_loss`); both players move
+    once. arXiv 2108.13591, section 3.2.
+
+    What guards the student against a discriminator that wins outright: such a discriminator is
+    steep, and its gradient large and of no use. So the pull on every sample, the gradient of its
+    adversarial loss with respect to its logits, is cut to the length `max_pull`. (The gradient of a
+    cross-entropy has length sqrt(2) at most.) The discriminator itself trains undisturbed.
+
+    Args:
+        weight: factor of the student's adversarial loss; 1 in the paper.
+        discriminator: a built keras.Model `(batch, inputs) -> (batch, 1)` that ends in a logit, or
+            None: `build_discriminator`, a new one for every distiller.
+        optimizer: the discriminator's, as an object or a name; every distiller uses a copy. None:
+            like the student's.
+        features: a layer path: the layer's output, averaged over its positions, is shown to the
+            discriminator as well; its width must be the same in both networks.
+        outputs: names or indices of the outputs it sees; None: all.
+        max_pull: longest gradient per sample, > 0; None: no limit.
+        name: see `Transfer`. Logs: `<name>_loss`, `discriminator_loss`, `discriminator_accuracy`
+            (0.5: cannot tell them apart), the latter two behind the name if it is another one.
+
+    Raises:
+        ValueError: for a max_pull <= 0 or a negative weight; when bound, for a discriminator of the
+            wrong size, features of unequal width, or outputs that cannot be shown together.
+    """
+
+    def __init__(
+        self,
+        weight=1.0,
+        discriminator=None,
+        optimizer=None,
+        features=None,
+        outputs=None,
+        max_pull=1.0,
+        name="adversarial",
+    ):
+        super().__init__(weight, name)
+        if max_pull is not None and not max_pull > 0:
+            raise ValueError(f"Received max_pull={max_pull!r}. Expected a number > 0, or None.")
+        self.discriminator = discriminator
+        self.optimizer = optimizer
+        self.features = features
+        self.outputs = outputs
+        self.max_pull = max_pull
+        self._prefix = "" if name == "adversarial" else f"{name}_"
+
+    @property
+    def taps(self):
+        return () if self.features is None else (self.features,)
+
+    @property
+    def log_names(self):
+        return (
+            f"{self.name}_loss",
+            f"{self._prefix}discriminator_loss",
+            f"{self._prefix}discriminator_accuracy",
+        )
+
+    def build(self, teacher, student):
+        self._views = LogitViews(teacher, student, self.outputs)
+        self._check_ranks()
+        num_inputs = sum(self._views.num_classes) + self._num_features(teacher, student)
+        if self.discriminator is None:
+            self.discriminator = build_discriminator(num_inputs, name=f"{self.name}_discriminator")
+        self._check_discriminator(num_inputs)
+
+    def compile(self, student_optimizer):
+        """Give the discriminator its own optimizer, fresh; called when the distiller compiles.
+
+        Raises:
+            ValueError: if the two players were given one optimizer.
+        """
+        if self.optimizer is student_optimizer:
+            raise ValueError(
+                f"Received one optimizer for the student and for the transfer {self.name!r}. "
+                "Expected two: an optimizer keeps state of the variables it trains. Give the "
+                "discriminator its own, or None for one like the student's."
+            )
+        source = student_optimizer if self.optimizer is None else self.optimizer
+        self.player_optimizer = _fresh_optimizer(source)
+        self.player_optimizer.build(self.discriminator.trainable_variables)
+
+    def play(self, teacher, student):
+        teacher_view = ops.stop_gradient(self._show(self._views(teacher), teacher))
+        student_view = self._show(self._views.of_student(student), student)
+        seen = ops.concatenate([teacher_view, ops.stop_gradient(student_view)], axis=0)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(seen)
+            verdicts = ops.cast(self.discriminator(seen, training=True), "float32")
+            teacher_verdicts, student_verdicts = ops.split(verdicts, 2, axis=0)
+            loss = ops.mean(losses.discriminator_loss(teacher_verdicts, student_verdicts))
+            replica_loss = loss / tf.distribute.get_strategy().num_replicas_in_sync
+        variables = self.discriminator.trainable_variables
+        gradients = tape.gradient(replica_loss, variables)
+        slopes = ops.split(tape.gradient(verdicts, seen), 2, axis=0)[1]
+
+        accuracy = ops.mean(losses.discriminator_accuracy(teacher_verdicts, student_verdicts))
+        adversarial_loss = ops.mean(losses.adversarial_loss(student_verdicts))
+        pull = ops.sigmoid(-student_verdicts) * slopes
+        logs = dict(zip(self.log_names, (adversarial_loss, loss, accuracy), strict=True))
+        return Move(
+            _with_gradient(adversarial_loss, student_view, -self._bounded(pull)),
+            logs,
+            lambda: self.player_optimizer.apply_gradients(zip(gradients, variables, strict=True)),
+        )
+
+    def get_config(self):
+        own = {
+            "discriminator": keras.saving.serialize_keras_object(self.discriminator),
+            "optimizer": keras.saving.serialize_keras_object(self.optimizer),
+            "features": self.features,
+            "outputs": self.outputs,
+            "max_pull": self.max_pull,
+        }
+        return super().get_config() | own
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        for key in ("discriminator", "optimizer"):
+            config[key] = keras.saving.deserialize_keras_object(config[key])
+        return cls(**config)
+
+    def _bounded(self, pull):
+        if self.max_pull is None:
+            return pull
+        length = ops.sqrt(ops.sum(ops.square(pull), axis=-1, keepdims=True) + 1e-30)
+        return pull * ops.minimum(1.0, self.max_pull / length)
+
+    def _show(self, views, reading):
+        """What the discriminator sees of one network: rows of logits, and pooled features."""
+        parts = [ops.reshape(logits, (-1, logits.shape[-1])) for logits, _ in views]
+        if self.features is not None:
+            features = ops.cast(reading.taps[self.features], "float32")
+            axes = tuple(range(1, len(features.shape) - 1))
+            parts.append(ops.mean(features, axis=axes) if axes else features)
+        return ops.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+
+    def _num_features(self, teacher, student):
+        if self.features is None:
+            return 0
+        widths = [
+            taps_module.tap_shapes(model, self.taps)[self.features][-1]
+            for model in (teacher, student)
+        ]
+        if widths[0] != widths[1]:
+            raise ValueError(
+                f"Received features={self.features!r} with {widths[0]} channels in the teacher and "
+                f"{widths[1]} in the student. Expected equal widths: a layer whose channels are "
+                "not cut, such as one behind the last residual sum, or features=None."
+            )
+        return widths[0]
+
+    def _check_ranks(self):
+        ranks = self._views.ranks
+        is_alone = len(ranks) == 1 and self.features is None
+        if any(rank != 2 for rank in ranks) and not is_alone:
+            raise ValueError(
+                f"Received outputs with {ranks} axes for the transfer {self.name!r}. Expected "
+                "outputs of shape (batch, classes), or a single output with positions and no "
+                "features: choose one with outputs=[...]."
+            )
+
+    def _check_discriminator(self, num_inputs):
+        model = self.discriminator
+        shapes = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+        if shapes != ((None, num_inputs), (None, 1)):
+            raise ValueError(
+                f"Received a discriminator {shapes[0]} -> {shapes[1]}. Expected "
+                f"(None, {num_inputs}) -> (None, 1): it sees {num_inputs} values per sample (logits"
+                f"{' and pooled features' if self.features else ''}) and answers with one logit."
+            )
+
+
+def _with_gradient(value, x, gradient):
+    """`value`, whose gradient with respect to the rows of `x` is `gradient` / number of rows."""
+    slope = ops.mean(ops.sum(x * ops.stop_gradient(gradient), axis=-1))
+    return ops.stop_gradient(value) + slope - ops.stop_gradient(slope)
+
+
+def _fresh_optimizer(optimizer):
+    """A new optimizer with the settings of `optimizer`, unscaled and without averaged weights."""
+    optimizer = keras.optimizers.get(optimizer)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    config = optimizer.get_config() | {"use_ema": False, "loss_scale_factor": None}
+    return type(optimizer).from_config(config)

@@ -1,0 +1,303 @@
+"""The game: teacher, student and discriminator in one training step."""
+
+import math
+from types import SimpleNamespace
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from aip_tf import _keras
+from aip_tf.game.discriminator import AdversarialTransfer
+from aip_tf.game.taps import Reader
+from aip_tf.game.transfers import AttentionTransfer, OutputTransfer
+
+
+@keras.saving.register_keras_serializable("aip_tf")
+class AdversarialDistiller(_keras.ReplicaModel):
+    """Trains a student with the help of a teacher; the recovery step of AIP (arXiv 2108.13591).
+
+    The student's loss is `supervised_weight * compiled loss + sum of weight * transfer loss`, plus
+    the student's own regularisers. One step makes exactly one forward pass of the teacher (inference
+    mode, no gradient), one of the student and one of the discriminator.
+
+    It is used like any keras.Model: `compile`, `fit`, callbacks. `evaluate`, `predict` and calling
+    it speak of the student alone (so `val_loss` is the compiled loss, while the training log's
+    `loss` is the sum; its terms stand beside it). The teacher is never changed, not even its
+    `trainable` flag. The transfers hand over what they know about every sample alike; class and
+    sample weights apply to the labels' loss.
+
+    Args:
+        teacher: a keras.Model.
+        student: a keras.Model with the same inputs and outputs; with attention transfer the layer
+            names must agree too, as they do after `prune_channels`.
+        transfers: list of `Transfer`s, copied (`distiller.transfers` are the ones in use); None:
+            `OutputTransfer(), AttentionTransfer("auto"), AdversarialTransfer()`. With an empty
+            list training gives the same numbers as the student's own `fit`.
+        supervised_weight: factor of the compiled loss. None: 1 minus the weights of the
+            `OutputTransfer`s (alpha T^2 KL + (1 - alpha) cross-entropy), 1 without any.
+        name: the model's name.
+
+    Raises:
+        ValueError: if teacher and student do not fit together or a transfer does not fit them.
+
+    >>> distiller = AdversarialDistiller(teacher, student)
+    >>> distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    >>> distiller.fit(images, labels)
+    """
+
+    def __init__(self, teacher, student, transfers=None, supervised_weight=None, name=None):
+        _check_pair(teacher, student)
+        super().__init__(name=name, dtype=student.dtype_policy)
+        self.autocast = False
+        self.teacher = teacher
+        self.student = student
+        if transfers is None:
+            transfers = [OutputTransfer(), AttentionTransfer("auto"), AdversarialTransfer()]
+        _check_transfers(transfers)
+        self._specs = SimpleNamespace(
+            transfers=list(transfers), supervised_weight=supervised_weight
+        )
+        self.transfers = [transfer.bind(teacher, student) for transfer in transfers]
+        self.supervised_weight = _supervised_weight(supervised_weight, transfers)
+        self.discriminators = [t.discriminator for t in self._adversaries]
+        self.discriminator_optimizers = []
+        paths = tuple(dict.fromkeys(p for t in self.transfers for p in t.taps))
+        self._read = SimpleNamespace(teacher=Reader(teacher, paths), student=Reader(student, paths))
+        names = [n for t in self.transfers for n in t.log_names]
+        names = ["supervised_loss", *names] if names else []
+        self._trackers = {n: keras.metrics.Mean(name=n) for n in names}
+        self._inputs_seen = SimpleNamespace(mean=keras.metrics.Mean(name="inputs"))
+        self.built = True
+
+    # --- training ---------------------------------------------------------------------------
+
+    def compile(self, optimizer="sgd", loss=None, jit_compile=False, **kwargs):
+        """As `keras.Model.compile`; `optimizer` and `loss` are the student's.
+
+        Args:
+            optimizer: the student's optimizer; the discriminator gets its own, see
+                `AdversarialTransfer`.
+            loss: any Keras loss(es) between labels and outputs; None: only the transfers teach.
+            jit_compile: XLA; works on one device, off unless asked for.
+            **kwargs: metrics, loss_weights, weighted_metrics, steps_per_execution, ...
+
+        Raises:
+            ValueError: for XLA under a strategy, two players with one optimizer, or a student
+                without trainable weights or outside the strategy's scope.
+        """
+        self._check_compile(jit_compile)
+        super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
+        with self.distribute_strategy.scope():
+            for transfer in self._adversaries:
+                transfer.compile(self.optimizer)
+        self.discriminator_optimizers = [t.player_optimizer for t in self._adversaries]
+
+    def train_step(self, data):
+        """One step of the game: every network is asked once, every player moves once."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+
+        # The teacher answers: inference mode, outside of every tape.
+        _, teacher = self._read.teacher(x, training=False)
+
+        # The student answers, and hears from the labels and from every transfer.
+        with tf.GradientTape() as tape:
+            y_pred, student = self._read.student(x, training=True)
+            moves = [transfer.play(teacher, student) for transfer in self.transfers]
+            loss, logs = self._student_loss(y, y_pred, sample_weight, moves)
+            scaled_loss = self.optimizer.scale_loss(loss)
+        variables = self.student.trainable_variables
+        gradients = tape.gradient(scaled_loss, variables)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+        # The discriminators learn from the same answers.
+        for move in moves:
+            if move.learn is not None:
+                move.learn()
+
+        self._record(x, loss, logs)
+        return self.shape_logs(self.compute_metrics(x, y, y_pred, sample_weight))
+
+    def test_step(self, data):
+        """The student alone, under the compiled loss and metrics."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y_pred = self.student(x, training=False)
+        loss = self.compute_loss(x, y, y_pred, sample_weight, training=False)
+        self.record_loss(loss, _num_samples(x))
+        logs = self.compute_metrics(x, y, y_pred, sample_weight)
+        return self.shape_logs({k: v for k, v in logs.items() if k not in self._trackers})
+
+    def call(self, inputs, training=None):
+        """The student's answer."""
+        return self.student(inputs, training=training)
+
+    def make_train_function(self, force=False):
+        """As in Keras; the function also stops training when a loss is no longer a number."""
+        if self.train_function is None or force:
+            super().make_train_function(force)
+            step = self.train_function
+            self.train_function = lambda iterator: self._check_finite(step(iterator))
+        return self.train_function
+
+    def _student_loss(self, y, y_pred, sample_weight, moves):
+        num_replicas = self.distribute_strategy.num_replicas_in_sync
+        labels, others = self.loss_parts(y, y_pred, sample_weight)
+        logs = {name: value for move in moves for name, value in move.logs.items()}
+        parts = others
+        if labels is not None:
+            logs["supervised_loss"] = labels * num_replicas
+            parts = [self.supervised_weight * labels, *others]
+        # Gradients are summed over replicas; Keras has divided its own losses already.
+        for transfer, move in zip(self.transfers, moves, strict=True):
+            parts.append(transfer.weight / num_replicas * move.loss)
+        return (parts[0] if len(parts) == 1 else ops.sum(ops.stack(parts))), logs
+
+    def _record(self, x, loss, logs):
+        num_samples = _num_samples(x)
+        self.record_loss(loss, num_samples)
+        for name, tracker in self._trackers.items():
+            tracker.update_state(logs.get(name, 0.0), sample_weight=num_samples)
+        floats = [v for v in keras.tree.flatten(x) if v is not None and v.dtype.is_floating]
+        for value in floats:
+            # A sum is not finite if one entry is not; Mean keeps it until the epoch ends.
+            self._inputs_seen.mean.update_state(tf.reduce_sum(tf.cast(value, tf.float32)))
+
+    def _check_finite(self, logs):
+        if math.isfinite(float(logs["loss"])):
+            return logs
+        names = [n for n, v in logs.items() if not math.isfinite(float(v))]
+        inputs = math.isfinite(float(self._inputs_seen.mean.result()))
+        cause = "the inputs are finite" if inputs else "the inputs themselves hold NaN or infinity"
+        raise ValueError(
+            f"Received a batch at training step {int(self.optimizer.iterations.numpy())} after "
+            f"which {', '.join(names)} are not finite; {cause}. Expected finite values: check the "
+            "data of that batch, lower the learning rate, or clip gradients. Training has stopped; "
+            "the student's weights are no longer usable, earlier checkpoints are."
+        )
+
+    def reset_metrics(self):
+        super().reset_metrics()
+        self._inputs_seen.mean.reset_state()
+
+    # --- Keras reads these: they speak of the student --------------------------------------------
+
+    @property
+    def trainable_variables(self):
+        return self.student.trainable_variables
+
+    @property
+    def trainable_weights(self):
+        return self.student.trainable_weights
+
+    @property
+    def losses(self):
+        return self.student.losses
+
+    @property
+    def output_names(self):
+        return self.student.output_names
+
+    @property
+    def _adversaries(self):
+        return [t for t in self.transfers if isinstance(t, AdversarialTransfer)]
+
+    # --- saving ---------------------------------------------------------------------------------
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "name": self.name,
+            "teacher": serialize(self.teacher),
+            "student": serialize(self.student),
+            "transfers": [serialize(t) for t in self._specs.transfers],
+            "supervised_weight": self._specs.supervised_weight,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for key in ("teacher", "student", "transfers"):
+            config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects)
+        return cls(**config)
+
+    def compile_from_config(self, config):
+        """Compile as before saving, with optimizer variables ready to be loaded."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    # --- checks ---------------------------------------------------------------------------------
+
+    def _check_compile(self, jit_compile):
+        strategy = self.distribute_strategy
+        if jit_compile is True and tf.distribute.has_strategy():
+            raise ValueError(
+                f"Received jit_compile=True under {type(strategy).__name__}. Expected False: XLA "
+                "cannot compile a step that is run by a strategy."
+            )
+        if not self.student.trainable_variables:
+            raise ValueError(
+                f"Received the student {self.student.name!r} without trainable weights. Expected "
+                "some: set `student.trainable = True` before compiling."
+            )
+        for variable in self.student.variables:
+            if not strategy.extended.variable_created_in_scope(variable.value):
+                raise ValueError(
+                    f"Received a student whose variable {variable.path!r} was not made under "
+                    f"{type(strategy).__name__}. Expected student, distiller and optimizer to be "
+                    "made inside one `strategy.scope()`."
+                )
+
+
+def _num_samples(x):
+    return tf.shape(next(v for v in keras.tree.flatten(x) if v is not None))[0]
+
+
+def _check_pair(teacher, student):
+    for role, model in (("teacher", teacher), ("student", student)):
+        if not isinstance(model, keras.Model) or not model.built:
+            raise ValueError(
+                f"Received {model!r} as {role}. Expected a built keras.Model: call it on data or "
+                "use keras.Input."
+            )
+    shared = {id(v) for v in teacher.variables} & {id(v) for v in student.variables}
+    if shared:
+        raise ValueError(
+            f"Received a teacher and a student that share {len(shared)} variables. Expected two "
+            "networks of their own: training the student would change its teacher."
+        )
+    for what in ("inputs", "outputs"):
+        shapes = [
+            [_shape(x) for x in keras.tree.flatten(getattr(m, what, None) or [])]
+            for m in (teacher, student)
+        ]
+        if all(shapes) and shapes[0] != shapes[1]:
+            raise ValueError(
+                f"Received a teacher with {what} {shapes[0]} and a student with {shapes[1]}. "
+                "Expected the same shapes: a student answers the question its teacher answers."
+            )
+
+
+def _shape(x):
+    return tuple(x.shape[1:])
+
+
+def _check_transfers(transfers):
+    names = [getattr(t, "name", None) for t in transfers]
+    if None in names or len(set(names)) != len(names):
+        raise ValueError(
+            f"Received transfers named {names}. Expected a list of Transfer objects with different "
+            "names: give the second one of a kind another `name`."
+        )
+
+
+def _supervised_weight(weight, transfers):
+    if weight is None:
+        weight = 1.0 - sum(t.weight for t in transfers if isinstance(t, OutputTransfer))
+        if weight < 0:
+            raise ValueError(
+                f"Received output transfers of weight {1.0 - weight:g} in all, which leaves "
+                f"{weight:g} for the labels. Expected at most 1, or supervised_weight to be given."
+            )
+    if not weight >= 0:
+        raise ValueError(f"Received supervised_weight={weight!r}. Expected a number >= 0, or None.")
+    return float(weight)

@@ -1,0 +1,182 @@
+"""Where a network is read: its outputs, and taps on tensors inside it."""
+
+from typing import NamedTuple
+
+import keras
+
+from aip_tf import _keras
+
+# Open image sizes (None) are taken as this many pixels when resolutions are told apart.
+_OPEN_SIZE = 224
+
+
+class Reading(NamedTuple):
+    """What one forward pass of a network says.
+
+    Attributes:
+        outputs: list of the model's outputs, in the order of `model.outputs`.
+        taps: {layer path: tensor} for the taps that were asked for.
+    """
+
+    outputs: list
+    taps: dict
+
+
+class Tensor(NamedTuple):
+    """One tensor inside a model: the operation that makes it and its shape, batch included."""
+
+    path: str
+    operation: object
+    shape: tuple
+
+
+class Reader:
+    """Reads outputs and taps of a model in one forward pass: `reader(x, training) -> Reading`.
+
+    A plain object on purpose: Keras would track (and save) the model a second time otherwise.
+
+    Args:
+        model: a keras.Model; Functional or Sequential if there are taps.
+        paths: layer paths (`"layer"`, `"nested/layer"`) whose outputs are read too.
+    """
+
+    def __init__(self, model, paths=()):
+        self.model = model
+        self.tapped = _keras.TappedModel(model, paths) if paths else None
+
+    def __call__(self, x, training):
+        """Forward pass. Returns the outputs in the model's structure, and the `Reading`."""
+        if self.tapped is None:
+            outputs, taps = self.model(x, training=training), {}
+        else:
+            outputs, taps = self.tapped(x, training=training)
+        return outputs, Reading(keras.tree.flatten(outputs), taps)
+
+
+def list_tensors(model):
+    """Every tensor of `model`, nested models included, as `Tensor`s in the order of computation.
+
+    Shared layers appear once per use. Open image sizes count as 224 pixels.
+    """
+    return _trace(model)[0]
+
+
+def find_taps(model):
+    """Layer paths to read attention from: the last tensor of each spatial resolution.
+
+    A resolution counts if a layer with weights works at it (padding alone makes no stage) and if
+    it has more than one position (a 1x1 map looks the same everywhere).
+
+    Args:
+        model: a Functional or Sequential model of images, sequences or volumes.
+
+    Returns:
+        Layer paths, from the first resolution to the last.
+
+    Raises:
+        ValueError: if no tensor has positions.
+    """
+    last, weighted = {}, set()
+    for tensor in list_tensors(model):
+        size = tensor.shape[1:-1]
+        if not size or all(n == 1 for n in size):
+            continue
+        last[size] = tensor.path
+        if getattr(tensor.operation, "weights", ()):
+            weighted.add(size)
+    paths = tuple(path for size, path in last.items() if size in weighted)
+    if not paths:
+        raise ValueError(
+            f"Received the model {model.name!r} without a tensor that has spatial positions. "
+            "Expected convolutions over images or sequences; leave AttentionTransfer out, or name "
+            "its taps."
+        )
+    return paths
+
+
+def tap_shapes(model, paths):
+    """{path: shape} of the tensors at `paths` (of the last use of a shared layer).
+
+    Raises:
+        ValueError: naming the paths that do not exist.
+    """
+    shapes = {tensor.path: tensor.shape for tensor in list_tensors(model)}
+    missing = [path for path in paths if path not in shapes]
+    if missing:
+        raise ValueError(
+            f"Received the taps {missing}, which are not in the model {model.name!r}. Expected "
+            f"names of its operations (nested: 'outer/inner'), such as {list(shapes)[-8:]}."
+        )
+    return {path: shapes[path] for path in paths}
+
+
+def output_kinds(model):
+    """What each output is: `"softmax"`, `"sigmoid"` or `"logits"`, from the operation that made it.
+
+    Operations that only move values (Reshape, Flatten, Dropout, linear Activation) are looked
+    through. Subclassed models have no graph to look at: their outputs count as logits.
+    """
+    if not _keras.is_graph(model):
+        return ["logits"] * len(keras.tree.flatten(getattr(model, "outputs", None) or [None]))
+    _, makers, outputs = _trace(model)
+    return [_kind(tensor, makers) for tensor in keras.tree.flatten(outputs)]
+
+
+def _trace(model):
+    """Walk shapes through the model: its tensors, {id: (operation, inputs)} and its outputs."""
+    tensors, makers = [], {}
+
+    def call(operation, args, kwargs, path):
+        outputs = operation.compute_output_spec(*args, **kwargs)
+        inputs = [x for x in keras.tree.flatten((args, kwargs)) if _is_symbol(x)]
+        for x in keras.tree.flatten(outputs):
+            makers[id(x)] = (operation, inputs, x)
+            tensors.append(Tensor(path, operation, tuple(x.shape)))
+        return outputs
+
+    inputs = [keras.KerasTensor(_closed(x.shape), x.dtype) for x in model.inputs]
+    outputs = _keras.run_graph(model, inputs, call)
+    return tensors, makers, outputs
+
+
+def _is_symbol(x):
+    return isinstance(x, keras.KerasTensor)
+
+
+def _closed(shape):
+    if len(shape) < 3:
+        return shape
+    return (shape[0], *(_OPEN_SIZE if n is None else n for n in shape[1:-1]), shape[-1])
+
+
+def _kind(tensor, makers):
+    while id(tensor) in makers:
+        operation, inputs, _ = makers[id(tensor)]
+        for name in ("softmax", "sigmoid"):
+            if _applies(operation, name):
+                return name
+        if len(inputs) != 1 or not _moves_only(operation):
+            break
+        tensor = inputs[0]
+    return "logits"
+
+
+def _applies(operation, name):
+    function = getattr(operation, "activation", None)
+    if function is getattr(keras.activations, name):
+        return True
+    is_layer = name == "softmax" and isinstance(operation, keras.layers.Softmax)
+    return is_layer or isinstance(operation, _keras.operation_type(name.capitalize()))
+
+
+def _moves_only(operation):
+    layers = (
+        keras.layers.Reshape,
+        keras.layers.Flatten,
+        keras.layers.Dropout,
+        keras.layers.Identity,
+    )
+    moves = tuple(t for t in map(_keras.operation_type, ("Reshape", "Squeeze", "Cast")) if t)
+    linear = getattr(operation, "activation", None) is keras.activations.linear
+    is_linear = isinstance(operation, keras.layers.Activation) and linear
+    return is_linear or isinstance(operation, layers + moves)

@@ -1,0 +1,257 @@
+"""What the teacher hands over: small loss objects, each with its weight, each usable alone.
+
+A new one subclasses `Transfer` and implements `loss`; the distiller needs no change.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+from keras import ops
+
+from aip_tf import losses
+from aip_tf.game import taps as taps_module
+
+_PACKAGE = "aip_tf"
+
+
+class Move(NamedTuple):
+    """What a transfer contributes to one step.
+
+    Attributes:
+        loss: scalar, added to the student's loss with the transfer's weight.
+        logs: {name: scalar}, shown in the training log.
+        learn: called after the student's update; a transfer with a player of its own trains it.
+    """
+
+    loss: object
+    logs: dict
+    learn: Callable[[], None] | None = None
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class Transfer:
+    """Base class: a loss between what teacher and student say about the same batch.
+
+    Args:
+        weight: factor of the loss, >= 0.
+        name: names the log entry `<name>_loss`; unique within a distiller.
+
+    Raises:
+        ValueError: if the weight is negative.
+
+    >>> class LogitMatching(Transfer):
+    ...     def loss(self, teacher, student):
+    ...         return ops.mean(ops.square(teacher.outputs[0] - student.outputs[0]))
+    """
+
+    def __init__(self, weight=1.0, name="transfer"):
+        if not weight >= 0:
+            raise ValueError(
+                f"Received weight={weight!r} for the transfer {name!r}. Expected a number >= 0; "
+                "leave the transfer out to do without it."
+            )
+        self.weight = float(weight)
+        self.name = name
+
+    def bind(self, teacher, student):
+        """A copy of this transfer for one pair of networks; checks that they fit.
+
+        One object can so serve many rounds: state (a discriminator) belongs to the copy.
+        """
+        bound = copy.copy(self)
+        bound.build(teacher, student)
+        return bound
+
+    def build(self, teacher, student):
+        """Check the pair and prepare; called once, before training starts."""
+
+    @property
+    def taps(self):
+        """Layer paths to be read in both networks."""
+        return ()
+
+    @property
+    def log_names(self):
+        """Names of the log entries that `play` returns."""
+        return (f"{self.name}_loss",)
+
+    def loss(self, teacher, student):
+        """The scalar loss of one batch, from two `Reading`s; averaged over the batch."""
+        raise NotImplementedError
+
+    def play(self, teacher, student):
+        """The `Move` of one step; called under the student's gradient tape."""
+        loss = self.loss(teacher, student)
+        return Move(loss, {f"{self.name}_loss": loss})
+
+    def get_config(self):
+        return {"weight": self.weight, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class OutputTransfer(Transfer):
+    """The student learns the teacher's soft answers: T^2 KL(teacher || student).
+
+    Hinton et al. 2015; AIP (arXiv 2108.13591) uses it with T = 20 and weight 0.3 to 0.5, the
+    labels having the rest. Outputs that end in a softmax or sigmoid are recognised and turned back
+    into logits first, so that nothing goes through a softmax twice. A single linear output counts
+    as the logit of a yes/no answer. Several outputs are summed; positions (segmentation) averaged.
+
+    Args:
+        temperature: T > 0; larger is softer.
+        weight: alpha; `AdversarialDistiller` gives the labels 1 - alpha unless told otherwise.
+        outputs: names or indices of the model's outputs to use; None: all.
+        from_logits: `"auto"`, or True/False if the outputs cannot be recognised.
+        name: see `Transfer`.
+
+    Raises:
+        ValueError: for a temperature <= 0 or a negative weight; when bound, for unknown outputs.
+    """
+
+    def __init__(
+        self, temperature=4.0, weight=0.9, outputs=None, from_logits="auto", name="output"
+    ):
+        super().__init__(weight, name)
+        if not temperature > 0:
+            raise ValueError(
+                f"Received temperature={temperature!r}. Expected a number > 0 (2 to 20 is usual)."
+            )
+        self.temperature = float(temperature)
+        self.outputs = outputs
+        self.from_logits = from_logits
+
+    def build(self, teacher, student):
+        self._views = LogitViews(teacher, student, self.outputs, self.from_logits)
+
+    def loss(self, teacher, student):
+        pairs = zip(self._views(teacher), self._views.of_student(student), strict=True)
+        total = 0.0
+        for (teacher_logits, is_binary), (student_logits, _) in pairs:
+            divergence = losses.binary_output_loss if is_binary else losses.output_loss
+            total += ops.mean(divergence(teacher_logits, student_logits, self.temperature))
+        return total
+
+    def get_config(self):
+        return super().get_config() | {
+            "temperature": self.temperature,
+            "outputs": self.outputs,
+            "from_logits": self.from_logits,
+        }
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class AttentionTransfer(Transfer):
+    """The student looks where the teacher looks: attention maps at the same taps.
+
+    Each tap costs the sum over positions of (A_student - A_teacher)^2 (`losses.attention_loss`),
+    between 0 and 2 at every resolution; taps are summed. The paper averages over the H W positions
+    with weight 50, which is our weight 50 / (H W): 0.049, 0.2 and 0.78 for the three stages of a
+    CIFAR ResNet (32x32, 16x16, 8x8), 0.016, 0.064 and 0.26 at 56, 28 and 14 pixels.
+
+    Args:
+        taps: `"auto"` (the last tensor of each spatial resolution, see `find_taps`) or layer paths
+            that exist in both networks; widths may differ, sizes must not.
+        weight: see above; the default is the paper's at 16x16.
+        name: see `Transfer`.
+
+    Raises:
+        ValueError: when bound, for taps that do not exist or differ in size.
+    """
+
+    def __init__(self, taps="auto", weight=0.2, name="attention"):
+        super().__init__(weight, name)
+        if isinstance(taps, str) and taps != "auto" or len(taps) == 0:
+            raise ValueError(
+                f"Received taps={taps!r}. Expected 'auto' or a non-empty list of layer paths."
+            )
+        self._taps = taps if taps == "auto" else tuple(taps)
+        self._paths = ()
+
+    @property
+    def taps(self):
+        return self._paths
+
+    def build(self, teacher, student):
+        paths = taps_module.find_taps(teacher) if self._taps == "auto" else self._taps
+        teacher_shapes = taps_module.tap_shapes(teacher, paths)
+        student_shapes = taps_module.tap_shapes(student, paths)
+        for path in paths:
+            sizes = teacher_shapes[path][1:-1], student_shapes[path][1:-1]
+            if not sizes[0] or sizes[0] != sizes[1]:
+                raise ValueError(
+                    f"Received the tap {path!r} of size {sizes[0]} in the teacher and {sizes[1]} "
+                    "in the student (batch and channels left out). Expected equal sizes with at "
+                    "least one spatial axis."
+                )
+        self._paths = paths
+
+    def loss(self, teacher, student):
+        return sum(
+            ops.mean(losses.attention_loss(teacher.taps[path], student.taps[path]))
+            for path in self._paths
+        )
+
+    def get_config(self):
+        taps = self._taps if self._taps == "auto" else list(self._taps)
+        return super().get_config() | {"taps": taps}
+
+
+class LogitViews:
+    """The outputs of two networks as float32 logits, whatever their last activation is.
+
+    Calling it with the teacher's `Reading` gives [(logits, whether they are yes/no)].
+    """
+
+    def __init__(self, teacher, student, outputs=None, from_logits="auto"):
+        self._indices = _output_indices(teacher, outputs)
+        self._teacher_kinds = self._kinds(teacher, from_logits)
+        self._student_kinds = self._kinds(student, from_logits)
+        self.num_classes = [keras.tree.flatten(teacher.outputs)[i].shape[-1] for i in self._indices]
+        self.ranks = [len(keras.tree.flatten(teacher.outputs)[i].shape) for i in self._indices]
+
+    def __call__(self, reading):
+        return self._view(reading, self._teacher_kinds)
+
+    def of_student(self, reading):
+        return self._view(reading, self._student_kinds)
+
+    def _kinds(self, model, from_logits):
+        kinds = [taps_module.output_kinds(model)[i] for i in self._indices]
+        if from_logits == "auto":
+            return kinds
+        if from_logits:
+            return ["logits"] * len(kinds)
+        return ["softmax" if kind == "logits" else kind for kind in kinds]
+
+    def _view(self, reading, kinds):
+        to_logits = {
+            "softmax": losses.softmax_to_logits,
+            "sigmoid": losses.sigmoid_to_logits,
+            "logits": lambda x: ops.cast(x, "float32"),
+        }
+        outputs = [reading.outputs[i] for i in self._indices]
+        return [
+            (to_logits[kind](x), kind == "sigmoid" or x.shape[-1] == 1)
+            for kind, x in zip(kinds, outputs, strict=True)
+        ]
+
+
+def _output_indices(model, outputs):
+    names = list(model.output_names)
+    if outputs is None:
+        return list(range(len(names)))
+    chosen = [outputs] if isinstance(outputs, str | int) else list(outputs)
+    indices = [names.index(o) if o in names else o for o in chosen]
+    wrong = [i for i in indices if not isinstance(i, int) or not 0 <= i < len(names)]
+    if wrong or not indices:
+        raise ValueError(
+            f"Received outputs={outputs!r} for the model {model.name!r}. Expected some of the "
+            f"names {names} or indices from 0 to {len(names) - 1}."
+        )
+    return indices

@@ -1,0 +1,137 @@
+"""The terms of the game as pure functions of tensors; one value per sample, nothing is averaged.
+
+Notation: F feature map of shape `(batch, *positions, channels)`, z logits, T temperature,
+D(z) the discriminator's verdict (a logit: positive means "this is the teacher").
+Sources: AIP (Chang et al. 2021, arXiv 2108.13591), which takes attention transfer from Zagoruyko
+and Komodakis (2017, arXiv 1612.03928, equation 2), output transfer from Hinton et al. (2015,
+arXiv 1503.02531, section 2) and the game from Goodfellow et al. (2014, arXiv 1406.2661, section 3).
+"""
+
+import math
+
+from keras import ops
+
+_TINY = 1e-7
+
+
+def attention_map(features):
+    """Where a network looks: A = sum over channels of F^2, flattened, divided by its L2 norm.
+
+    Dividing by the norm makes the sum and the mean over channels (the authors' form) the same, and
+    networks of different width comparable.
+
+    Args:
+        features: `(batch, *positions, channels)`, any float type.
+
+    Returns:
+        float32 `(batch, positions)`, each row of length 1, entries >= 0. A row of zeros (no
+        activation anywhere) stays zero.
+
+    >>> attention_map(np.array([[[3.0], [4.0]]])) * 337**0.5  # 9 and 16, divided by sqrt(337)
+    <tf.Tensor: shape=(1, 2), dtype=float32, numpy=array([[ 9., 16.]], dtype=float32)>
+    """
+    features = ops.cast(features, "float32")
+    energy = ops.sum(ops.square(features), axis=-1)
+    energy = ops.reshape(
+        energy,
+        (-1, math.prod(energy.shape[1:]))
+        if None not in energy.shape[1:]
+        else (ops.shape(energy)[0], -1),
+    )
+    return energy * ops.rsqrt(ops.maximum(ops.sum(ops.square(energy), -1, keepdims=True), 1e-12))
+
+
+def attention_loss(teacher_features, student_features):
+    """Sum over positions of (A_student - A_teacher)^2: 0 (equal) to 2 (nothing in common).
+
+    The authors take the mean over the H W positions with weight 50; the sum with weight 50 / (H W)
+    is the same: 0.049 at 32x32, 0.2 at 16x16, 0.78 at 8x8. The sum means the same at every
+    resolution.
+
+    Args:
+        teacher_features: `(batch, *positions, teacher channels)`.
+        student_features: `(batch, *positions, student channels)`; same positions.
+
+    Returns:
+        float32 `(batch,)`.
+    """
+    difference = attention_map(student_features) - attention_map(teacher_features)
+    return ops.sum(ops.square(difference), axis=-1)
+
+
+def output_loss(teacher_logits, student_logits, temperature=1.0):
+    """T^2 KL(softmax(z_teacher / T) || softmax(z_student / T)) over the last axis.
+
+    T^2 keeps the size of the gradient independent of T (Hinton et al., section 2.1).
+
+    Args:
+        teacher_logits: `(batch, ..., classes)`.
+        student_logits: the same shape.
+        temperature: T > 0; larger is softer.
+
+    Returns:
+        float32 `(batch, ...)`, >= 0.
+    """
+    teacher = ops.log_softmax(ops.cast(teacher_logits, "float32") / temperature, axis=-1)
+    student = ops.log_softmax(ops.cast(student_logits, "float32") / temperature, axis=-1)
+    return temperature**2 * ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+
+
+def binary_output_loss(teacher_logits, student_logits, temperature=1.0):
+    """`output_loss` for independent yes/no outputs (sigmoid): summed over the last axis."""
+    teacher = ops.cast(teacher_logits, "float32") / temperature
+    student = ops.cast(student_logits, "float32") / temperature
+    # KL of two Bernoulli distributions, from logits: p (t - s) + softplus(s) - softplus(t)
+    divergence = ops.sigmoid(teacher) * (teacher - student)
+    divergence = divergence + ops.softplus(student) - ops.softplus(teacher)
+    return temperature**2 * ops.sum(divergence, axis=-1)
+
+
+def softmax_to_logits(probabilities):
+    """Logits z with softmax(z) = `probabilities`, up to a constant per sample: their logarithm."""
+    return ops.log(ops.clip(ops.cast(probabilities, "float32"), _TINY, 1.0))
+
+
+def sigmoid_to_logits(probabilities):
+    """Logits z with sigmoid(z) = `probabilities`."""
+    p = ops.clip(ops.cast(probabilities, "float32"), _TINY, 1.0 - _TINY)
+    return ops.log(p) - ops.log(1.0 - p)
+
+
+def discriminator_loss(teacher_verdicts, student_verdicts):
+    """What the discriminator minimises: -1/2 [log s(D(z_teacher)) + log(1 - s(D(z_student)))].
+
+    s is the sigmoid; log 2 = 0.693 means it cannot tell the two apart.
+
+    Args:
+        teacher_verdicts: logits D(z), any shape.
+        student_verdicts: logits D(z), the same shape.
+
+    Returns:
+        float32 of that shape.
+    """
+    teacher = ops.softplus(-ops.cast(teacher_verdicts, "float32"))
+    student = ops.softplus(ops.cast(student_verdicts, "float32"))
+    return 0.5 * (teacher + student)
+
+
+def adversarial_loss(student_verdicts):
+    """What the student minimises: -log s(D(z_student)), the non-saturating form.
+
+    Unlike log(1 - s(D)), its gradient does not vanish when the discriminator is sure
+    (Goodfellow et al., section 3).
+
+    Args:
+        student_verdicts: logits D(z), any shape.
+
+    Returns:
+        float32 of that shape, > 0.
+    """
+    return ops.softplus(-ops.cast(student_verdicts, "float32"))
+
+
+def discriminator_accuracy(teacher_verdicts, student_verdicts):
+    """Share of right verdicts per pair: 0, 0.5 or 1; 0.5 on average is what the student wants."""
+    teacher = ops.cast(ops.greater(teacher_verdicts, 0), "float32")
+    student = ops.cast(ops.less_equal(student_verdicts, 0), "float32")
+    return 0.5 * (teacher + student)
