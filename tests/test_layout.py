@@ -19,6 +19,7 @@ FLOORS = [
     {"selection", "detection"},
     {"run_state"},
     {"pruner", "teacher"},
+    {"experiment"},
     {"__init__"},
     {"config"},
     {"cli"},

@@ -1,0 +1,174 @@
+"""`aip_run`: an experiment named by gin files, from the command line.
+
+Exit codes: 0 done, 1 the run failed, 2 the command or the configuration is wrong, 130 interrupted.
+"""
+
+import logging
+import os
+import re
+import shlex
+import sys
+import traceback
+from pathlib import Path
+
+from absl import flags
+
+HELP = """\
+aip_run makes a Keras CNN smaller and faster and keeps its accuracy.
+
+A gin file describes an experiment: data, teacher, schedule of cuts, recovery, export.
+
+  aip_run --gin_file=gin/digits.gin                       two minutes on two cores, no download
+  aip_run --gin_file=gin/digits.gin --dry_run             what it would cut, and when; no training
+  aip_run --gin_file=gin/digits.gin --gin_param='seed = 1' --run_dir=runs/digits_1
+
+  Your own network and images (a folder with one folder per class):
+
+  aip_run --gin_file=gin/my_model.gin --gin_param='load_model.path = "model.keras"' \\
+      --gin_param='image_folder.directory = "photos"'
+
+The same command again goes on where the run stopped; a finished run is only reported.
+gin files are looked for from the working directory, then among those of the package.
+"""
+
+
+def main(arguments=None):
+    """Run the command line; returns its exit code.
+
+    Args:
+        arguments: list of str without the program's name; those of the process by default.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = _flags()
+    try:
+        unexpected = options(["aip_run", *arguments])[1:]
+    except flags.Error as error:
+        return _fail(f"{error}. See aip_run --help.", code=2)
+    if options.help:
+        print(f"{HELP}\nFlags:\n{_flags_help(options)}")
+        return 0
+    if unexpected or not options.gin_file:
+        return _fail(_usage_error(unexpected), code=2)
+    return _start(options, arguments)
+
+
+def _flags():
+    """The flags of aip_run, apart from those that other libraries define for the process."""
+    options = flags.FlagValues()
+    for define, name, default, text in (
+        (flags.DEFINE_multi_string, "gin_file", [], "A gin file, several are read in order"),
+        (
+            flags.DEFINE_multi_string,
+            "gin_param",
+            [],
+            "A binding, read after the files, so it wins",
+        ),
+        (
+            flags.DEFINE_string,
+            "run_dir",
+            None,
+            "Folder of the run, default runs/<gin file's name>",
+        ),
+        (
+            flags.DEFINE_boolean,
+            "dry_run",
+            False,
+            "Show configuration, channel groups and cuts without training",
+        ),
+        (flags.DEFINE_boolean, "traceback", False, "Show Python's traceback with an error"),
+    ):
+        define(name, default, text, flag_values=options)
+    flags.DEFINE_boolean("help", False, "Show this text", short_name="h", flag_values=options)
+    return options
+
+
+def _flags_help(options):
+    shown = ("gin_file", "gin_param", "run_dir", "dry_run", "traceback", "help")
+    return "\n".join(f"  --{name:<10} {options[name].help.partition(';')[0]}" for name in shown)
+
+
+def _usage_error(unexpected):
+    if unexpected:
+        return f"Unexpected {unexpected[0]!r}. Expected flags, such as --gin_file={unexpected[0]}."
+    return "No --gin_file. Try aip_run --gin_file=gin/digits.gin, or aip_run --help."
+
+
+def _start(options, arguments):
+    run_dir = options.run_dir or str(Path("runs") / Path(options.gin_file[-1]).stem)
+    try:
+        config = _config()
+    except ImportError as error:
+        return _fail(f"{error}. Install aip_tf with its dependencies: pip install .", code=1)
+    try:
+        configuration = config.load(options.gin_file, options.gin_param)
+        if options.dry_run:
+            print(configuration)
+            print(config.describe())
+            return 0
+        config.claim(run_dir, configuration)
+        _show_progress()
+        _print_outcome(config.run(run_dir), run_dir)
+        return 0
+    except KeyboardInterrupt:
+        command = shlex.join(["aip_run", *arguments])
+        return _fail(f"Interrupted. The same command goes on from {run_dir}: {command}", code=130)
+    except Exception as error:
+        if options.traceback or not _is_addressed_to_the_user(error):
+            raise
+        return _fail(_paragraph(error), code=2 if isinstance(error, config.ConfigError) else 1)
+
+
+def _config():
+    """Import TensorFlow only now, so that --help answers at once, and without its C++ chatter.
+
+    Some of its lines are written before any log level is read, hence the detour of the stream.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:  # whoever sets it wants to see the log
+        from aip_tf import config
+
+        return config
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        from aip_tf import config
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+    return config
+
+
+def _show_progress():
+    """Let the library's one line per round through to the terminal."""
+    logger = logging.getLogger("aip_tf")
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+def _print_outcome(outcome, run_dir):
+    print(outcome.report.render())
+    for name, path in {**outcome.paths, "run directory": run_dir}.items():
+        print(f"{name:<14} {path}")
+
+
+def _is_addressed_to_the_user(error):
+    """Whether this package raised it on purpose, as a ValueError that says what to do."""
+    frames = traceback.extract_tb(error.__traceback__)
+    raised_here = Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+    return isinstance(error, ValueError) and raised_here
+
+
+def _paragraph(error):
+    """The message in one paragraph, without the addresses that gin adds to it."""
+    text = re.sub(r"\n  In call to configurable '(\w+)' \(.*?\)( in scope '.*?')?", r"", str(error))
+    return " ".join(text.split())
+
+
+def _fail(message, code):
+    print(f"aip_run: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,132 @@
+"""One experiment from data to artefacts: what `aip_run` runs, and its plan for `--dry_run`.
+
+Every part is handed in as a function, so that it is built under the seed and inside the scope of
+the distribution strategy. gin files name those functions (see `config`); a script can call `run`
+with plain ones just as well.
+"""
+
+import contextlib
+import inspect
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from aip_tf.channels import summary
+from aip_tf.cost import count_macs, count_parameters
+from aip_tf.pruner import Recovery
+from aip_tf.schedules import list_cuts
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run leaves behind: its report, and the path of each artefact by what it is."""
+
+    report: object
+    paths: dict[str, Path]
+
+
+def run(teacher, data, prune, export=None, strategy="none", seed=0, *, run_dir):
+    """Run one experiment: data, teacher, iterative pruning, export, report.
+
+    Args:
+        teacher: function that returns the network to prune (a zoo builder, `load_model`), or one
+            that is handed `data` and `checkpoint_dir` (`train_teacher`).
+        data: function that returns a `datasets.Data`.
+        prune: `aip_tf.prune`, everything bound but model, data and run_dir.
+        export: `aip_tf.export_model`, everything bound but model and directory; None for no export.
+        strategy: "none", "mirrored" (the GPUs of this machine) or "multi_worker" (TF_CONFIG).
+        seed: int, of Python's, numpy's and Keras' random numbers.
+        run_dir: folder of this run. A second start goes on where the first one stopped.
+
+    Returns:
+        An `Outcome`.
+
+    Raises:
+        ValueError: for an unknown strategy; and whatever the parts raise.
+    """
+    run_dir = Path(run_dir)
+    keras.utils.set_random_seed(seed)
+    with _scope(strategy):
+        images = data()
+        network = _cached_teacher(teacher, images, run_dir)
+        student, report = prune(network, images.train, images.test, run_dir=run_dir)
+    paths = {"student": _save(student, run_dir / "student.keras")}
+    if export is not None:
+        paths |= export(student, run_dir / "export").paths
+    return Outcome(report, paths)
+
+
+def _scope(strategy):
+    strategies = {
+        "none": contextlib.nullcontext,
+        "mirrored": lambda: tf.distribute.MirroredStrategy().scope(),
+        "multi_worker": lambda: tf.distribute.MultiWorkerMirroredStrategy().scope(),
+    }
+    if strategy not in strategies:
+        known = ", ".join(map(repr, strategies))
+        raise ValueError(f"`strategy` is {strategy!r}; expected one of {known}.")
+    return strategies[strategy]()
+
+
+def _cached_teacher(teacher, data, run_dir):
+    """The teacher of this run directory: made on the first start, read back afterwards."""
+    path = run_dir / "teacher.keras"
+    if path.is_file():
+        return keras.saving.load_model(path)
+    at_hand = {"data": data, "checkpoint_dir": run_dir / "teacher"}
+    wanted = inspect.signature(teacher).parameters
+    network = teacher(**{name: at_hand[name] for name in at_hand if name in wanted})
+    _save(network, path)
+    return network
+
+
+def _save(model, path):
+    """Save a model under its name only once it is complete: a run may be killed at any instant."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"unfinished_{path.name}")
+    model.save(unfinished)
+    os.replace(unfinished, path)
+    return path
+
+
+def plan(network, schedule=0.5, selection="macs", recovery=None):
+    """Describe what `run` would cut, and when, without training anything.
+
+    Args:
+        network: the network to prune; its weights do not matter.
+        schedule, selection, recovery: as for `aip_tf.prune`.
+
+    Returns:
+        str: the network's channel groups, each with the reason where it is kept whole, and the
+        planned cuts: round, epoch after which it comes, what it removes.
+
+    Raises:
+        ValueError: for a schedule that does not fit the run.
+    """
+    epochs = (recovery or Recovery()).epochs
+    sizes = {"macs": count_macs(network), "parameters": count_parameters(network)}
+    lines = [
+        summary(network),
+        "",
+        f"{network.name}: {sizes['macs']:,} MACs, {sizes['parameters']:,} parameters.",
+        f"Planned cuts in {epochs} epochs (selection {_name_of(selection)}):",
+    ]
+    for round_, cut in enumerate(list_cuts(schedule, epochs), start=1):
+        lines.append(f"  round {round_}, after epoch {cut.epoch}: {_target(cut, selection, sizes)}")
+    return "\n".join(lines)
+
+
+def _name_of(selection):
+    return selection if isinstance(selection, str) else type(selection).__name__
+
+
+def _target(cut, selection, sizes):
+    if selection == "threshold":
+        return f"threshold {cut.amount:g}"
+    target = f"{cut.amount:.2%} removed of the original"
+    if selection in sizes:
+        target += f", at most {int(sizes[selection] * (1 - cut.amount)):,} {selection} kept"
+    return target
