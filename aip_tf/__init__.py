@@ -1,3 +1,54 @@
-"""aip_tf: adversarial iterative pruning with knowledge transfer for Keras 3."""
+"""aip_tf: adversarial iterative pruning with knowledge transfer for Keras 3.
+
+The public surface. Everything is loaded when it is first used, so that `import aip_tf` is quick
+and brings in neither gin, absl flags, matplotlib, tensorflow_datasets nor tfmot.
+"""
+
+import importlib
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "channels": (
+        "ChannelGroup",
+        "find_channel_groups",
+        "mask_channels",
+        "prune_channels",
+        "register_channel_rule",
+    ),
+    "cost": ("count_macs", "count_parameters", "summary"),
+    "criteria": (),
+    "datasets": (),
+    "detection": (),
+    "export": ("export_model",),
+    "game": ("AdversarialDistiller",),
+    "latency": ("measure_latency",),
+    "losses": (),
+    "pruner": ("Recovery", "prune"),
+    "report": ("PruningReport",),
+    "schedules": (),
+    "selection": ("select_channels",),
+    "transfers": (),
+    "zoo": (),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+_PUBLIC_MODULES = ("criteria", "datasets", "detection", "losses", "schedules", "selection", "zoo")
+
+__all__ = sorted([*_HOME, *_PUBLIC_MODULES, "transfers"])
+
+
+def __getattr__(name):
+    if name == "transfers":
+        value = importlib.import_module("aip_tf.game.transfers")
+    elif name in _PUBLIC_MODULES:
+        return importlib.import_module(f"aip_tf.{name}")
+    elif name in _HOME:
+        value = getattr(importlib.import_module(f"aip_tf.{_HOME[name]}"), name)
+    else:
+        raise AttributeError(f"module 'aip_tf' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return [*__all__, "__version__"]

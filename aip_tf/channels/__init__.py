@@ -1,0 +1,14 @@
+"""Channels: tracing them through a model, grouping them, and cutting them out."""
+
+from aip_tf.channels.groups import ChannelGroup, Member, find_channel_groups
+from aip_tf.channels.rules import register_channel_rule
+from aip_tf.channels.surgery import mask_channels, prune_channels
+
+__all__ = [
+    "ChannelGroup",
+    "Member",
+    "find_channel_groups",
+    "mask_channels",
+    "prune_channels",
+    "register_channel_rule",
+]

@@ -1,0 +1,257 @@
+"""Channel groups: the sets of channels among which a keep mask may choose freely."""
+
+import collections
+import dataclasses
+
+import numpy as np
+
+from aip_tf.channels.identities import compact
+from aip_tf.channels.trace import Kept, trace
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Member:
+    """Where channels of a group stand in one axis of one variable.
+
+    Attributes:
+        layer: path of the layer, `"outer/inner"` where models are nested.
+        variable: the variable's path inside the layer: "kernel", "gamma", "query/kernel".
+        axis: axis of the variable.
+        role: "producer" (makes the channels), "consumer" (reads them), "channelwise" (one value
+            for each channel that passes).
+        indices: int array (n,), positions on the axis.
+        channels: int array (n,), the channel of the group, 0 .. num_channels - 1, that each
+            position belongs to; a channel may own several positions (Dense after Flatten).
+    """
+
+    layer: str
+    variable: str
+    axis: int
+    role: str
+    indices: np.ndarray
+    channels: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """Channels that are made by the same layers and occur in the same tensors.
+
+    Any subset may be kept, as long as it is not empty.
+
+    Attributes:
+        name: the path of the first producer, with ":2", ":3" for further groups of it.
+        num_channels: number of channels.
+        producers: paths of the layers whose variables make the channels.
+        consumers: paths of the layers whose variables read them.
+        members: where the channels stand in variables.
+        prunable: whether channels may be removed.
+        reason: why not, or "".
+        residual: whether the channels meet others in a sum (a residual connection).
+    """
+
+    name: str
+    num_channels: int
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+    members: tuple[Member, ...]
+    prunable: bool
+    reason: str
+    residual: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Partition:
+    """The channel groups of a trace, and which class of the trace each channel is.
+
+    Attributes:
+        trace: the trace.
+        groups: the groups, prunable or not, in the order of the network.
+        classes: `{group name: int array (num_channels,)}`; empty for groups that are kept.
+    """
+
+    trace: object
+    groups: list[ChannelGroup]
+    classes: dict[str, np.ndarray]
+
+    def kept(self, keep_masks):
+        """`Kept` for keep masks by group name; groups that are not named are kept whole.
+
+        Raises:
+            ValueError: for an unknown name, or a mask of another length, type, or all False.
+        """
+        keep = np.ones(len(self.trace.pinned), bool)
+        known = {g.name: g for g in self.groups}
+        for name, mask in keep_masks.items():
+            mask = _checked(known, name, mask)
+            if known[name].prunable:
+                keep[self.classes[name]] = mask
+        return Kept(self.trace.class_of, keep)
+
+
+def _checked(known, name, mask):
+    if name not in known:
+        raise ValueError(
+            f"Received a keep mask for the channel group {name!r}, which the model does not have. "
+            f"Expected names out of `find_channel_groups(model)`: {', '.join(list(known)[:8])} ..."
+        )
+    group, mask = known[name], np.asarray(mask)
+    if mask.dtype != bool or mask.shape != (group.num_channels,):
+        raise ValueError(
+            f"Received for the channel group {name!r} a keep mask of shape {mask.shape} and type "
+            f"{mask.dtype}. Expected a bool array of shape ({group.num_channels},), True = keep."
+        )
+    if not mask.any():
+        raise ValueError(
+            f"Received for the channel group {name!r} a keep mask that keeps nothing. Expected at "
+            f"least one True: a layer without channels is none."
+        )
+    if not mask.all() and not group.prunable:
+        raise ValueError(
+            f"Received a keep mask that removes channels of {name!r}. Expected to keep them all: "
+            f"{group.reason}."
+        )
+    return mask
+
+
+def find_channel_groups(model, input_shape=None):
+    """Find which channels of a model must be cut together.
+
+    Args:
+        model: a Functional or built Sequential `keras.Model`.
+        input_shape: shape of the input without batch size, where the model leaves sizes open; for
+            several inputs a list or dict of shapes.
+
+    Returns:
+        List of `ChannelGroup` in the order of the network, those that cannot be pruned included,
+        with the reason.
+
+    Raises:
+        ValueError: if the model is subclassed, not built, or a size is open.
+
+    Example:
+
+    >>> model = keras.applications.MobileNetV2(weights=None)
+    >>> [group.name for group in aip_tf.find_channel_groups(model) if group.prunable][:2]
+    ['Conv1', 'expanded_conv_project']
+    """
+    return partition(model, input_shape).groups
+
+
+def partition(model, input_shape=None):
+    """Trace `model` and put its channels into groups (rule R7)."""
+    traced = trace(model, input_shape)
+    first = _first_made(traced)
+    signature = _signatures(traced)
+    found = collections.defaultdict(list)
+    for c in np.argsort(first, kind="stable"):
+        if signature[c] and not traced.pinned[c]:
+            found[signature[c]].append(c)
+    sets = [(first[c[0]], np.array(c), "") for c in found.values()] + _kept_whole(traced)
+    sets.sort(key=lambda entry: entry[0])
+    classes = [channels for _, channels, _ in sets]
+    producers, members = _producers(traced, classes), _members(traced, classes)
+    names = _names(traced, classes, producers)
+    merged = np.concatenate([traced.class_of[x].ravel() for x in traced.tracer.residuals] or [[]])
+    groups = []
+    for i, (_, channels, reason) in enumerate(sets):
+        if not reason and len(channels) == 1:
+            reason = "it has a single channel"
+        consumers = dict.fromkeys(m.layer for m in members[i] if m.role == "consumer")
+        groups.append(
+            ChannelGroup(
+                name=names[i],
+                num_channels=len(channels),
+                producers=tuple(producers[i]),
+                consumers=tuple(consumers),
+                members=tuple(members[i]),
+                prunable=not reason,
+                reason=reason,
+                residual=bool(np.isin(channels, merged).any()),
+            )
+        )
+    return Partition(traced, groups, dict(zip(names, classes, strict=True)))
+
+
+def _first_made(traced):
+    """For each class the smallest identity that a layer produces, or else any; its order."""
+    first = np.full(len(traced.pinned), np.iinfo(np.int64).max)
+    for _, ids in reversed(traced.tracer.producers):
+        np.minimum.at(first, traced.class_of[ids], ids)
+    anywhere = np.unique(traced.class_of, return_index=True)[1]
+    return np.where(first == np.iinfo(np.int64).max, anywhere, first)
+
+
+def _signatures(traced):
+    """A number for each class that tells the tensors in which it occurs and its producers."""
+    random = np.random.default_rng(0)
+    signature = np.zeros(len(traced.pinned), np.uint64)
+    places = [compact(x) for x in traced.tensors()] + [ids for _, ids in traced.tracer.producers]
+    for ids in places:
+        here = np.zeros(len(signature), bool)
+        here[traced.class_of[ids]] = True
+        signature[here] += random.integers(2**63, dtype=np.uint64)
+    return signature
+
+
+def _kept_whole(traced):
+    """Sets of channels that are pinned, one for all producers that share them."""
+    sets = {}
+    for _, ids in traced.tracer.producers:
+        channels = traced.class_of[ids]
+        held = traced.pinned[channels]
+        if held.any():
+            reason = traced.reason_of(channels[held][0])
+            sets.setdefault(np.unique(channels[held]).tobytes(), (ids[0], channels[held], reason))
+    return list(sets.values())
+
+
+def _sets_of(classes, count):
+    """For each class the set it belongs to, -1 for none, and its place in the set."""
+    owner, place = np.full(count, -1), np.zeros(count, int)
+    for i, channels in enumerate(classes):
+        owner[channels] = i
+        place[channels] = np.arange(len(channels))
+    return owner, place
+
+
+def _producers(traced, classes):
+    owner, _ = _sets_of(classes, len(traced.pinned))
+    producers = [{} for _ in classes]
+    for path, ids in traced.tracer.producers:
+        for i in np.unique(owner[traced.class_of[ids]]):
+            producers[i][path] = True
+    return producers
+
+
+def _members(traced, classes):
+    owner, place = _sets_of(classes, len(traced.pinned))
+    members = [[] for _ in classes]
+    for weight in traced.weights.values():
+        layer = weight.path.rsplit("/", 1)[-1]
+        variable = weight.variable.path.rsplit(layer + "/", 1)[-1]
+        for axis in weight.axes:
+            channels = traced.class_of[axis.ids]
+            owners = owner[channels]
+            for i in np.unique(owners[owners >= 0]):
+                here = np.flatnonzero(owners == i)
+                members[i].append(
+                    Member(weight.path, variable, axis.axis, axis.role, here, place[channels[here]])
+                )
+    return members
+
+
+def _names(traced, classes, producers):
+    """The first producer's path, numbered where it has several groups."""
+    used, names = collections.Counter(), []
+    for channels, paths in zip(classes, producers, strict=True):
+        path = next(iter(paths), None) or _first_place(traced, channels[0])
+        used[path] += 1
+        names.append(path if used[path] == 1 else f"{path}:{used[path]}")
+    return names
+
+
+def _first_place(traced, channel):
+    for call in traced.calls:
+        if any((traced.class_of[compact(x)] == channel).any() for x in call.outputs):
+            return call.path
+    return "input"

@@ -1,0 +1,103 @@
+"""Channel identities: integers, and the union-find that says which of them are one channel."""
+
+import numpy as np
+
+
+class IdentityArray(np.ndarray):
+    """An integer array shaped like a tensor; each entry is the identity that flows there.
+
+    A subclass only so that a rule can tell a traced tensor from a constant of the graph.
+    """
+
+
+class Identities:
+    """Union-find over integers, vectorised, with a reason on every class that must stay whole."""
+
+    def __init__(self):
+        self._parent = np.arange(4096)
+        self._reason = np.zeros(4096, np.int32)
+        self._reasons = [""]
+        self.size = 0
+
+    def new(self, count):
+        """`count` fresh identities, each a class of its own: int array (count,)."""
+        start, self.size = self.size, self.size + count
+        while self.size > len(self._parent):
+            grown = np.arange(2 * len(self._parent))
+            grown[: len(self._parent)] = self._parent
+            self._parent = grown
+            self._reason = np.concatenate([self._reason, np.zeros_like(self._reason)])
+        return np.arange(start, self.size)
+
+    def find(self, ids):
+        """The representative of each entry's class, in the shape of `ids`."""
+        parent = self._parent
+        roots = parent[ids]
+        while True:
+            above = parent[roots]
+            if (above == roots).all():
+                parent[ids] = roots
+                return roots
+            roots = above
+
+    def union(self, a, b):
+        """Make `a[i]` and `b[i]` one class, for all i (the arrays broadcast)."""
+        while True:
+            a, b = self.find(a), self.find(b)
+            differ = a != b
+            if not differ.any():
+                return
+            a, b = np.broadcast_arrays(a, b)
+            a, b = a[differ], b[differ]
+            low, high = np.minimum(a, b), np.maximum(a, b)
+            np.minimum.at(self._parent, high, low)
+            np.maximum.at(self._reason, self._parent[high], self._reason[high])
+
+    def pin(self, ids, reason):
+        """Keep the classes of `ids` whole, whatever else is cut; the first reason stands."""
+        roots = self.find(ids)
+        free = roots[self._reason[roots] == 0]
+        if free.size:
+            if reason not in self._reasons:
+                self._reasons.append(reason)
+            self._reason[free] = self._reasons.index(reason)
+
+    def reasons(self, ids):
+        """Index of the reason why each entry is pinned, 0 where it is not; see `reason`."""
+        return self._reason[self.find(ids)]
+
+    def reason(self, index):
+        """The text behind an index of `reasons`."""
+        return self._reasons[index]
+
+    def classes(self, ids):
+        """Class of each entry; all pinned entries count as one class, -1."""
+        roots = self.find(ids)
+        return np.where(self._reason[roots] > 0, -1, roots)
+
+
+def compact(array):
+    """`array` with every axis that is a broadcast view cut down to size 1."""
+    return array[tuple(slice(0, 1) if step == 0 else slice(None) for step in array.strides)]
+
+
+def spread(ids, shape, axis=-1):
+    """An identity array of `shape` that varies along `axis` only, where it is `ids`; a view."""
+    view = [1] * len(shape)
+    view[axis] = -1
+    return np.broadcast_to(ids.reshape(view), shape)
+
+
+def varying_axes(classes):
+    """The axes along which an array of classes is not constant."""
+    return [
+        axis
+        for axis, size in enumerate(classes.shape)
+        if size > 1 and (classes != classes.take([0], axis)).any()
+    ]
+
+
+def rows(array, axis):
+    """A compact array as a matrix: one row per index on `axis`."""
+    moved = np.moveaxis(array, axis, 0)
+    return moved.reshape(len(moved), -1)

@@ -1,0 +1,114 @@
+"""Products of tensors: matmul, einsum, dot. Contracted channels of both sides are one channel."""
+
+import string
+
+import numpy as np
+from keras import layers
+
+from aip_tf.channels.identities import IdentityArray, spread
+from aip_tf.channels.rules.table import keep_all, operations, register_channel_rule
+
+
+def contract(call, tensors, subscripts, target):
+    """A product by subscripts, in einsum's notation: one letter for each axis.
+
+    A letter along which an operand's channels lie must carry channels in every operand that has
+    it: those are unified. Only one operand may bring channels into the output; a Gram matrix, in
+    which two axes vary, keeps those of the others.
+    """
+    axes = [call.settle(x) for x in tensors]
+    letters = [None if a is None else s[a] for a, s in zip(axes, subscripts, strict=True)]
+    channels = {}
+    for letter in dict.fromkeys(filter(None, letters)):
+        owners = [i for i, s in enumerate(subscripts) if letter in s]
+        ids = [call.channels(tensors[i], axes[i]) for i in owners if letters[i] == letter]
+        sizes = {tensors[i].shape[subscripts[i].index(letter)] for i in owners}
+        if len(ids) < len(owners) or len(sizes) > 1:
+            for i in ids:
+                call.pin(i, f"{call.label} meets them with an axis that has no channels")
+        for other in ids[1:]:
+            if len(other) == len(ids[0]):
+                call.unify(ids[0], other)
+        channels[letter] = ids[0]
+    left = [letter for letter in channels if letter in target]
+    for letter in left[1:]:
+        call.pin(channels[letter], f"{call.label} forms an outer product")
+    return channels, left[0] if left else None
+
+
+def product(call, tensors, subscripts, target):
+    """The identity array of an einsum's output, with its multiply-accumulates declared."""
+    if not all(isinstance(x, IdentityArray) for x in tensors):
+        return keep_all(call, f"{call.path} multiplies by a constant")
+    channels, letter = contract(call, tensors, subscripts, target)
+    sizes = {}
+    for x, s in zip(tensors, subscripts, strict=True):
+        for c, size in zip(s, x.shape, strict=True):
+            sizes[c] = max(size, sizes.get(c, 1))
+    shape = tuple(sizes[c] for c in target)
+    if letter is None:
+        y = call.pinned(shape, f"{call.label} makes these entries of all channels")
+    else:
+        y = spread(channels[letter], shape, target.index(letter))
+    inner = [c for c in sizes if c not in target]
+    ids = [channels[c] for c in inner if c in channels]
+    call.macs(y, *ids, factor=int(np.prod([sizes[c] for c in inner if c not in channels])))
+    return y
+
+
+def _letters(count, start=0):
+    return list(string.ascii_letters[start : start + count])
+
+
+@register_channel_rule(*operations("Matmul"))
+def matmul(call, x, y):
+    """The last axis with the last but one; the axes in front are aligned at the end."""
+    if not isinstance(y, IdentityArray) or not isinstance(x, IdentityArray):
+        return _matmul_constant(call, x, y)
+    if min(x.ndim, y.ndim) < 2:
+        return keep_all(call, f"{call.path} multiplies by a vector")
+    batch = _letters(max(x.ndim, y.ndim) - 2)
+    first = batch[len(batch) - (x.ndim - 2) :] + ["Y", "K"]
+    second = batch[len(batch) - (y.ndim - 2) :] + ["K", "Z"]
+    return product(call, [x, y], [first, second], [*batch, "Y", "Z"])
+
+
+def _matmul_constant(call, x, y):
+    """A constant matrix behind a tensor is sliced with the channels that it reads."""
+    if not isinstance(x, IdentityArray) or np.ndim(y) != 2:
+        return keep_all(call, f"{call.path} multiplies by a constant")
+    rows = call.constant(y, 1)
+    call.pin(rows[0], f"{call.path} makes these channels by a constant")
+    for i in range(1, rows.shape[1]):
+        call.unify(rows[:, i], rows[:, 0])
+    return keep_all(call, f"{call.path} multiplies by a constant")
+
+
+@register_channel_rule(*operations("Einsum"))
+def einsum(call, *tensors):
+    """Any product without an ellipsis or a repeated letter in one operand."""
+    subscripts = call.operation.subscripts.replace(" ", "")
+    plain = "..." not in subscripts and "->" in subscripts
+    if plain:
+        inputs, target = subscripts.split("->")
+        parts = inputs.split(",")
+        plain = all(len(set(p)) == len(p) for p in parts)
+    if not plain:
+        return keep_all(call, f"{call.path} has the subscripts {call.operation.subscripts}")
+    return product(call, list(tensors), [list(p) for p in parts], list(target))
+
+
+@register_channel_rule(layers.Dot)
+def dot(call, tensors):
+    """One axis of each, samples apart; the rest of both stands side by side."""
+    layer = call.operation
+    x, y = tensors
+    axes = layer.axes if isinstance(layer.axes, tuple | list) else (layer.axes, layer.axes)
+    if layer.normalize or not all(isinstance(a, int) for a in axes):
+        return keep_all(call, f"{call.path} normalises or contracts several axes")
+    first = ["N", *_letters(x.ndim - 1)]
+    second = ["N", *_letters(y.ndim - 1, 13)]
+    first[axes[0] % x.ndim] = second[axes[1] % y.ndim] = "K"
+    target = [c for c in first if c != "K"] + [c for c in second if c not in "NK"]
+    out = product(call, tensors, [first, second], target)
+    return out.reshape(out.shape[0], 1) if len(target) == 1 else out

@@ -1,0 +1,153 @@
+"""Layers that make channels from channels: convolutions, dense layers, embeddings."""
+
+import numpy as np
+from keras import layers
+
+from aip_tf.channels.identities import spread
+from aip_tf.channels.rules.elementwise import activate
+from aip_tf.channels.rules.table import keep_all, register_channel_rule
+
+
+def channel_axis(layer):
+    """The axis of the channels in the tensors of a layer with a data format."""
+    return 1 if getattr(layer, "data_format", None) == "channels_first" else -1
+
+
+@register_channel_rule(layers.Conv1D, layers.Conv2D, layers.Conv3D)
+def convolution(call, x):
+    """Rule R4: a channel is the same slot in every conv group; depthwise if groups are inputs."""
+    layer, axis = call.operation, channel_axis(call.operation)
+    inputs = call.channels(x, axis)
+    if layer.groups == len(inputs) > 1:
+        return _one_input_per_group(call, x, inputs)
+    slots = call.slots(inputs, layer.groups) if layer.groups > 1 else inputs
+    outputs = np.tile(call.new(layer.filters // layer.groups), layer.groups)
+    call.weight(layer.kernel, -2, slots, "consumer")
+    call.weight(layer.kernel, -1, outputs, "producer")
+    call.weight(layer.bias, 0, outputs, "producer")
+    call.config("filters", outputs)
+    y = spread(outputs, call.shape, axis)
+    call.macs(y, slots, factor=int(np.prod(layer.kernel_size)))
+    return activate(call, y, layer.activation)
+
+
+def _one_input_per_group(call, x, inputs):
+    layer, axis = call.operation, channel_axis(call.operation)
+    outputs = np.repeat(inputs, layer.filters // layer.groups)
+    call.weight(layer.kernel, -1, outputs, "channelwise")
+    call.weight(layer.bias, 0, outputs, "channelwise")
+    call.config("filters", outputs)
+    call.config("groups", inputs)
+    y = spread(outputs, call.shape, axis)
+    call.macs(y, factor=int(np.prod(layer.kernel_size)))
+    return activate(call, y, layer.activation)
+
+
+@register_channel_rule(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+def transposed_convolution(call, x):
+    """The kernel has the outputs before the inputs."""
+    layer, axis = call.operation, channel_axis(call.operation)
+    inputs, outputs = call.channels(x, axis), call.new(layer.filters)
+    call.weight(layer.kernel, -1, inputs, "consumer")
+    call.weight(layer.kernel, -2, outputs, "producer")
+    call.weight(layer.bias, 0, outputs, "producer")
+    call.config("filters", outputs)
+    call.macs(x, outputs, factor=int(np.prod(layer.kernel_size)))
+    return activate(call, spread(outputs, call.shape, axis), layer.activation)
+
+
+@register_channel_rule(layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+def depthwise_convolution(call, x):
+    """Input g makes outputs g*m .. g*m + m-1 for depth multiplier m."""
+    layer, axis = call.operation, channel_axis(call.operation)
+    inputs = call.channels(x, axis)
+    outputs = np.repeat(inputs, layer.depth_multiplier)
+    call.weight(layer.kernel, -2, inputs, "channelwise")
+    call.weight(layer.bias, 0, outputs, "channelwise")
+    y = spread(outputs, call.shape, axis)
+    call.macs(y, factor=int(np.prod(layer.kernel_size)))
+    return activate(call, y, layer.activation)
+
+
+@register_channel_rule(layers.SeparableConv1D, layers.SeparableConv2D)
+def separable_convolution(call, x):
+    """A depthwise convolution, then one with kernel size 1."""
+    layer, axis = call.operation, channel_axis(call.operation)
+    inputs = call.channels(x, axis)
+    middle = np.repeat(inputs, layer.depth_multiplier)
+    outputs = call.new(layer.filters)
+    call.weight(layer.depthwise_kernel, -2, inputs, "channelwise")
+    call.weight(layer.pointwise_kernel, -2, middle, "consumer")
+    call.weight(layer.pointwise_kernel, -1, outputs, "producer")
+    call.weight(layer.bias, 0, outputs, "producer")
+    call.config("filters", outputs)
+    y = spread(outputs, call.shape, axis)
+    between = list(call.shape)
+    between[axis] = len(middle)
+    call.macs(spread(middle, between, axis), factor=int(np.prod(layer.kernel_size)))
+    call.macs(y, middle)
+    return activate(call, y, layer.activation)
+
+
+def positionwise(call, x):
+    """Rule R3: new channels that arise while another axis varies are kept, that axis lives on."""
+    axis = call.settle(x)
+    if axis is None or axis == x.ndim - 1:
+        return None
+    return spread(call.channels(x, axis), call.shape, axis)
+
+
+@register_channel_rule(layers.Dense)
+def dense(call, x):
+    """Mixes the last axis."""
+    layer = call.operation
+    mixed = positionwise(call, x)
+    if mixed is not None:
+        call.macs(mixed, factor=x.shape[-1])
+        return activate(call, mixed, layer.activation)
+    inputs, outputs = call.channels(x), call.new(layer.units)
+    call.weight(layer.kernel, 0, inputs, "consumer")
+    call.weight(layer.kernel, 1, outputs, "producer")
+    call.weight(layer.bias, 0, outputs, "producer")
+    call.config("units", outputs)
+    y = spread(outputs, call.shape)
+    call.macs(y, inputs)
+    return activate(call, y, layer.activation)
+
+
+@register_channel_rule(layers.EinsumDense)
+def einsum_dense(call, x):
+    """As Dense where the last axis of the input alone is contracted, as in `...a,ab->...b`."""
+    layer = call.operation
+    source, rest = layer.equation.replace("...", "").split(",")
+    kernel, target = rest.split("->")
+    simple = (
+        len(kernel) == 2
+        and source.endswith(kernel[0])
+        and target.endswith(kernel[1])
+        and source[:-1] == target[:-1]
+        and (layer.bias is None or layer.bias.shape == (layer.kernel.shape[1],))
+    )
+    if not simple or call.settle(x) not in (None, x.ndim - 1):
+        return keep_all(call, f"{call.path} has the equation {layer.equation}")
+    inputs, outputs = call.channels(x), call.new(layer.kernel.shape[1])
+    call.weight(layer.kernel, 0, inputs, "consumer")
+    call.weight(layer.kernel, 1, outputs, "producer")
+    call.weight(layer.bias, 0, outputs, "producer")
+    shape = layer.get_config()["output_shape"]
+    shape = list(shape) if isinstance(shape, tuple | list) else [shape]
+    call.config("output_shape", outputs, lambda kept: (*shape[:-1], kept.count(outputs)))
+    y = spread(outputs, call.shape)
+    call.macs(y, inputs)
+    return activate(call, y, layer.activation)
+
+
+@register_channel_rule(layers.Embedding)
+def embedding(call, x):
+    """Integers in, one vector for each."""
+    layer = call.operation
+    call.pin(x, f"{call.label} reads integers")
+    outputs = call.new(layer.output_dim)
+    call.weight(layer.weights[0], 1, outputs, "producer")
+    call.config("output_dim", outputs)
+    return spread(outputs, call.shape)

@@ -1,0 +1,317 @@
+"""Operations that compute each entry from the entries at the same place."""
+
+import keras
+import numpy as np
+from keras import layers
+
+from aip_tf import _keras
+from aip_tf.channels.identities import IdentityArray, compact
+from aip_tf.channels.rules.table import keep_all, operations, register_channel_rule
+
+_ACTIVATIONS = [
+    "celu",
+    "elu",
+    "exponential",
+    "gelu",
+    "hard_shrink",
+    "hard_sigmoid",
+    "hard_silu",
+    "hard_swish",
+    "hard_tanh",
+    "leaky_relu",
+    "linear",
+    "log_sigmoid",
+    "mish",
+    "relu",
+    "relu6",
+    "selu",
+    "sigmoid",
+    "silu",
+    "soft_shrink",
+    "softplus",
+    "softsign",
+    "sparse_plus",
+    "sparse_sigmoid",
+    "squareplus",
+    "swish",
+    "tanh",
+    "tanh_shrink",
+    "threshold",
+]
+ELEMENTWISE_ACTIVATIONS = {getattr(keras.activations, name, None) for name in _ACTIVATIONS} - {None}
+
+_UNARY = [
+    "Absolute",
+    "Arccos",
+    "Arccosh",
+    "Arcsin",
+    "Arcsinh",
+    "Arctan",
+    "Arctanh",
+    "Cast",
+    "Cbrt",
+    "Ceil",
+    "Celu",
+    "Clip",
+    "Conjugate",
+    "ConvertToTensor",
+    "Copy",
+    "Cos",
+    "Cosh",
+    "Deg2rad",
+    "Elu",
+    "Erf",
+    "Erfc",
+    "Erfinv",
+    "Exp",
+    "Exp2",
+    "Expm1",
+    "Floor",
+    "Gelu",
+    "HardShrink",
+    "HardSigmoid",
+    "HardSilu",
+    "HardTanh",
+    "Imag",
+    "Isfinite",
+    "Isinf",
+    "Isnan",
+    "LeakyRelu",
+    "Log",
+    "Log10",
+    "Log1p",
+    "Log2",
+    "LogSigmoid",
+    "LogicalNot",
+    "NanToNum",
+    "Negative",
+    "OnesLike",
+    "Rad2deg",
+    "Real",
+    "Reciprocal",
+    "Relu",
+    "Relu6",
+    "Round",
+    "Rsqrt",
+    "SaturateCast",
+    "Selu",
+    "Sigmoid",
+    "Sign",
+    "Silu",
+    "Sin",
+    "Sinh",
+    "SoftShrink",
+    "Softplus",
+    "Softsign",
+    "SparsePlus",
+    "SparseSigmoid",
+    "Sqrt",
+    "Square",
+    "Squareplus",
+    "StopGradient",
+    "Tan",
+    "Tanh",
+    "TanhShrink",
+    "Threshold",
+    "Trunc",
+    "ZerosLike",
+]
+
+_BINARY = [
+    "Arctan2",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+    "Divide",
+    "DivideNoNan",
+    "Equal",
+    "FloorDivide",
+    "Fmax",
+    "Fmin",
+    "Fmod",
+    "Greater",
+    "GreaterEqual",
+    "Hypot",
+    "Less",
+    "LessEqual",
+    "Logaddexp",
+    "LogicalAnd",
+    "LogicalOr",
+    "LogicalXor",
+    "Maximum",
+    "Minimum",
+    "Mod",
+    "Multiply",
+    "NotEqual",
+    "Power",
+    "TrueDivide",
+    "Where",
+]
+
+
+def activate(call, x, activation):
+    """`x` behind an activation function: unchanged if it works entry by entry, else kept whole."""
+    if activation is None or activation in ELEMENTWISE_ACTIVATIONS:
+        return x
+    name = getattr(activation, "__name__", type(activation).__name__)
+    call.pin(x, f"{call.path} applies the activation {name} across channels or unknown")
+    return x
+
+
+@register_channel_rule(
+    layers.ActivityRegularization,
+    layers.AlphaDropout,
+    layers.Dropout,
+    layers.ELU,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.Identity,
+    layers.LeakyReLU,
+    layers.ReLU,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.SpatialDropout3D,
+    *operations(*_UNARY),
+)
+def unary(call, x, *bounds, **settings):
+    """Each entry alone: nothing changes. (Dropout with a noise shape is not that simple.)"""
+    if getattr(call.operation, "noise_shape", None) is not None:
+        return keep_all(call, f"{call.path} has a noise_shape")
+    if any(isinstance(b, IdentityArray) for b in bounds) or isinstance(x, list):
+        return keep_all(call, f"{call.path} has tensors as settings")
+    return x
+
+
+@register_channel_rule(layers.Activation)
+def activation(call, x):
+    """An activation layer."""
+    if call.operation.activation is keras.activations.softmax:
+        return softmax(call, x)
+    return activate(call, x, call.operation.activation)
+
+
+@register_channel_rule(layers.Softmax, *operations("Softmax", "LogSoftmax", "Sparsemax"))
+def softmax(call, x, mask=None):
+    """Every entry depends on all others along the axis: channels that lie there are kept."""
+    axis = getattr(call.operation, "axis", -1)
+    axes = [a % x.ndim for a in (axis if isinstance(axis, tuple | list) else [axis])]
+    if call.settle(x) in axes:
+        call.pin(x, f"{call.label} normalises over these channels")
+    if mask is not None:
+        return broadcast(call, x, mask)
+    return x
+
+
+@register_channel_rule(layers.PReLU)
+def prelu(call, x):
+    """One slope per entry, shared along the shared axes."""
+    axis = call.settle(x)
+    alpha = call.operation.alpha
+    if axis and alpha.shape[axis - 1] > 1:
+        call.weight(alpha, axis - 1, call.channels(x, axis), "channelwise")
+    return x
+
+
+@register_channel_rule(layers.Rescaling)
+def rescaling(call, x):
+    """Scale and offset: one number, or one for each channel (then edited)."""
+    for key in ("scale", "offset"):
+        value = getattr(call.operation, key)
+        if np.ndim(value) == 1:
+            ids = call.channels(x)
+            call.config(key, ids, lambda kept, v=value, ids=ids: np.asarray(v)[kept(ids)].tolist())
+        elif np.ndim(value) > 1:
+            call.pin(x, f"{call.label} has a {key} of several axes")
+    return x
+
+
+def broadcast(call, *values, residual=False):
+    """Rule R2: unify entry by entry, with numpy's broadcasting.
+
+    An operand of size 1 that is stretched along an axis on which another varies is kept whole: its
+    one channel belongs to all of theirs.
+    """
+    arrays = []
+    for key, value in enumerate(values):
+        if isinstance(value, IdentityArray):
+            arrays.append(value)
+        elif np.ndim(value):
+            arrays.append(call.constant(value, key))
+    rank = max(x.ndim for x in arrays)
+    arrays = [x.reshape((1,) * (rank - x.ndim) + x.shape) if x.ndim < rank else x for x in arrays]
+    shape = np.broadcast_shapes(*(x.shape for x in arrays))
+    axes = [call.settle(x) for x in arrays]
+    widths = [1 if a is None else x.shape[a] for x, a in zip(arrays, axes, strict=True)]
+    first = int(np.argmax(widths))
+    output, varying = arrays[first], axes[first]
+    result = np.broadcast_to(compact(output), shape)
+    for x, axis in zip(arrays, axes, strict=True):
+        if x is output:
+            continue
+        if varying is not None and x.shape[varying] < shape[varying]:
+            call.pin(x, f"{call.label} stretches it over other channels")
+        elif axis is not None and output.shape[axis] < shape[axis]:
+            call.pin(x, f"{call.label} forms an outer product")
+        else:
+            call.unify(*np.broadcast_arrays(compact(x), compact(output)))
+    if residual and len(arrays) > 1:
+        call.residual(output)
+    return result
+
+
+@register_channel_rule(*operations(*_BINARY))
+def binary(call, *values):
+    """Two or three operands, tensors or constants."""
+    return broadcast(call, *values)
+
+
+@register_channel_rule(*operations("Add", "Subtract"))
+def addition(call, *values):
+    """A sum of two operands."""
+    return broadcast(call, *values, residual=True)
+
+
+@register_channel_rule(layers.Multiply, layers.Maximum, layers.Minimum)
+def merge(call, values):
+    """Keras' merging layers work on a list."""
+    return broadcast_layer(call, values)
+
+
+@register_channel_rule(layers.Add, layers.Subtract, layers.Average)
+def sum_layer(call, values):
+    """Merging layers that sum: a residual connection."""
+    return broadcast_layer(call, values, residual=True)
+
+
+def broadcast_layer(call, values, residual=False):
+    """Merging layers align operands of lower rank behind the batch axis, not at the end."""
+    rank = max(x.ndim for x in values)
+    aligned = [
+        x if x.ndim == rank else x.reshape(x.shape[0], *(1,) * (rank - x.ndim), *x.shape[1:])
+        for x in values
+    ]
+    return broadcast(call, *(x.view(IdentityArray) for x in aligned), residual=residual)
+
+
+_application_layers = _keras.application_layers()
+
+
+@register_channel_rule(_application_layers["StochasticDepth"])
+def stochastic_depth(call, x):
+    """Drops whole samples."""
+    return x
+
+
+@register_channel_rule(_application_layers["CustomScaleLayer"])
+def scaled_sum(call, values):
+    """Inception-ResNet's `x + scale * residual`."""
+    return broadcast(call, *values, residual=True)
+
+
+@register_channel_rule(_application_layers["LayerScale"])
+def layer_scale(call, x):
+    """ConvNeXt's learnt factor for each channel."""
+    ids = call.channels(x)
+    call.weight(call.operation.gamma, 0, ids, "channelwise")
+    call.config("projection_dim", ids)
+    return x

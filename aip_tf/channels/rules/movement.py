@@ -1,0 +1,414 @@
+"""Operations that only move data: applied to the identity array itself, so no index is written."""
+
+import numpy as np
+from keras import layers
+
+from aip_tf import _keras
+from aip_tf.channels.identities import IdentityArray, compact, spread
+from aip_tf.channels.rules.table import keep_all, operations, register_channel_rule
+
+
+def full(x):
+    """The identity array with every entry addressable (numpy copies where it must)."""
+    return np.asarray(x)
+
+
+# --- shape ------------------------------------------------------------------------------------
+
+
+@register_channel_rule(layers.Flatten)
+def flatten(call, x):
+    """Flatten; Keras moves the channels last first where they are first."""
+    if call.operation.data_format == "channels_first" and x.ndim > 1:
+        x = np.moveaxis(x, 1, -1)
+    return full(x).reshape(x.shape[0], -1)
+
+
+@register_channel_rule(*operations("Ravel"))
+def ravel(call, x):
+    """All axes become one."""
+    return full(x).reshape(-1)
+
+
+def _edited_size(call, wanted, y, skip):
+    """The target shape for what is left of `y`; -1 stays -1."""
+    return lambda kept: tuple(
+        w if w in (-1, None) else s for w, s in zip(wanted, kept.shape(y)[skip:], strict=True)
+    )
+
+
+@register_channel_rule(layers.Reshape)
+def reshape(call, x):
+    """The target shape lacks the batch axis."""
+    wanted = tuple(call.operation.target_shape)
+    y = full(x).reshape(x.shape[0], *wanted)
+    call.config("target_shape", y, _edited_size(call, wanted, y, skip=1))
+    return y
+
+
+@register_channel_rule(*operations("Reshape"))
+def ops_reshape(call, x):
+    """The new shape has the batch axis: -1, or a number that fits no trace with batch size 1."""
+    wanted = call.operation.newshape
+    wanted = (wanted,) if isinstance(wanted, int) else tuple(wanted)
+    numbers = tuple(-1 if w is None else w for w in wanted)
+    try:
+        y = full(x).reshape(numbers)
+    except ValueError:
+        return keep_all(call, f"{call.path} reshapes the batch axis to {wanted}")
+    call.config("newshape", y, _edited_size(call, wanted, y, skip=0))
+    return y
+
+
+@register_channel_rule(layers.Permute)
+def permute(call, x):
+    """Axes in a new order; the batch axis stays."""
+    return np.transpose(x, (0, *call.operation.dims))
+
+
+@register_channel_rule(layers.RepeatVector)
+def repeat_vector(call, x):
+    """A vector for each of n steps."""
+    return np.broadcast_to(x[:, None, :], (x.shape[0], call.operation.n, x.shape[1]))
+
+
+@register_channel_rule(*operations("Transpose"))
+def transpose(call, x):
+    """Axes in a new order."""
+    return np.transpose(x, call.operation.axes)
+
+
+@register_channel_rule(*operations("Moveaxis"))
+def moveaxis(call, x):
+    """One or several axes to another place."""
+    return np.moveaxis(x, call.operation.source, call.operation.destination)
+
+
+@register_channel_rule(*operations("Swapaxes"))
+def swapaxes(call, x):
+    """Two axes exchanged."""
+    return np.swapaxes(x, call.operation.axis1, call.operation.axis2)
+
+
+@register_channel_rule(*operations("ExpandDims"))
+def expand_dims(call, x):
+    """New axes of size 1."""
+    axis = call.operation.axis
+    return np.expand_dims(x, tuple(axis) if isinstance(axis, list) else axis)
+
+
+@register_channel_rule(*operations("Squeeze"))
+def squeeze(call, x):
+    """Axes of size 1 go. A model squeezes no batch axis, so axis=None keeps it."""
+    axis = call.operation.axis
+    if axis is None:
+        axis = tuple(a for a in range(1, x.ndim) if x.shape[a] == 1)
+    return np.squeeze(x, tuple(axis) if isinstance(axis, list) else axis)
+
+
+@register_channel_rule(*operations("Flip"))
+def flip(call, x):
+    """Reversed along axes."""
+    return np.flip(x, call.operation.axis)
+
+
+@register_channel_rule(*operations("Roll"))
+def roll(call, x):
+    """Rolled by a fixed number: exact only along axes on which the channels do not lie."""
+    axis = call.operation.axis
+    axes = [axis] if isinstance(axis, int) else axis
+    if axes is None or call.settle(x) in [a % x.ndim for a in axes]:
+        return keep_all(call, f"{call.path} rolls these channels")
+    return x
+
+
+# --- joining and repeating ----------------------------------------------------------------------
+
+
+def _joined(arrays, axis):
+    axis = axis % arrays[0].ndim
+    small = [compact(x) for x in arrays]
+    shape = [max(x.shape[a] for x in small) for a in range(arrays[0].ndim)]
+    pieces = []
+    for x, s in zip(arrays, small, strict=True):
+        shape[axis] = x.shape[axis]
+        pieces.append(np.broadcast_to(s, shape))
+    joined = np.concatenate(pieces, axis)
+    shape = list(arrays[0].shape)
+    shape[axis] = joined.shape[axis]
+    return np.broadcast_to(joined, shape)
+
+
+@register_channel_rule(layers.Concatenate, *operations("Concatenate"))
+def concatenate(call, arrays):
+    """Side by side, on any axis."""
+    if not all(isinstance(x, IdentityArray) for x in arrays):
+        return keep_all(call, f"{call.path} joins a constant")
+    return _joined(arrays, call.operation.axis)
+
+
+@register_channel_rule(*operations("Stack"))
+def stack(call, arrays):
+    """A new axis."""
+    if not all(isinstance(x, IdentityArray) for x in arrays):
+        return keep_all(call, f"{call.path} stacks a constant")
+    axis = call.operation.axis % (arrays[0].ndim + 1)
+    return _joined([np.expand_dims(x, axis) for x in arrays], axis)
+
+
+@register_channel_rule(*operations("Tile"))
+def tile(call, x):
+    """Repeated as a whole."""
+    return np.tile(x, call.operation.repeats)
+
+
+@register_channel_rule(*operations("Repeat"))
+def repeat(call, x):
+    """Each entry repeated."""
+    if not isinstance(call.operation.repeats, int):
+        return keep_all(call, f"{call.path} repeats by a different number at each index")
+    return np.repeat(x, call.operation.repeats, call.operation.axis)
+
+
+@register_channel_rule(*operations("BroadcastTo"))
+def broadcast_to(call, x):
+    """Stretched to a shape, which is edited."""
+    wanted = tuple(call.operation.shape)
+    y = np.broadcast_to(x, (x.shape[0], *wanted[1:]))
+    call.config("shape", y, lambda kept: (wanted[0], *kept.shape(y)[1:]))
+    return y
+
+
+# --- padding ------------------------------------------------------------------------------------
+
+
+def padded(call, x, widths, edit):
+    """Rule R5. Along the axis of the channels every padded index is a channel of its own.
+
+    Args:
+        widths: `{axis: (before, after)}`.
+        edit: `edit(axis, value)` declares that the widths of an axis become `value(kept)`.
+    """
+    varying = call.settle(x)
+    shape = list(x.shape)
+    for axis, (before, after) in widths.items():
+        shape[axis] += before + after
+    before, after = widths.get(varying, (0, 0))
+    if not before and not after:
+        if varying is None:
+            return (
+                spread(call.channels(x), shape)
+                if x.shape[-1] == shape[-1]
+                else (call.pinned(shape, f"{call.path} pads channels that are kept"))
+            )
+        return spread(call.channels(x, varying), shape, varying)
+    first, last = call.anonymous((before,)), call.anonymous((after,))
+    ids = np.concatenate([first, call.channels(x, varying), last])
+    edit(varying, ids, lambda kept: (kept.count(first), kept.count(last)))
+    return spread(ids, shape, varying)
+
+
+@register_channel_rule(layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
+def zero_padding(call, x):
+    """Padding of the spatial axes, which a Permute may have made the channels' axis."""
+    layer = call.operation
+    sizes = layer.padding
+    sizes = [tuple(sizes)] if isinstance(sizes[0], int) else [tuple(s) for s in sizes]
+    start = 2 if getattr(layer, "data_format", None) == "channels_first" else 1
+
+    def edit(axis, ids, value):
+        def padding(kept):
+            edited = [*sizes]
+            edited[axis - start] = value(kept)
+            return edited[0] if len(edited) == 1 else tuple(edited)
+
+        call.config("padding", ids, padding)
+
+    return padded(call, x, {start + i: s for i, s in enumerate(sizes)}, edit)
+
+
+@register_channel_rule(*operations("Pad"))
+def pad(call, x, constant_values=None):
+    """Any axes; modes that copy entries work only where they copy no channels."""
+    sizes = list(call.operation.pad_width)
+    sizes = sizes * x.ndim if len(sizes) == 1 else sizes
+    widths = {a: tuple(s) for a, s in enumerate(sizes)}
+    if call.operation.mode != "constant" and any(widths.get(call.settle(x), ())):
+        return keep_all(call, f"{call.path} pads these channels with copies")
+
+    def edit(axis, ids, value):
+        call.config(
+            "pad_width", ids, lambda kept: tuple([*sizes[:axis], value(kept), *sizes[axis + 1 :]])
+        )
+
+    return padded(call, x, widths, edit)
+
+
+# --- parts --------------------------------------------------------------------------------------
+
+
+@register_channel_rule(layers.Cropping1D, layers.Cropping2D, layers.Cropping3D)
+def cropping(call, x):
+    """Cropping of the spatial axes."""
+    layer = call.operation
+    sizes = layer.cropping
+    sizes = [tuple(sizes)] if isinstance(sizes[0], int) else [tuple(s) for s in sizes]
+    start = 2 if getattr(layer, "data_format", None) == "channels_first" else 1
+    cut = [slice(None)] * x.ndim
+    for i, (before, after) in enumerate(sizes):
+        cut[start + i] = slice(before, x.shape[start + i] - after)
+    varying = call.settle(x)
+    if varying is not None and start <= varying < start + len(sizes):
+        ids, (before, after) = call.channels(x, varying), sizes[varying - start]
+        last = len(ids) - after
+
+        def edited(kept):
+            new = [*sizes]
+            new[varying - start] = (kept.count(ids[:before]), kept.count(ids[last:]))
+            return new[0] if len(new) == 1 else tuple(new)
+
+        call.config("cropping", ids, edited)
+    return x[tuple(cut)]
+
+
+def ranks(kept, ids, chosen):
+    """Where the kept ones of `ids[chosen]` stand among the kept ones of `ids`."""
+    mask = kept(ids)
+    chosen = np.asarray(chosen)
+    return (np.cumsum(mask) - 1)[chosen[mask[chosen]]]
+
+
+def as_slice(indices):
+    """The slice that selects `indices`, or None if they are no arithmetic progression."""
+    first = int(indices[0])
+    step = int(indices[1]) - first if len(indices) > 1 else 1
+    if step == 0 or not (np.diff(indices) == step).all():
+        return None
+    stop = int(indices[-1]) + (1 if step > 0 else -1)
+    return slice(first, None if stop < 0 else stop, step)
+
+
+@register_channel_rule(*operations("GetItem"))
+def getitem(call, x, key):
+    """Rule R8: the key is rewritten for the kept entries; what is no slice any more is taken."""
+    parts = list(key) if isinstance(key, tuple | list) else [key]
+    if not all(p is None or p is Ellipsis or isinstance(p, int | slice) for p in parts):
+        return keep_all(call, f"{call.path} selects by an array or tensor")
+    parts = _explicit(parts, x.ndim)
+    y = np.asarray(x[tuple(parts)])
+    if 0 in y.shape:
+        return keep_all(call, f"{call.path} selects along the batch axis")
+    varying = call.settle(x)
+    if varying is None:
+        return y
+    places = [i for i, p in enumerate(parts) if p is not None]
+    part = parts[places[varying]]
+    if part == slice(None):
+        return y
+    ids = call.channels(x, varying)
+    if isinstance(part, int):
+        call.pin(ids[part : part + 1 or None], f"{call.path} selects this channel by its index")
+    chosen = np.atleast_1d(np.arange(len(ids))[part])
+
+    def edit(kept, operation, args, kwargs):
+        tensor = args[0] if args else kwargs["x"]
+        indices = ranks(kept, ids, chosen)
+        found = int(indices[0]) if isinstance(part, int) else as_slice(indices)
+        if found is None:
+            take = _keras.new_operation("Take", operation.name + "_take", axis=varying)
+            tensor, found = take(tensor, indices.tolist()), slice(None)
+        new = list(parts)
+        new[places[varying]] = found
+        return operation(tensor, tuple(new))
+
+    call.replace(edit)
+    return y
+
+
+def _explicit(parts, rank):
+    """A key with one entry for every axis: the ellipsis spelled out."""
+    used = sum(p is not None and p is not Ellipsis for p in parts)
+    at = parts.index(Ellipsis) if Ellipsis in parts else len(parts)
+    rest = [slice(None)] * (rank - used)
+    return parts[:at] + rest + parts[at + 1 :]
+
+
+@register_channel_rule(*operations("Split"))
+def split(call, x):
+    """Parts of equal number of kept channels stay a number of sections, others become indices."""
+    sections, axis = call.operation.indices_or_sections, call.operation.axis % x.ndim
+    parts = np.split(x, sections, axis)
+    if call.settle(x) != axis:
+        return parts
+    ids = call.channels(x, axis)
+    pieces = np.split(ids, sections)
+
+    def edited(kept):
+        counts = [kept.count(p) for p in pieces]
+        if isinstance(sections, int) and len(set(counts)) == 1:
+            return sections
+        return tuple(np.cumsum(counts)[:-1].tolist())
+
+    call.config("indices_or_sections", ids, edited)
+    return parts
+
+
+@register_channel_rule(*operations("Unstack"))
+def unstack(call, x, num=None, axis=0):
+    """One tensor for each index; an axis of channels would change their number."""
+    axis = getattr(call.operation, "axis", axis) % x.ndim
+    if call.settle(x) == axis:
+        return keep_all(call, f"{call.path} unstacks these channels")
+    return [np.take(x, i, axis) for i in range(x.shape[axis])]
+
+
+@register_channel_rule(*operations("Take"))
+def take(call, x, indices):
+    """Entries by constant indices, which are ranked anew among the kept entries."""
+    axis = call.operation.axis
+    if isinstance(x, IdentityArray) is False or isinstance(indices, IdentityArray) or axis is None:
+        return keep_all(call, f"{call.path} selects by a tensor")
+    axis = axis % x.ndim
+    chosen = np.asarray(indices)
+    y = np.take(full(x), chosen, axis)
+    if call.settle(x) != axis:
+        return y
+    ids = call.channels(x, axis)
+    if chosen.ndim != 1:
+        call.pin(ids[chosen.reshape(-1)], f"{call.path} selects these channels by index")
+
+        def edit(kept, args, kwargs):
+            rank = np.cumsum(kept(ids)) - 1
+            return (args[0], rank[chosen].tolist()), {}
+    else:
+
+        def edit(kept, args, kwargs):
+            return (args[0], ranks(kept, ids, chosen % len(ids)).tolist()), {}
+
+    call.arguments(edit)
+    return y
+
+
+# --- pixel shuffles -----------------------------------------------------------------------------
+
+
+@register_channel_rule(*operations("DepthToSpace"))
+def depth_to_space(call, x):
+    """Channels (r, r, C) to an r times larger map of C channels."""
+    r = call.operation.block_size
+    if call.operation.data_format == "channels_first":
+        return keep_all(call, f"{call.path} has its channels first")
+    n, h, w, c = x.shape
+    y = full(x).reshape(n, h, w, r, r, c // (r * r)).transpose(0, 1, 3, 2, 4, 5)
+    return y.reshape(n, h * r, w * r, c // (r * r))
+
+
+@register_channel_rule(*operations("SpaceToDepth"))
+def space_to_depth(call, x):
+    """An r times smaller map of (r, r, C) channels."""
+    r = call.operation.block_size
+    if call.operation.data_format == "channels_first":
+        return keep_all(call, f"{call.path} has its channels first")
+    n, h, w, c = x.shape
+    y = full(x).reshape(n, h // r, r, w // r, r, c).transpose(0, 1, 3, 2, 4, 5)
+    return y.reshape(n, h // r, w // r, r * r * c)

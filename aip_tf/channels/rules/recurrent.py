@@ -1,0 +1,33 @@
+"""Recurrent layers: one channel per unit, the same slot in every gate."""
+
+import numpy as np
+from keras import layers
+
+from aip_tf.channels.identities import spread
+from aip_tf.channels.rules.elementwise import ELEMENTWISE_ACTIVATIONS
+from aip_tf.channels.rules.table import keep_all, register_channel_rule
+
+_GATES = {layers.LSTM: 4, layers.GRU: 3, layers.SimpleRNN: 1}
+
+
+@register_channel_rule(*_GATES)
+def recurrent(call, sequence):
+    """Kernels read the inputs and the units, and make the units of all gates side by side."""
+    layer = call.operation
+    cell, gates = layer.cell, _GATES[type(layer)]
+    functions = {cell.activation, getattr(cell, "recurrent_activation", None)} - {None}
+    if layer.stateful or call.settle(sequence) == 1 or not functions <= ELEMENTWISE_ACTIVATIONS:
+        return keep_all(call, f"{call.path} is stateful, mixes its units or runs along channels")
+    inputs, units = call.channels(sequence), call.new(layer.units)
+    outputs = np.tile(units, gates)
+    call.weight(cell.kernel, 0, inputs, "consumer")
+    call.weight(cell.kernel, 1, outputs, "producer")
+    call.weight(cell.recurrent_kernel, 0, units, "consumer")
+    call.weight(cell.recurrent_kernel, 1, outputs, "producer")
+    if cell.bias is not None:
+        call.weight(cell.bias, -1, outputs, "producer")
+    call.config("units", units)
+    steps = spread(outputs, (1, sequence.shape[1], len(outputs)))
+    call.macs(steps, inputs)
+    call.macs(steps, units)
+    return [spread(units, shape) for shape in call.shapes]

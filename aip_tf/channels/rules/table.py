@@ -1,0 +1,81 @@
+"""The table of rules, and what happens to an operation that is not in it."""
+
+import inspect
+
+from aip_tf import _keras
+
+_rules = {}
+
+
+def register_channel_rule(*operation_types):
+    """Teach the tracer a layer or operation; used as a decorator. Later registrations win.
+
+    The rule stands for exactly these classes: a subclass may compute something else, and what is
+    unknown is kept, never guessed.
+
+    Args:
+        *operation_types: subclasses of `keras.layers.Layer` or `keras.Operation`.
+
+    Returns:
+        A decorator for `rule(call, *args, **kwargs) -> identity arrays of the outputs`; `call` is
+        documented in `aip_tf.channels.trace.Call`.
+
+    Raises:
+        ValueError: if one of the types is not a class.
+
+    Example:
+
+    >>> class Scale(keras.layers.Layer):
+    ...     def build(self, shape):
+    ...         self.factor = self.add_weight(shape=(shape[-1],), name="factor")
+    ...     def call(self, x):
+    ...         return x * self.factor
+    >>> @aip_tf.register_channel_rule(Scale)
+    ... def scale(call, x):
+    ...     call.weight(call.operation.factor, 0, call.channels(x), "channelwise")
+    ...     return x
+    """
+    for operation_type in operation_types:
+        if not inspect.isclass(operation_type):
+            raise ValueError(
+                f"Received {operation_type!r} as an operation type. Expected a class, as in "
+                f"@register_channel_rule(MyLayer)."
+            )
+
+    def register(rule):
+        for operation_type in operation_types:
+            _rules[operation_type] = rule
+        return rule
+
+    return register
+
+
+def operations(*names):
+    """The classes behind functions of `keras.ops` by class name, where this Keras has them."""
+    return [found for name in names if (found := _keras.operation_type(name)) is not None]
+
+
+def rule_of(operation, kwargs):
+    """The rule for a call of `operation`, and the keyword arguments to call it with."""
+    kwargs = {k: v for k, v in kwargs.items() if v is not None and k != "training"}
+    rule = _rules.get(type(operation), unknown)
+    if kwargs and rule is not unknown:
+        parameters = inspect.signature(rule).parameters
+        catches_all = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+        if not catches_all and not set(kwargs) <= set(parameters):
+            rule = unknown
+    return rule, kwargs
+
+
+def unknown(call, *args, **kwargs):
+    """Everything that an operation without a rule touches is kept."""
+    kind = type(call.operation).__name__
+    reason = f"{call.path} has no channel rule (register_channel_rule({kind}) adds one)"
+    return keep_all(call, reason)
+
+
+def keep_all(call, reason):
+    """Pin what flows into a call and what flows out of it."""
+    for x in call.inputs:
+        call.pin(x, reason)
+    return [call.pinned(shape, reason) for shape in call.shapes]

@@ -1,0 +1,185 @@
+"""Rebuild a model with fewer channels, and build the masked twin that proves the cut."""
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from aip_tf import _keras
+from aip_tf.channels.groups import partition
+from aip_tf.channels.identities import compact
+
+
+def prune_channels(model, keep_masks, input_shape=None):
+    """A new model without the channels that the masks remove; `model` is not touched.
+
+    Weights, `trainable` flags, names, dtype policies, regularizers and the order of weights survive.
+    Sequential stays Sequential; a subclass of Functional comes back as plain `keras.Model`. The
+    result is not compiled.
+
+    Args:
+        model: a Functional or built Sequential `keras.Model`.
+        keep_masks: `{group name: bool array (num_channels,)}`, True = keep, for groups of
+            `find_channel_groups(model)`. Groups that are not named are kept whole.
+        input_shape: see `find_channel_groups`.
+
+    Returns:
+        A `keras.Model` whose outputs equal those of `mask_channels(model, keep_masks)`.
+
+    Raises:
+        ValueError: for an unknown group, a mask of another length or type or one that keeps
+            nothing, a model without a graph, a layer without `get_config`.
+
+    Example:
+
+    >>> group = aip_tf.find_channel_groups(model)[0]
+    >>> keep = np.arange(group.num_channels) % 2 == 0
+    >>> smaller = aip_tf.prune_channels(model, {group.name: keep})
+    """
+    found = partition(model, input_shape)
+    rebuild = _Rebuild(found.trace, found.kept(keep_masks))
+    with _keras.copying():
+        student = rebuild.model(model)
+    rebuild.copy_weights()
+    _keras.copy_flags(model, student)
+    return student
+
+
+class _Rebuild:
+    """One rebuilding: which copy stands for which layer, nested models included."""
+
+    def __init__(self, traced, kept):
+        self._tracer = traced.tracer
+        self._weights = traced.weights
+        self._kept = kept
+        self._copies = {}
+
+    def model(self, model):
+        """The copy of a model or nested model."""
+        if id(model) not in self._copies:
+            inputs = self._inputs(model)
+            if isinstance(model, keras.Sequential):
+                layers = [self._copy(layer) for layer in model.layers]
+                copy = _keras.copy_sequential(model, layers, inputs[0])
+            else:
+                structure = _keras.input_structure(model, inputs)
+                outputs = _keras.walk(model, inputs, self._visit)
+                copy = keras.Model(structure, outputs, name=model.name)
+            self._copies[id(model)] = (model, copy)
+        return self._copies[id(model)][1]
+
+    def _inputs(self, model):
+        given = self._tracer.nested_inputs.get(id(model))
+        symbols = _keras.graph_of(model).inputs
+        shapes = [x.shape for x in symbols]
+        if given:
+            shapes = [
+                (s[0], *(b if b is None else k for b, k in zip(s[1:], kept[1:], strict=True)))
+                for s, kept in zip(shapes, map(self._kept.shape, given), strict=True)
+            ]
+        return [_keras.copy_input(x, s) for x, s in zip(symbols, shapes, strict=True)]
+
+    def _visit(self, node, args, kwargs):
+        if _keras.is_graph(node.operation):
+            return self._copy(node.operation)(*args, **kwargs)
+        operation = self._copy(node.operation)
+        if id(node) in self._tracer.replacements:
+            return self._tracer.replacements[id(node)](self._kept, operation, args, kwargs)
+        if id(node) in self._tracer.argument_edits:
+            args, kwargs = self._tracer.argument_edits[id(node)](self._kept, args, kwargs)
+        return operation(*args, **kwargs)
+
+    def _copy(self, operation):
+        if _keras.is_graph(operation):
+            return self.model(operation)
+        if id(operation) not in self._copies:
+            edits = self._tracer.config_edits.get(id(operation), {})
+            changes = {
+                key: value(self._kept)
+                for key, (ids, value) in edits.items()
+                if not self._kept(compact(ids)).all()
+            }
+            self._copies[id(operation)] = (operation, _keras.copy_operation(operation, changes))
+        return self._copies[id(operation)][1]
+
+    def copy_weights(self):
+        """Slice every variable into its copy."""
+        for source, copy in self._copies.values():
+            if not isinstance(source, keras.layers.Layer) or _keras.is_graph(source):
+                continue
+            for old, new in zip(source.variables, copy.variables, strict=True):
+                new.assign(self._slice(old))
+            if hasattr(copy, "finalize_state"):  # Normalization derives tensors from its weights.
+                copy.finalize_state()
+
+    def _slice(self, variable):
+        weight = self._weights.get(id(variable))
+        if weight is None:
+            return variable.value
+        value = variable.numpy()
+        for axis in weight.axes:
+            mask = self._kept(axis.ids)
+            if not mask.all():
+                value = np.compress(mask, value, axis.axis)
+        return value
+
+
+def mask_channels(model, keep_masks, input_shape=None):
+    """The reference for a cut: `model` itself, with removed channels zeroed wherever they are read.
+
+    The inputs of every operation are multiplied by a constant 0/1 mask that is read off the
+    identity arrays of the trace, not off the indices that surgery uses. Normalisations over
+    channels use the kept channels only.
+
+    Args:
+        model, keep_masks, input_shape: see `prune_channels`.
+
+    Returns:
+        A `keras.Model` that shares the weights of `model`. It computes; it can be neither saved
+        nor cut.
+
+    Raises:
+        ValueError: see `prune_channels`.
+    """
+    found = partition(model, input_shape)
+    return _MaskedModel(model, found.trace, found.kept(keep_masks))
+
+
+class _MaskedModel(keras.Model):
+    def __init__(self, model, traced, kept):
+        super().__init__(name=f"{model.name}_masked")
+        self.model = model
+        self._kept = kept
+        self._calls = traced.calls
+        self._masks = [[_mask(kept, x) for x in call.inputs] for call in traced.calls]
+        self.built = True
+
+    def call(self, inputs):
+        calls = iter(zip(self._calls, self._masks, strict=True))
+
+        def run(operation, args, kwargs, path):
+            call, masks = next(calls)
+            removed = any(mask is not None for mask in masks)
+            if removed:
+                args, kwargs = _masked(args, kwargs, masks)
+            if removed and call.masked_call:
+                return call.masked_call(self._kept, operation, *args)
+            return operation(*args, **kwargs)
+
+        return _keras.run_graph(self.model, inputs, run)
+
+
+def _mask(kept, array):
+    mask = kept(compact(array))
+    return None if mask.all() else mask
+
+
+def _masked(args, kwargs, masks):
+    masks = iter(masks)
+
+    def apply(x):
+        if not keras.ops.is_tensor(x):
+            return x
+        mask = next(masks)
+        return x if mask is None else x * ops.cast(mask, x.dtype)
+
+    return tree.map_structure(apply, (args, kwargs))
