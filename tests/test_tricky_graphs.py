@@ -1,0 +1,89 @@
+"""Every tricky graph: groups as written by hand, law 1 with a negative control, law 2, costs."""
+
+import graphs_more  # noqa: F401  (registers the second half)
+import keras
+import laws
+import numpy as np
+import pytest
+from graphs import GRAPHS
+
+import aip_tf
+from aip_tf.cost import CostModel
+
+
+@pytest.fixture(params=GRAPHS.values(), ids=GRAPHS)
+def graph(request):
+    return request.param
+
+
+def build(graph, seed=0):
+    keras.utils.clear_session()
+    model, rng = graph.build(), np.random.default_rng(seed)
+    batch = laws.random_batch(model, rng)
+    return laws.randomize(model, rng, batch), batch, rng
+
+
+def test_there_are_enough_of_them():
+    assert len(GRAPHS) >= 45
+
+
+def test_groups_are_those_written_by_hand(graph):
+    model = graph.build()
+    groups = aip_tf.find_channel_groups(model)
+    found = laws.found_groups(model, groups)
+    assert found in laws.expected_groups(graph.groups)
+
+
+def test_what_must_stay_is_kept_with_a_reason(graph):
+    groups = aip_tf.find_channel_groups(graph.build())
+    prunable = {p for g in laws.cuttable(groups) for p in g.producers}
+    assert not prunable & set(graph.pinned)
+    assert all(bool(g.reason) != g.prunable for g in groups)
+    pinned = {p for g in groups if not g.prunable or g.num_channels == 1 for p in g.producers}
+    assert pinned >= set(graph.pinned)
+    assert any(graph.reason.lower() in g.reason.lower() for g in groups if not g.prunable)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_masked_is_cut_and_a_wrong_channel_shows(graph, seed):
+    model, batch, rng = build(graph, seed)
+    masks = laws.random_masks(aip_tf.find_channel_groups(model), rng)
+    before = laws.snapshot(model)
+    error, cut = laws.masked_is_cut(model, masks, batch)
+    assert error <= graph.tolerance
+    assert laws.snapshot(model) == before
+    moved = laws.negative_control(model, masks, batch, laws.run(cut, batch), rng, num_tries=12)
+    silent = [name for name, distance in moved.items() if distance < laws.SENSITIVITY]
+    assert len(silent) == graph.num_silent, moved
+    assert [len(v.shape) for v in cut.weights] == [len(v.shape) for v in model.weights]
+    assert [x.name for x in laws.all_layers(cut)] == [x.name for x in laws.all_layers(model)]
+
+
+def test_keeping_all_is_the_identity(graph):
+    model, batch, _ = build(graph)
+    twin = aip_tf.prune_channels(model, {})
+    for a, b in zip(twin.weights, model.weights, strict=True):
+        assert a.path.split("/")[-1] == b.path.split("/")[-1]
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    assert laws.relative_error(laws.run(twin, batch), laws.run(model, batch)) == 0
+
+
+def test_costs_by_formula_are_those_of_the_rebuilt_model(graph):
+    model, _, rng = build(graph)
+    costs = CostModel(model)
+    masks = laws.random_masks(aip_tf.find_channel_groups(model), rng, amount=0.4)
+    cut = aip_tf.prune_channels(model, masks)
+    assert costs.parameters({}) == aip_tf.count_parameters(model) == model.count_params()
+    assert costs.macs({}) == aip_tf.count_macs(model)
+    assert costs.parameters(masks) == aip_tf.count_parameters(cut) == cut.count_params()
+    assert costs.macs(masks) == aip_tf.count_macs(cut)
+    assert costs.peak_memory(masks) == CostModel(cut).peak_memory({})
+
+
+def test_a_cut_model_saves_and_loads(graph, tmp_path):
+    model, batch, rng = build(graph)
+    masks = laws.random_masks(aip_tf.find_channel_groups(model), rng)
+    cut = aip_tf.prune_channels(model, masks)
+    cut.save(tmp_path / "cut.keras")
+    loaded = keras.saving.load_model(tmp_path / "cut.keras", safe_mode=False)
+    assert laws.relative_error(laws.run(loaded, batch), laws.run(cut, batch)) <= laws.TOLERANCE
