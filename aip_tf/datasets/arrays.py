@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from aip_tf.datasets import augment as augmentations
 from aip_tf.datasets.data import Data
-from aip_tf.datasets.pipeline import check_batch_size, test_batches, training_batches
+from aip_tf.datasets.pipeline import check_batch_size, evaluation_batches, training_batches
 
 # sklearn's 1,797 digits are split once and for all, whatever the seed of the run.
 _DIGITS_SPLIT_SEED = 1797
@@ -63,7 +63,7 @@ def from_arrays(
         train=training_batches(
             slices((train_images, train_labels)), len(train_labels), batch_size, augment, seed=seed
         ),
-        test=test_batches(slices((test_images, test_labels)), len(test_labels), batch_size),
+        test=evaluation_batches(slices((test_images, test_labels)), len(test_labels), batch_size),
         input_shape=tuple(train_images.shape[1:]),
         num_classes=num_classes,
         class_names=tuple(class_names) if class_names is not None else None,

@@ -104,34 +104,6 @@ def normalise_for(name, image):
     return pixels
 
 
-def resnet50(num_classes=1000, *, input_shape=(224, 224, 3), weights=None):
-    """ResNet-50 as `keras.applications` has it: the stride is in a block's first 1x1 convolution.
-
-    25.58 M trainable parameters (its convolutions have biases), 3.86 G MACs; He et al.'s figure
-    is 3.8 G. For the later form with 4.09 G MACs and torchvision's weights see `resnet50_v1_5`.
-
-    Args:
-        num_classes: number of logits.
-        input_shape: image shape, RGB in `[0, 1]`.
-        weights: None, "imagenet" or a file, as in `application`.
-    """
-    return application("ResNet50", weights=weights, input_shape=input_shape, classes=num_classes)
-
-
-def mobilenet_v2(num_classes=1000, *, alpha=1.0, input_shape=(224, 224, 3), weights=None):
-    """MobileNetV2 as `keras.applications` has it. 3.50 M trainable parameters, 301 M MACs.
-
-    Args:
-        num_classes: number of logits.
-        alpha: width multiplier.
-        input_shape: image shape, RGB in `[0, 1]`.
-        weights: None, "imagenet" or a file, as in `application`.
-    """
-    return application(
-        "MobileNetV2", weights=weights, input_shape=input_shape, classes=num_classes, alpha=alpha
-    )
-
-
 def _builder(name):
     if name not in application_names():
         raise ValueError(
