@@ -115,7 +115,7 @@ class _Terms:
 
     def total(self, kept):
         """The sum of the terms: int."""
-        return int(round(self.values(kept).sum()))
+        return round(float(self.values(kept).sum()))
 
 
 def _mac_terms(trace):

@@ -6,7 +6,8 @@ import dataclasses
 import numpy as np
 
 from aip_tf.channels.identities import compact
-from aip_tf.channels.trace import Kept, trace
+from aip_tf.channels.kept import Kept
+from aip_tf.channels.trace import trace
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,9 +12,9 @@ from aip_tf.channels.identities import compact
 def prune_channels(model, keep_masks, input_shape=None):
     """A new model without the channels that the masks remove; `model` is not touched.
 
-    Weights, `trainable` flags, names, dtype policies, regularizers and the order of weights survive.
-    Sequential stays Sequential; a subclass of Functional comes back as plain `keras.Model`. The
-    result is not compiled.
+    Weights, `trainable` flags, names, dtype policies, regularizers and the order of weights
+    survive. Sequential stays Sequential; a subclass of Functional comes back as plain
+    `keras.Model`. The result is not compiled.
 
     Args:
         model: a Functional or built Sequential `keras.Model`.

@@ -14,6 +14,7 @@ import numpy as np
 from keras import tree
 
 from aip_tf import _keras
+from aip_tf.channels.call import Call
 from aip_tf.channels.identities import (
     Identities,
     IdentityArray,
@@ -40,168 +41,6 @@ class Weight:
     path: str
     variable: keras.Variable
     axes: list[WeightAxis] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass
-class Product:
-    """A cost that is `factor` times the sizes left of `array` and of each of `ids`."""
-
-    factor: int
-    array: np.ndarray
-    ids: tuple[np.ndarray, ...]
-
-
-class Call:
-    """One call of one operation while a model is traced: what a rule reads and what it declares.
-
-    Attributes:
-        operation: the layer or operation that is called.
-        path: its name, behind the names of the models it is nested in.
-        shapes: shapes of its outputs, with the batch size (1) of the trace.
-    """
-
-    def __init__(self, tracer, node, path, args, kwargs):
-        self._tracer = tracer
-        self.operation = node.operation
-        self.path = path
-        self.inputs = [x for x in tree.flatten((args, kwargs)) if isinstance(x, IdentityArray)]
-        self.outputs = []
-        known = _keras.output_shapes(node, args, kwargs, [x.shape for x in self.inputs])
-        batch = self.inputs[0].shape[0] if self.inputs and self.inputs[0].ndim else 1
-        self.shapes = [(batch if s and s[0] is None else s[0], *s[1:]) if s else () for s in known]
-        self.dtypes = [x.dtype for x in node.outputs]
-        self.products = []
-        self.constants = {}
-        self.masked_call = None
-        self._key = id(node)
-
-    # What a rule asks.
-
-    @property
-    def label(self):
-        """How a reason names this call."""
-        return f"{self.path} ({type(self.operation).__name__})"
-
-    @property
-    def shape(self):
-        """Shape of the first output."""
-        return self.shapes[0]
-
-    def varying(self, x):
-        """The axes of `x` along which the channel changes: none, or one after `settle`."""
-        return varying_axes(self._tracer.identities.classes(compact(x)))
-
-    def settle(self, x):
-        """The one axis along which `x` varies, or None; merges channels where there are two."""
-        return self._tracer.close(x)
-
-    def channels(self, x, axis=-1):
-        """Rule R1: the identities of `x` along `axis`, after unifying entries that share an index.
-
-        If the channels lie on another axis, the operation mixes them with each other: then they
-        are kept whole.
-
-        Returns:
-            int array (size of the axis,).
-        """
-        axis = axis % x.ndim
-        if self.settle(x) not in (None, axis):
-            self.pin(x, f"{self.label} works along the axis on which these channels lie")
-        table = rows(compact(x), axis)
-        if table.shape[1] > 1:
-            self.unify(table, table[:, :1])
-        return np.broadcast_to(table[:, 0], (x.shape[axis],))
-
-    def slots(self, ids, groups):
-        """Rule R4: identities of one conv group, after unifying the same slot in every group."""
-        table = ids.reshape(groups, -1)
-        self.unify(table, table[:1])
-        return table[0]
-
-    # What a rule declares.
-
-    def new(self, count):
-        """Start `count` channels that this call produces: int array (count,)."""
-        ids = self._tracer.identities.new(count)
-        self._tracer.producers.append((self.path, ids))
-        return ids
-
-    def anonymous(self, shape):
-        """Fresh identities for every entry of `shape`, which no layer produces."""
-        return self._tracer.identities.new(int(np.prod(shape))).reshape(shape)
-
-    def constant(self, value, key):
-        """Identities for a constant of the graph; it is sliced with the channels it meets.
-
-        Args:
-            value: the constant, an array.
-            key: its place among the arguments of the call: an index or a keyword.
-        """
-        ids = self.anonymous(np.shape(value)).view(IdentityArray)
-        self.constants[key] = ids
-        self.arguments(lambda kept, args, kwargs: _slice_constants(self, kept, args, kwargs))
-        return ids
-
-    def unify(self, a, b):
-        """Make `a[i]` and `b[i]` one channel, for all i."""
-        self._tracer.identities.union(np.asarray(a), np.asarray(b))
-
-    def pin(self, x, reason):
-        """Keep every channel in `x` whole and say why."""
-        self._tracer.identities.pin(np.asarray(compact(x)), reason)
-
-    def pinned(self, shape, reason):
-        """An identity array of `shape` whose channels (last axis) are kept whole."""
-        ids = self._tracer.identities.new(shape[-1] if shape else 1)
-        self.pin(ids, reason)
-        return spread(ids, shape) if shape else ids.reshape(())
-
-    def weight(self, variable, axis, ids, role):
-        """Slice `variable` along `axis` with the channels `ids`.
-
-        Args:
-            variable: a variable of the layer; None is ignored.
-            axis: int.
-            ids: int array (size of the axis,).
-            role: "producer" (its values make the channels), "consumer" (they read them) or
-                "channelwise" (one value for each channel that passes).
-        """
-        if variable is not None:
-            self._tracer.add_weight(self.path, variable, axis, ids, role)
-
-    def config(self, key, ids, value=None):
-        """Edit the operation's configuration: `key` becomes the number of `ids` that are kept.
-
-        Args:
-            key: name of the argument, or a tuple that leads into a nested configuration.
-            ids: identity array on which the value depends. Where an operation is called several
-                times, its arrays are unified, so that one value serves all calls.
-            value: `value(kept) -> value` where it is not the count itself.
-        """
-        self._tracer.add_config(self, key, ids, value)
-
-    def arguments(self, edit):
-        """Edit the call's arguments: `edit(kept, args, kwargs) -> (args, kwargs)`."""
-        self._tracer.argument_edits[self._key] = edit
-
-    def replace(self, edit):
-        """Replace the call: `edit(kept, operation, args, kwargs) -> outputs`."""
-        self._tracer.replacements[self._key] = edit
-
-    def macs(self, array, *ids, factor=1):
-        """Declare multiply-accumulates: `factor` x size left of `array` x number left of each ids."""
-        self.products.append(Product(factor, array, ids))
-
-    def masked(self, function):
-        """How the masked twin runs this call: `function(kept, operation, *inputs) -> outputs`.
-
-        Needed where zeros are not the same as absent channels, as in a mean over channels.
-        """
-        self.masked_call = function
-
-    def residual(self, x):
-        """Say that the channels of `x` meet others in a sum."""
-        self._tracer.residuals.append(compact(x))
 
 
 class Tracer:
@@ -301,14 +140,6 @@ def _classes_left(classes, axis):
     return len(np.unique(trial.find(labels)))
 
 
-def _slice_constants(call, kept, args, kwargs):
-    args, kwargs = list(args), dict(kwargs)
-    for key, ids in call.constants.items():
-        place = args if isinstance(key, int) else kwargs
-        place[key] = kept.take(ids, place[key])
-    return tuple(args), kwargs
-
-
 @dataclasses.dataclass(frozen=True)
 class Trace:
     """What one walk found. Identities are final: `class_of[identity]` numbers the channels.
@@ -346,52 +177,6 @@ class Trace:
             return small.reshape(-1)[:1], array.size
         line = rows(small, axes[0])[:, 0]
         return line, array.size // len(line)
-
-
-class Kept:
-    """Which identities a set of keep masks keeps: what edits of configurations are told.
-
-    Args:
-        class_of: int array (identities,).
-        keep: bool array (num_classes,).
-    """
-
-    def __init__(self, class_of, keep):
-        self._keep = keep[class_of]
-
-    def __call__(self, ids):
-        """Bool array in the shape of `ids`: True where the channel is kept."""
-        return self._keep[np.asarray(ids)]
-
-    def count(self, ids):
-        """Number of entries of a vector of identities that are kept."""
-        return int(np.count_nonzero(self(ids)))
-
-    def axis(self, array):
-        """The axis along which entries of an identity array are removed, and its mask, or None."""
-        mask = self(compact(array))
-        if mask.all():
-            return None
-        for axis in range(mask.ndim):
-            table = rows(mask, axis)
-            if (table == table[:, :1]).all():
-                return axis, table[:, 0]
-        raise ValueError(f"a keep mask is no function of one axis of a tensor {array.shape}")
-
-    def shape(self, array):
-        """Shape of the tensor that is left of `array`."""
-        shape = list(array.shape)
-        found = self.axis(array)
-        if found:
-            shape[found[0]] = int(np.count_nonzero(found[1]))
-        return tuple(shape)
-
-    def take(self, array, value):
-        """The part of `value`, which has the shape of `array`, that is kept."""
-        found = self.axis(array)
-        if not found:
-            return value
-        return np.compress(found[1], keras.ops.convert_to_numpy(value), found[0])
 
 
 def trace(model, input_shape=None):
@@ -455,8 +240,8 @@ def _input_shapes(model, input_shape):
         shapes = [tuple(input_shape)]
     if len(shapes) != len(inputs):
         raise ValueError(
-            f"Received {len(shapes)} shapes as `input_shape` for a model with {len(inputs)} inputs. "
-            f"Expected one shape without the batch size for each: {[x.name for x in inputs]}."
+            f"Received {len(shapes)} shapes as `input_shape` for a model with {len(inputs)} "
+            f"inputs. Expected a shape without the batch size for each of {[x.name for x in inputs]}."
         )
     for x, shape in zip(inputs, shapes, strict=True):
         built = x.shape[1:]

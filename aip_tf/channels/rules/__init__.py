@@ -2,21 +2,26 @@
 
 A rule is a function `rule(call, *args, **kwargs) -> identity arrays`, called with the arguments of
 the operation in which identity arrays stand for tensors. It returns the identity arrays of the
-outputs and declares on `call` (see `trace.Call`) which variables, configuration entries and
-arguments change with the channels. An operation without a rule keeps all it touches.
+outputs and declares on `call` (see `aip_tf.channels.call.Call`) which variables, configuration
+entries and arguments change with the channels. An operation without a rule keeps all it touches.
 """
 
-from aip_tf.channels.rules.table import register_channel_rule, rule_of  # isort: skip
-from aip_tf.channels.rules import (
-    attention,
-    contraction,
-    convolution,
-    elementwise,
-    movement,
-    normalization,
-    recurrent,
-    reduction,
-    resizing,
-)
+import importlib
+
+from aip_tf.channels.rules.table import register_channel_rule, rule_of
 
 __all__ = ["register_channel_rule", "rule_of"]
+
+for _family in (
+    "attention",
+    "contraction",
+    "convolution",
+    "elementwise",
+    "movement",
+    "normalization",
+    "parts",
+    "recurrent",
+    "reduction",
+    "resizing",
+):
+    importlib.import_module(f"{__name__}.{_family}")

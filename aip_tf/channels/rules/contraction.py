@@ -68,8 +68,8 @@ def matmul(call, x, y):
     if min(x.ndim, y.ndim) < 2:
         return keep_all(call, f"{call.path} multiplies by a vector")
     batch = _letters(max(x.ndim, y.ndim) - 2)
-    first = batch[len(batch) - (x.ndim - 2) :] + ["Y", "K"]
-    second = batch[len(batch) - (y.ndim - 2) :] + ["K", "Z"]
+    first = [*batch[len(batch) - (x.ndim - 2) :], "Y", "K"]
+    second = [*batch[len(batch) - (y.ndim - 2) :], "K", "Z"]
     return product(call, [x, y], [first, second], [*batch, "Y", "Z"])
 
 

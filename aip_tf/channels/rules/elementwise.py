@@ -8,145 +8,30 @@ from aip_tf import _keras
 from aip_tf.channels.identities import IdentityArray, compact
 from aip_tf.channels.rules.table import keep_all, operations, register_channel_rule
 
-_ACTIVATIONS = [
-    "celu",
-    "elu",
-    "exponential",
-    "gelu",
-    "hard_shrink",
-    "hard_sigmoid",
-    "hard_silu",
-    "hard_swish",
-    "hard_tanh",
-    "leaky_relu",
-    "linear",
-    "log_sigmoid",
-    "mish",
-    "relu",
-    "relu6",
-    "selu",
-    "sigmoid",
-    "silu",
-    "soft_shrink",
-    "softplus",
-    "softsign",
-    "sparse_plus",
-    "sparse_sigmoid",
-    "squareplus",
-    "swish",
-    "tanh",
-    "tanh_shrink",
-    "threshold",
-]
-ELEMENTWISE_ACTIVATIONS = {getattr(keras.activations, name, None) for name in _ACTIVATIONS} - {None}
+_ACTIVATIONS = """
+    celu elu exponential gelu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu
+    linear log_sigmoid mish relu relu6 selu sigmoid silu soft_shrink softplus softsign
+    sparse_plus sparse_sigmoid squareplus swish tanh tanh_shrink threshold
+"""
+ELEMENTWISE_ACTIVATIONS = {
+    getattr(keras.activations, name, None) for name in _ACTIVATIONS.split()
+} - {None}
 
-_UNARY = [
-    "Absolute",
-    "Arccos",
-    "Arccosh",
-    "Arcsin",
-    "Arcsinh",
-    "Arctan",
-    "Arctanh",
-    "Cast",
-    "Cbrt",
-    "Ceil",
-    "Celu",
-    "Clip",
-    "Conjugate",
-    "ConvertToTensor",
-    "Copy",
-    "Cos",
-    "Cosh",
-    "Deg2rad",
-    "Elu",
-    "Erf",
-    "Erfc",
-    "Erfinv",
-    "Exp",
-    "Exp2",
-    "Expm1",
-    "Floor",
-    "Gelu",
-    "HardShrink",
-    "HardSigmoid",
-    "HardSilu",
-    "HardTanh",
-    "Imag",
-    "Isfinite",
-    "Isinf",
-    "Isnan",
-    "LeakyRelu",
-    "Log",
-    "Log10",
-    "Log1p",
-    "Log2",
-    "LogSigmoid",
-    "LogicalNot",
-    "NanToNum",
-    "Negative",
-    "OnesLike",
-    "Rad2deg",
-    "Real",
-    "Reciprocal",
-    "Relu",
-    "Relu6",
-    "Round",
-    "Rsqrt",
-    "SaturateCast",
-    "Selu",
-    "Sigmoid",
-    "Sign",
-    "Silu",
-    "Sin",
-    "Sinh",
-    "SoftShrink",
-    "Softplus",
-    "Softsign",
-    "SparsePlus",
-    "SparseSigmoid",
-    "Sqrt",
-    "Square",
-    "Squareplus",
-    "StopGradient",
-    "Tan",
-    "Tanh",
-    "TanhShrink",
-    "Threshold",
-    "Trunc",
-    "ZerosLike",
-]
+_UNARY = """
+    Absolute Arccos Arccosh Arcsin Arcsinh Arctan Arctanh Cast Cbrt Ceil Celu Clip Conjugate
+    ConvertToTensor Copy Cos Cosh Deg2rad Elu Erf Erfc Erfinv Exp Exp2 Expm1 Floor Gelu
+    HardShrink HardSigmoid HardSilu HardTanh Imag Isfinite Isinf Isnan LeakyRelu Log Log10 Log1p
+    Log2 LogSigmoid LogicalNot NanToNum Negative OnesLike Rad2deg Real Reciprocal Relu Relu6
+    Round Rsqrt SaturateCast Selu Sigmoid Sign Silu Sin Sinh SoftShrink Softplus Softsign
+    SparsePlus SparseSigmoid Sqrt Square Squareplus StopGradient Tan Tanh TanhShrink Threshold
+    Trunc ZerosLike
+"""
 
-_BINARY = [
-    "Arctan2",
-    "BitwiseAnd",
-    "BitwiseOr",
-    "BitwiseXor",
-    "Divide",
-    "DivideNoNan",
-    "Equal",
-    "FloorDivide",
-    "Fmax",
-    "Fmin",
-    "Fmod",
-    "Greater",
-    "GreaterEqual",
-    "Hypot",
-    "Less",
-    "LessEqual",
-    "Logaddexp",
-    "LogicalAnd",
-    "LogicalOr",
-    "LogicalXor",
-    "Maximum",
-    "Minimum",
-    "Mod",
-    "Multiply",
-    "NotEqual",
-    "Power",
-    "TrueDivide",
-    "Where",
-]
+_BINARY = """
+    Arctan2 BitwiseAnd BitwiseOr BitwiseXor Divide DivideNoNan Equal FloorDivide Fmax Fmin Fmod
+    Greater GreaterEqual Hypot Less LessEqual Logaddexp LogicalAnd LogicalOr LogicalXor Maximum
+    Minimum Mod Multiply NotEqual Power TrueDivide Where
+"""
 
 
 def activate(call, x, activation):
@@ -171,7 +56,7 @@ def activate(call, x, activation):
     layers.SpatialDropout1D,
     layers.SpatialDropout2D,
     layers.SpatialDropout3D,
-    *operations(*_UNARY),
+    *operations(*_UNARY.split()),
 )
 def unary(call, x, *bounds, **settings):
     """Each entry alone: nothing changes. (Dropout with a noise shape is not that simple.)"""
@@ -259,7 +144,7 @@ def broadcast(call, *values, residual=False):
     return result
 
 
-@register_channel_rule(*operations(*_BINARY))
+@register_channel_rule(*operations(*_BINARY.split()))
 def binary(call, *values):
     """Two or three operands, tensors or constants."""
     return broadcast(call, *values)

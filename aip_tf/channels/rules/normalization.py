@@ -67,7 +67,7 @@ def group_normalization(call, x):
 
 @register_channel_rule(layers.Normalization)
 def normalization(call, x):
-    """Features brought to mean 0 and variance 1 by fixed statistics: the data's, not ours to cut."""
+    """Features brought to mean 0 and variance 1 by fixed statistics of the data."""
     axis = call.settle(x)
     if axis is not None and axis in [a % x.ndim for a in call.operation.axis]:
         call.pin(x, f"{call.label} holds statistics of the data")

@@ -6,25 +6,10 @@ from keras import layers
 from aip_tf.channels.identities import IdentityArray, compact, spread
 from aip_tf.channels.rules.table import operations, register_channel_rule
 
-_OVER_CHANNELS = [
-    "All",
-    "Amax",
-    "Amin",
-    "Any",
-    "Argmax",
-    "Argmin",
-    "Average",
-    "CountNonzero",
-    "Logsumexp",
-    "Max",
-    "Mean",
-    "Median",
-    "Min",
-    "Prod",
-    "Ptp",
-    "Std",
-    "Var",
-]
+_OVER_CHANNELS = """
+    All Amax Amin Any Argmax Argmin Average CountNonzero Logsumexp Max Mean Median Min Prod Ptp
+    Std Var
+"""
 
 
 def reduced(call, x, axis, keepdims, summing=False):
@@ -48,7 +33,7 @@ def reduced(call, x, axis, keepdims, summing=False):
     return y if keepdims else y.reshape([s for a, s in enumerate(shape) if a not in axes])
 
 
-@register_channel_rule(*operations(*_OVER_CHANNELS))
+@register_channel_rule(*operations(*_OVER_CHANNELS.split()))
 def reduction(call, x, weights=None):
     """Means, extremes and the like."""
     operation = call.operation

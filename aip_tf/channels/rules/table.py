@@ -18,7 +18,7 @@ def register_channel_rule(*operation_types):
 
     Returns:
         A decorator for `rule(call, *args, **kwargs) -> identity arrays of the outputs`; `call` is
-        documented in `aip_tf.channels.trace.Call`.
+        documented in `aip_tf.channels.call.Call`.
 
     Raises:
         ValueError: if one of the types is not a class.

@@ -1,0 +1,179 @@
+"""One call of one operation while a model is traced: all that a rule may ask and declare."""
+
+import dataclasses
+
+import numpy as np
+from keras import tree
+
+from aip_tf import _keras
+from aip_tf.channels.identities import IdentityArray, compact, rows, spread, varying_axes
+
+
+@dataclasses.dataclass
+class Product:
+    """A cost that is `factor` times the sizes left of `array` and of each of `ids`."""
+
+    factor: int
+    array: np.ndarray
+    ids: tuple[np.ndarray, ...]
+
+
+class Call:
+    """One call of one operation while a model is traced: what a rule reads and what it declares.
+
+    Attributes:
+        operation: the layer or operation that is called.
+        path: its name, behind the names of the models it is nested in.
+        shapes: shapes of its outputs, with the batch size (1) of the trace.
+    """
+
+    def __init__(self, tracer, node, path, args, kwargs):
+        self._tracer = tracer
+        self.operation = node.operation
+        self.path = path
+        self.inputs = [x for x in tree.flatten((args, kwargs)) if isinstance(x, IdentityArray)]
+        self.outputs = []
+        known = _keras.output_shapes(node, args, kwargs, [x.shape for x in self.inputs])
+        batch = self.inputs[0].shape[0] if self.inputs and self.inputs[0].ndim else 1
+        self.shapes = [(batch if s and s[0] is None else s[0], *s[1:]) if s else () for s in known]
+        self.dtypes = [x.dtype for x in node.outputs]
+        self.products = []
+        self.constants = {}
+        self.masked_call = None
+        self._key = id(node)
+
+    # What a rule asks.
+
+    @property
+    def label(self):
+        """How a reason names this call."""
+        return f"{self.path} ({type(self.operation).__name__})"
+
+    @property
+    def shape(self):
+        """Shape of the first output."""
+        return self.shapes[0]
+
+    def varying(self, x):
+        """The axes of `x` along which the channel changes: none, or one after `settle`."""
+        return varying_axes(self._tracer.identities.classes(compact(x)))
+
+    def settle(self, x):
+        """The one axis along which `x` varies, or None; merges channels where there are two."""
+        return self._tracer.close(x)
+
+    def channels(self, x, axis=-1):
+        """Rule R1: the identities of `x` along `axis`, after unifying entries that share an index.
+
+        If the channels lie on another axis, the operation mixes them with each other: then they
+        are kept whole.
+
+        Returns:
+            int array (size of the axis,).
+        """
+        axis = axis % x.ndim
+        if self.settle(x) not in (None, axis):
+            self.pin(x, f"{self.label} works along the axis on which these channels lie")
+        table = rows(compact(x), axis)
+        if table.shape[1] > 1:
+            self.unify(table, table[:, :1])
+        return np.broadcast_to(table[:, 0], (x.shape[axis],))
+
+    def slots(self, ids, groups):
+        """Rule R4: identities of one conv group, after unifying the same slot in every group."""
+        table = ids.reshape(groups, -1)
+        self.unify(table, table[:1])
+        return table[0]
+
+    # What a rule declares.
+
+    def new(self, count):
+        """Start `count` channels that this call produces: int array (count,)."""
+        ids = self._tracer.identities.new(count)
+        self._tracer.producers.append((self.path, ids))
+        return ids
+
+    def anonymous(self, shape):
+        """Fresh identities for every entry of `shape`, which no layer produces."""
+        return self._tracer.identities.new(int(np.prod(shape))).reshape(shape)
+
+    def constant(self, value, key):
+        """Identities for a constant of the graph; it is sliced with the channels it meets.
+
+        Args:
+            value: the constant, an array.
+            key: its place among the arguments of the call: an index or a keyword.
+        """
+        ids = self.anonymous(np.shape(value)).view(IdentityArray)
+        self.constants[key] = ids
+        self.arguments(lambda kept, args, kwargs: _slice_constants(self, kept, args, kwargs))
+        return ids
+
+    def unify(self, a, b):
+        """Make `a[i]` and `b[i]` one channel, for all i."""
+        self._tracer.identities.union(np.asarray(a), np.asarray(b))
+
+    def pin(self, x, reason):
+        """Keep every channel in `x` whole and say why."""
+        self._tracer.identities.pin(np.asarray(compact(x)), reason)
+
+    def pinned(self, shape, reason):
+        """An identity array of `shape` whose channels (last axis) are kept whole."""
+        ids = self._tracer.identities.new(shape[-1] if shape else 1)
+        self.pin(ids, reason)
+        return spread(ids, shape) if shape else ids.reshape(())
+
+    def weight(self, variable, axis, ids, role):
+        """Slice `variable` along `axis` with the channels `ids`.
+
+        Args:
+            variable: a variable of the layer; None is ignored.
+            axis: int.
+            ids: int array (size of the axis,).
+            role: "producer" (its values make the channels), "consumer" (they read them) or
+                "channelwise" (one value for each channel that passes).
+        """
+        if variable is not None:
+            self._tracer.add_weight(self.path, variable, axis, ids, role)
+
+    def config(self, key, ids, value=None):
+        """Edit the operation's configuration: `key` becomes the number of `ids` that are kept.
+
+        Args:
+            key: name of the argument, or a tuple that leads into a nested configuration.
+            ids: identity array on which the value depends. Where an operation is called several
+                times, its arrays are unified, so that one value serves all calls.
+            value: `value(kept) -> value` where it is not the count itself.
+        """
+        self._tracer.add_config(self, key, ids, value)
+
+    def arguments(self, edit):
+        """Edit the call's arguments: `edit(kept, args, kwargs) -> (args, kwargs)`."""
+        self._tracer.argument_edits[self._key] = edit
+
+    def replace(self, edit):
+        """Replace the call: `edit(kept, operation, args, kwargs) -> outputs`."""
+        self._tracer.replacements[self._key] = edit
+
+    def macs(self, array, *ids, factor=1):
+        """Declare multiply-accumulates: `factor` x entries left of `array` x each of `ids` left."""
+        self.products.append(Product(factor, array, ids))
+
+    def masked(self, function):
+        """How the masked twin runs this call: `function(kept, operation, *inputs) -> outputs`.
+
+        Needed where zeros are not the same as absent channels, as in a mean over channels.
+        """
+        self.masked_call = function
+
+    def residual(self, x):
+        """Say that the channels of `x` meet others in a sum."""
+        self._tracer.residuals.append(compact(x))
+
+
+def _slice_constants(call, kept, args, kwargs):
+    args, kwargs = list(args), dict(kwargs)
+    for key, ids in call.constants.items():
+        place = args if isinstance(key, int) else kwargs
+        place[key] = kept.take(ids, place[key])
+    return tuple(args), kwargs

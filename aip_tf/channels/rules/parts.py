@@ -1,0 +1,150 @@
+"""Operations that take a part of a tensor (rule R8): their constants are ranked among the kept."""
+
+import numpy as np
+from keras import layers
+
+from aip_tf import _keras
+from aip_tf.channels.identities import IdentityArray
+from aip_tf.channels.rules.table import keep_all, operations, register_channel_rule
+
+
+@register_channel_rule(layers.Cropping1D, layers.Cropping2D, layers.Cropping3D)
+def cropping(call, x):
+    """Cropping of the spatial axes."""
+    layer = call.operation
+    sizes = layer.cropping
+    sizes = [tuple(sizes)] if isinstance(sizes[0], int) else [tuple(s) for s in sizes]
+    start = 2 if getattr(layer, "data_format", None) == "channels_first" else 1
+    cut = [slice(None)] * x.ndim
+    for i, (before, after) in enumerate(sizes):
+        cut[start + i] = slice(before, x.shape[start + i] - after)
+    varying = call.settle(x)
+    if varying is not None and start <= varying < start + len(sizes):
+        ids, (before, after) = call.channels(x, varying), sizes[varying - start]
+        last = len(ids) - after
+
+        def edited(kept):
+            new = [*sizes]
+            new[varying - start] = (kept.count(ids[:before]), kept.count(ids[last:]))
+            return new[0] if len(new) == 1 else tuple(new)
+
+        call.config("cropping", ids, edited)
+    return x[tuple(cut)]
+
+
+def ranks(kept, ids, chosen):
+    """Where the kept ones of `ids[chosen]` stand among the kept ones of `ids`."""
+    mask = kept(ids)
+    chosen = np.asarray(chosen)
+    return (np.cumsum(mask) - 1)[chosen[mask[chosen]]]
+
+
+def as_slice(indices):
+    """The slice that selects `indices`, or None if they are no arithmetic progression."""
+    first = int(indices[0])
+    step = int(indices[1]) - first if len(indices) > 1 else 1
+    if step == 0 or not (np.diff(indices) == step).all():
+        return None
+    stop = int(indices[-1]) + (1 if step > 0 else -1)
+    return slice(first, None if stop < 0 else stop, step)
+
+
+@register_channel_rule(*operations("GetItem"))
+def getitem(call, x, key):
+    """Rule R8: the key is rewritten for the kept entries; what is no slice any more is taken."""
+    parts = list(key) if isinstance(key, tuple | list) else [key]
+    if not all(p is None or p is Ellipsis or isinstance(p, int | slice) for p in parts):
+        return keep_all(call, f"{call.path} selects by an array or tensor")
+    parts = _explicit(parts, x.ndim)
+    y = np.asarray(x[tuple(parts)])
+    if 0 in y.shape:
+        return keep_all(call, f"{call.path} selects along the batch axis")
+    varying = call.settle(x)
+    if varying is None:
+        return y
+    places = [i for i, p in enumerate(parts) if p is not None]
+    part = parts[places[varying]]
+    if part == slice(None):
+        return y
+    ids = call.channels(x, varying)
+    if isinstance(part, int):
+        call.pin(ids[part : part + 1 or None], f"{call.path} selects this channel by its index")
+    chosen = np.atleast_1d(np.arange(len(ids))[part])
+
+    def edit(kept, operation, args, kwargs):
+        tensor = args[0] if args else kwargs["x"]
+        indices = ranks(kept, ids, chosen)
+        found = int(indices[0]) if isinstance(part, int) else as_slice(indices)
+        if found is None:
+            take = _keras.new_operation("Take", operation.name + "_take", axis=varying)
+            tensor, found = take(tensor, indices.tolist()), slice(None)
+        new = list(parts)
+        new[places[varying]] = found
+        return operation(tensor, tuple(new))
+
+    call.replace(edit)
+    return y
+
+
+def _explicit(parts, rank):
+    """A key with one entry for every axis: the ellipsis spelled out."""
+    used = sum(p is not None and p is not Ellipsis for p in parts)
+    at = parts.index(Ellipsis) if Ellipsis in parts else len(parts)
+    rest = [slice(None)] * (rank - used)
+    return parts[:at] + rest + parts[at + 1 :]
+
+
+@register_channel_rule(*operations("Split"))
+def split(call, x):
+    """Parts of equal number of kept channels stay a number of sections, others become indices."""
+    sections, axis = call.operation.indices_or_sections, call.operation.axis % x.ndim
+    parts = np.split(x, sections, axis)
+    if call.settle(x) != axis:
+        return parts
+    ids = call.channels(x, axis)
+    pieces = np.split(ids, sections)
+
+    def edited(kept):
+        counts = [kept.count(p) for p in pieces]
+        if isinstance(sections, int) and len(set(counts)) == 1:
+            return sections
+        return tuple(np.cumsum(counts)[:-1].tolist())
+
+    call.config("indices_or_sections", ids, edited)
+    return parts
+
+
+@register_channel_rule(*operations("Unstack"))
+def unstack(call, x, num=None, axis=0):
+    """One tensor for each index; an axis of channels would change their number."""
+    axis = getattr(call.operation, "axis", axis) % x.ndim
+    if call.settle(x) == axis:
+        return keep_all(call, f"{call.path} unstacks these channels")
+    return [np.take(x, i, axis) for i in range(x.shape[axis])]
+
+
+@register_channel_rule(*operations("Take"))
+def take(call, x, indices):
+    """Entries by constant indices, which are ranked anew among the kept entries."""
+    axis = call.operation.axis
+    if not isinstance(x, IdentityArray) or isinstance(indices, IdentityArray) or axis is None:
+        return keep_all(call, f"{call.path} selects by a tensor")
+    axis = axis % x.ndim
+    chosen = np.asarray(indices)
+    y = np.take(x, chosen, axis)
+    if call.settle(x) != axis:
+        return y
+    ids = call.channels(x, axis)
+    if chosen.ndim != 1:
+        call.pin(ids[chosen.reshape(-1)], f"{call.path} selects these channels by index")
+
+        def edit(kept, args, kwargs):
+            rank = np.cumsum(kept(ids)) - 1
+            return (args[0], rank[chosen].tolist()), {}
+    else:
+
+        def edit(kept, args, kwargs):
+            return (args[0], ranks(kept, ids, chosen % len(ids)).tolist()), {}
+
+    call.arguments(edit)
+    return y
