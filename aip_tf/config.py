@@ -27,6 +27,7 @@ CONFIG_FILE = "operative_config.gin"
 _ROOMS = (
     "aip_tf.criteria",
     "aip_tf.datasets",
+    "aip_tf.detection",
     "aip_tf.export",
     "aip_tf.game",
     "aip_tf.pruner",
@@ -34,12 +35,11 @@ _ROOMS = (
     "aip_tf.selection",
     "aip_tf.teacher",
     "aip_tf.zoo",
-    "keras.applications",
     "keras.optimizers",
 )
 # Arguments that `run` passes itself: binding them is an error, not a binding silently overruled.
 _HANDED_OVER = {
-    "export_model": ["model", "directory"],
+    "export_model": ["model", "directory", "check_data"],
     "prune": ["model", "train_data", "validation_data", "run_dir"],
     "run": ["run_dir"],
     "train_teacher": ["data", "checkpoint_dir"],
@@ -113,6 +113,7 @@ def load(gin_files, gin_params=()):
     read, reached = _bindings_read(bindings)
     _check_run(read)
     _check_all_read(bindings, read, reached)
+    _check_values()
     return _resolved(bindings, read)
 
 
@@ -134,9 +135,10 @@ def find_file(name, place=""):
     for path in (Path(name), folder.parent / name, folder / name):
         if path.is_file():
             return path
+    run_files = ", ".join(sorted(path.name for path in folder.glob("*.gin")))
     raise ConfigError(
         f"{place}No gin file {str(name)!r}, neither seen from the working directory {Path.cwd()} "
-        f"nor in the package, which has {', '.join(sorted(path.name for path in folder.glob('*.gin')))}."
+        f"nor in the package, which has {run_files}."
     )
 
 
@@ -278,6 +280,20 @@ def _check_all_read(bindings, read, reached):
             )
 
 
+def _check_values():
+    """Make what `prune` is given once for nothing, so that a wrong value costs no training."""
+    try:
+        experiment.planned_cuts(**_pruning(experiment.planned_cuts))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"In the arguments of prune: {error}") from error
+
+
+def _pruning(function):
+    """The arguments bound for `prune` that `function` takes too, references resolved."""
+    bound = gin.get_bindings(pruner.prune)
+    return {name: bound[name] for name in bound if name in inspect.signature(function).parameters}
+
+
 def _written(key):
     """(scope, selector, argument) as in a gin file, without the name of this package."""
     scope, selector, argument = key
@@ -323,12 +339,11 @@ def run(run_dir):
 
 def describe():
     """What the experiment that was loaded would cut, without training; see `experiment.plan`."""
-    build = gin.get_bindings(_RUN)["teacher"]
+    bound = gin.get_bindings(_RUN)
+    build = bound["teacher"]
     trained = inspect.unwrap(build) is teacher.train_teacher
     network = gin.get_bindings(teacher.train_teacher)["model"] if trained else build()
-    pruning = gin.get_bindings(pruner.prune)
-    asked = inspect.signature(experiment.plan).parameters
-    return experiment.plan(network, **{name: pruning[name] for name in pruning if name in asked})
+    return experiment.plan(network, bound["data"], **_pruning(experiment.plan))
 
 
 _OFFERED = _register()

@@ -14,8 +14,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from aip_tf.channels import summary
-from aip_tf.cost import count_macs, count_parameters
+from aip_tf.cost import count_macs, count_parameters, summary
 from aip_tf.pruner import Recovery
 from aip_tf.schedules import list_cuts
 
@@ -36,7 +35,7 @@ def run(teacher, data, prune, export=None, strategy="none", seed=0, *, run_dir):
             that is handed `data` and `checkpoint_dir` (`train_teacher`).
         data: function that returns a `datasets.Data`.
         prune: `aip_tf.prune`, everything bound but model, data and run_dir.
-        export: `aip_tf.export_model`, everything bound but model and directory; None for no export.
+        export: `aip_tf.export_model`, with its formats bound; None for no export.
         strategy: "none", "mirrored" (the GPUs of this machine) or "multi_worker" (TF_CONFIG).
         seed: int, of Python's, numpy's and Keras' random numbers.
         run_dir: folder of this run. A second start goes on where the first one stopped.
@@ -55,7 +54,7 @@ def run(teacher, data, prune, export=None, strategy="none", seed=0, *, run_dir):
         student, report = prune(network, images.train, images.test, run_dir=run_dir)
     paths = {"student": _save(student, run_dir / "student.keras")}
     if export is not None:
-        paths |= export(student, run_dir / "export").paths
+        paths |= export(student, run_dir / "export", check_data=images.test).paths
     return Outcome(report, paths)
 
 
@@ -92,41 +91,57 @@ def _save(model, path):
     return path
 
 
-def plan(network, schedule=0.5, selection="macs", recovery=None):
+def planned_cuts(schedule=0.5, recovery=None):
+    """The cuts of a run, as `schedules.list_cuts` gives them, and its number of epochs."""
+    epochs = (recovery or Recovery()).epochs
+    return list_cuts(schedule, epochs), epochs
+
+
+def plan(network, data, schedule=0.5, selection="macs", recovery=None):
     """Describe what `run` would cut, and when, without training anything.
 
     Args:
         network: the network to prune; its weights do not matter.
+        data: function that returns a `datasets.Data`; the plan says so if it cannot.
         schedule, selection, recovery: as for `aip_tf.prune`.
 
     Returns:
-        str: the network's channel groups, each with the reason where it is kept whole, and the
-        planned cuts: round, epoch after which it comes, what it removes.
+        str: the data, the network's channel groups, each with the reason where it is kept whole,
+        and the planned cuts: round, epoch after which it comes, what it removes.
 
     Raises:
         ValueError: for a schedule that does not fit the run.
     """
-    epochs = (recovery or Recovery()).epochs
+    cuts, epochs = planned_cuts(schedule, recovery)
     sizes = {"macs": count_macs(network), "parameters": count_parameters(network)}
+    name = selection if isinstance(selection, str) else type(selection).__name__
     lines = [
+        _describe_data(data),
+        f"Network {network.name}:",
         summary(network),
-        "",
-        f"{network.name}: {sizes['macs']:,} MACs, {sizes['parameters']:,} parameters.",
-        f"Planned cuts in {epochs} epochs (selection {_name_of(selection)}):",
+        f"Cuts in {epochs} epochs (selection {name}):",
     ]
-    for round_, cut in enumerate(list_cuts(schedule, epochs), start=1):
+    for round_, cut in enumerate(cuts, start=1):
         lines.append(f"  round {round_}, after epoch {cut.epoch}: {_target(cut, selection, sizes)}")
     return "\n".join(lines)
 
 
-def _name_of(selection):
-    return selection if isinstance(selection, str) else type(selection).__name__
+def _describe_data(data):
+    try:
+        images = data()
+    except ValueError as error:
+        return f"Data: not available. {error}"
+    return (
+        f"Data: images {images.input_shape}, {images.num_classes} classes, "
+        f"{int(images.train.cardinality())} training batches an epoch."
+    )
 
 
 def _target(cut, selection, sizes):
-    if selection == "threshold":
+    if selection == "threshold" or type(selection).__name__ == "Threshold":
         return f"threshold {cut.amount:g}"
     target = f"{cut.amount:.2%} removed of the original"
     if selection in sizes:
-        target += f", at most {int(sizes[selection] * (1 - cut.amount)):,} {selection} kept"
+        unit = {"macs": "MACs"}.get(selection, selection)
+        target += f", at most {int(sizes[selection] * (1 - cut.amount)):,} {unit} kept"
     return target
