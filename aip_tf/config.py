@@ -93,6 +93,10 @@ class Binding(NamedTuple):
 def load(gin_files, gin_params=()):
     """Read gin files and bindings, later ones winning, and check all of them against `run`.
 
+    A binding of a file must be read in the configuration that the files make; a later --gin_param
+    may lead away from it (another teacher, say) without an error. What is given on the command
+    line must be read in the end.
+
     Args:
         gin_files: paths of gin files; see `find_file` for where they are looked for.
         gin_params: bindings, such as "seed = 1".
@@ -102,19 +106,22 @@ def load(gin_files, gin_params=()):
 
     Raises:
         ConfigError: for a missing file, a syntax error, a name that nothing has, a binding that
-            nothing reads, a value that must be given and is not.
+            nothing reads, a value that must be given and is not, a value that `prune` refuses.
     """
     gin.clear_config()
     bindings = {}
     for name in gin_files:
         _bind_file(find_file(name), bindings, including=())
+    _check_all_read(bindings, bindings)
+    in_files = dict(bindings)
     for text in gin_params:
         _bind(f"{text}\n", f"--gin_param={text!r}", bindings)
-    read, reached = _bindings_read(bindings)
-    _check_run(read)
-    _check_all_read(bindings, read, reached)
+    on_command_line = {key: new for key, new in bindings.items() if new != in_files.get(key)}
+    _check_all_read(on_command_line, bindings)
+    read, _ = _reach(bindings)
+    _check_complete(read)
     _check_values()
-    return _resolved(bindings, read)
+    return _resolved(read)
 
 
 def gin_folder():
@@ -219,13 +226,13 @@ def _nearest(name, known):
 # Checking ----------------------------------------------------------------------------------------
 
 
-def _bindings_read(bindings):
+def _reach(bindings):
     """What a call of `run` can reach, found without calling anything.
 
     Returns:
-        The keys of the bindings it reads, and the names of the configurables it reaches.
+        The bindings it reads, and the names of the configurables it reaches.
     """
-    read, visited = set(), set()
+    read, visited = {}, set()
 
     def visit(scopes, selector):
         if (scopes, selector) in visited:
@@ -234,9 +241,8 @@ def _bindings_read(bindings):
         partial_scopes = ["/".join(scopes[:depth]) for depth in range(len(scopes) + 1)]
         for key, binding in bindings.items():
             if key[1] == selector and key[0] in partial_scopes:
-                read.add(key)
+                read[key] = binding
                 for reference in gin_config.iterate_references(binding.value):
-                    _check_reference(reference, binding, bindings)
                     visit(tuple(reference.scopes) or scopes, reference.configurable.selector)
 
     visit((), _RUN)
@@ -244,24 +250,31 @@ def _bindings_read(bindings):
     return read, sorted(names)
 
 
-def _check_reference(reference, binding, bindings):
-    name = "/".join(reference.scopes)
-    if reference.configurable.selector == "gin.constant" and name == "gin.REQUIRED":
-        raise ConfigError(
-            f"{binding.text} must be given: {binding.place} only says that it is required. Add "
-            f"--gin_param='{binding.text} = ...' or a line in your run file."
-        )
-    if (
-        reference.configurable.selector == "gin.macro"
-        and (name, "gin.macro", "value") not in bindings
-    ):
-        raise ConfigError(
-            f"{binding.place}: {binding.text} uses %{name}, which is defined nowhere. "
-            f"Add a line '{name} = ...'."
-        )
+def _check_all_read(bindings, configuration):
+    read, reached = _reach(configuration)
+    for key, binding in bindings.items():
+        if key not in read and not binding.is_default:
+            raise ConfigError(
+                f"{binding.place}: nothing reads {binding.text}, because no '@' or '%' leads to it "
+                f"from `run`. Remove it, or refer to it. Reached are {', '.join(reached)}."
+            )
 
 
-def _check_run(read):
+def _check_complete(read):
+    """Every `%name` that is read has a value, and `run` has its arguments."""
+    for binding in read.values():
+        for reference in gin_config.iterate_references(binding.value):
+            name, selector = "/".join(reference.scopes), reference.configurable.selector
+            if (selector, name) == ("gin.constant", "gin.REQUIRED"):
+                raise ConfigError(
+                    f"{binding.text} must be given: {binding.place} only says that it is required. "
+                    f"Add --gin_param='{binding.text} = ...' or a line in your run file."
+                )
+            if selector == "gin.macro" and (name, selector, "value") not in read:
+                raise ConfigError(
+                    f"{binding.place}: {binding.text} uses %{name}, which is defined nowhere. "
+                    f"Add a line '{name} = ...'."
+                )
     parameters = inspect.signature(experiment.run).parameters.values()
     needed = {p.name for p in parameters if p.default is p.empty} - set(_HANDED_OVER["run"])
     if missing := sorted(needed - {argument for _, selector, argument in read if selector == _RUN}):
@@ -269,15 +282,6 @@ def _check_run(read):
             f"run.{missing[0]} is not bound. A run file includes 'gin/base.gin' and binds "
             f"{', '.join(f'run.{name}' for name in sorted(needed))}; see gin/digits.gin."
         )
-
-
-def _check_all_read(bindings, read, reached):
-    for key, binding in bindings.items():
-        if key not in read and not binding.is_default:
-            raise ConfigError(
-                f"{binding.place}: nothing reads {binding.text}, because no '@' or '%' leads to it "
-                f"from `run`. Remove it, or refer to it. Reached are {', '.join(reached)}."
-            )
 
 
 def _check_values():
@@ -303,10 +307,10 @@ def _written(key):
     return "/".join(filter(None, (scope, f"{name}.{argument}")))
 
 
-def _resolved(bindings, read):
+def _resolved(read):
     """The bindings read, one a line: macros first, then by name."""
     keys = sorted(read, key=lambda key: (key[1] != "gin.macro", _written(key)))
-    return "".join(f"{_written(key)} = {bindings[key].value!r}\n" for key in keys)
+    return "".join(f"{_written(key)} = {read[key].value!r}\n" for key in keys)
 
 
 def claim(run_dir, configuration):

@@ -86,6 +86,15 @@ def test_a_mistake_on_the_command_line_is_shown_as_it_was_given(run_file):
     assert text.startswith("--gin_param='epoch = 3': nothing reads epoch")
 
 
+def test_the_command_line_may_lead_away_from_what_a_file_says(run_file):
+    resolved = config.load([run_file()], ["run.teacher = @resnet20", "resnet20.num_classes = 3"])
+    assert "zoo.resnet20.num_classes = 3" in resolved and "train_teacher" not in resolved
+    text = message(
+        config.load, [run_file()], ["run.teacher = @resnet20", "train_teacher.epochs = 3"]
+    )
+    assert "nothing reads teacher.train_teacher.epochs" in text
+
+
 def test_defaults_in_the_base_file_need_not_be_read(run_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     base = (config.gin_folder() / "base.gin").read_text()
