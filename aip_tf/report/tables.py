@@ -13,7 +13,7 @@ ROUND_HEADER = (
 )
 GROUP_HEADER = ("channel group", "channels", "why kept whole")
 _MOST_GROUP_ROWS = 40
-_WIDEST_CELL = 72
+_LONGEST_REASON = 72
 
 
 def render(report: PruningReport) -> str:
@@ -25,7 +25,8 @@ def render(report: PruningReport) -> str:
     ]
     groups = final_groups(report)
     if groups:
-        parts.append(text_table(GROUP_HEADER, group_rows(groups), align="<><"))
+        rows = [(*counts, _shorten(reason)) for *counts, reason in group_rows(groups)]
+        parts.append(text_table(GROUP_HEADER, rows, align="<><"))
     if report.artefacts:
         width = max(map(len, report.artefacts))
         parts.append("\n".join(f"{k:<{width}}  {v}" for k, v in report.artefacts.items()))
@@ -141,7 +142,7 @@ def text_table(header, rows, align: str | None = None) -> str:
         rows: tuples of strings.
         align: "<" or ">" for each column; by default all to the right.
     """
-    cells = [[_shorten(cell) for cell in row] for row in [header, *rows]]
+    cells = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     align = align or ">" * len(widths)
     lines = [
@@ -201,5 +202,5 @@ def _merged_row(reason, members):
     return _group_row(merged)
 
 
-def _shorten(cell):
-    return cell if len(cell) <= _WIDEST_CELL else cell[: _WIDEST_CELL - 3] + "..."
+def _shorten(reason):
+    return reason if len(reason) <= _LONGEST_REASON else reason[: _LONGEST_REASON - 3] + "..."
