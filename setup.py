@@ -28,6 +28,7 @@ setup(
         "keras>=3.12",
         "matplotlib>=3.8",
         "scikit-learn>=1.4",
+        "tensorboard>=2.20",
         "tensorflow>=2.20",
         "tensorflow-datasets>=4.9.9",
         "tensorflow-model-optimization>=0.8",

@@ -7,7 +7,6 @@ with plain ones just as well.
 
 import contextlib
 import inspect
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import tensorflow as tf
 
 from aip_tf.cost import count_macs, count_parameters, summary
 from aip_tf.pruner import Recovery
+from aip_tf.run_state import replace
 from aip_tf.schedules import list_cuts
 
 
@@ -52,7 +52,7 @@ def run(teacher, data, prune, export=None, strategy="none", seed=0, *, run_dir):
         images = data()
         network = _cached_teacher(teacher, images, run_dir)
         student, report = prune(network, images.train, images.test, run_dir=run_dir)
-    paths = {"student": _save(student, run_dir / "student.keras")}
+    paths = {"student": run_dir / "student.keras", "report": run_dir / "report.html"}
     if export is not None:
         paths |= export(student, run_dir / "export", check_data=images.test).paths
     return Outcome(report, paths)
@@ -78,17 +78,8 @@ def _cached_teacher(teacher, data, run_dir):
     at_hand = {"data": data, "checkpoint_dir": run_dir / "teacher"}
     wanted = inspect.signature(teacher).parameters
     network = teacher(**{name: at_hand[name] for name in at_hand if name in wanted})
-    _save(network, path)
+    replace(path, network.save)
     return network
-
-
-def _save(model, path):
-    """Save a model under its name only once it is complete: a run may be killed at any instant."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"unfinished_{path.name}")
-    model.save(unfinished)
-    os.replace(unfinished, path)
-    return path
 
 
 def planned_cuts(schedule=0.5, recovery=None):

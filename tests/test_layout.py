@@ -16,7 +16,7 @@ FLOORS = [
     {"_keras"},
     {"channels", "losses", "schedules", "zoo", "datasets", "report"},
     {"cost", "criteria", "game", "export", "latency"},
-    {"selection", "detection"},
+    {"selection", "detection", "recovery"},
     {"run_state"},
     {"pruner", "teacher"},
     {"experiment"},
