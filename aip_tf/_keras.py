@@ -10,12 +10,14 @@ import importlib
 import inspect
 
 import keras
+import tensorflow as tf
 from keras import tree
 from keras.src.backend.tensorflow.trainer import _collective_all_reduce_multi_worker
 from keras.src.losses.loss import unscale_loss_for_distribution
 from keras.src.models.functional import Functional, operation_fn
 from keras.src.ops.operation import Operation
 from keras.src.saving.serialization_lib import SafeModeScope
+from tensorflow.python.distribute import collective_all_reduce_strategy
 
 _OPERATION_MODULES = ("core", "image", "linalg", "math", "nn", "numpy")
 
@@ -217,18 +219,20 @@ def new_operation(type_name, name, **settings):
     return operation_type(type_name)(**settings, name=name)
 
 
-def copy_input(tensor, shape):
-    """A new `keras.Input` like the symbolic input `tensor`, of another shape."""
+def copy_input(tensor, shape, dtype=None):
+    """A new `keras.Input` like the symbolic input `tensor`, of another shape.
+
+    Args:
+        tensor: a symbolic input of a model.
+        shape: its new shape, with the batch size.
+        dtype: its new type if it is a floating one; None: as before.
+    """
+    floating = "float" in tensor.dtype
+    settings = {"name": tensor.name, "dtype": dtype if dtype and floating else tensor.dtype}
     layer = tensor._keras_history.operation
-    if not isinstance(layer, keras.layers.InputLayer):
-        return keras.Input(batch_shape=shape, dtype=tensor.dtype, name=tensor.name)
-    return keras.Input(
-        batch_shape=shape,
-        dtype=tensor.dtype,
-        name=layer.name,
-        sparse=tensor.sparse,
-        optional=layer.optional,
-    )
+    if isinstance(layer, keras.layers.InputLayer):
+        settings |= {"name": layer.name, "sparse": tensor.sparse, "optional": layer.optional}
+    return keras.Input(batch_shape=shape, **settings)
 
 
 def copy_sequential(model, layers, inputs):
@@ -280,6 +284,18 @@ def application_layers():
     modules = (convnext, inception_resnet_v2)
     names = ("LayerScale", "StochasticDepth", "CustomScaleLayer")
     return {n: getattr(m, n) for m in modules for n in names if hasattr(m, n)}
+
+
+def all_layers(model):
+    """Every layer inside `model`, those of nested models and wrappers included."""
+    return list(model._flatten_layers(include_self=False))
+
+
+def compiled_loss_and_metrics(model):
+    """The loss and the list of metrics that `model` was compiled with; None each without."""
+    if not model.compiled:
+        return None, None
+    return model.loss, model._compile_metrics and model._compile_metrics._user_metrics
 
 
 def attention_projections(layer):
@@ -360,3 +376,14 @@ class ReplicaModel(keras.Model):
 def is_multi_worker(strategy):
     """Whether `strategy` spans several processes, each with its own data pipeline."""
     return _collective_all_reduce_multi_worker(strategy)
+
+
+def multi_worker_strategy(check_seconds):
+    """A MultiWorkerMirroredStrategy that looks at the other workers every `check_seconds`.
+
+    TensorFlow looks every 30 seconds and asks four times, 10 seconds each, before it gives up: a
+    dead machine could go unnoticed for longer than a minute.
+    """
+    extended = collective_all_reduce_strategy.CollectiveAllReduceExtended
+    extended._check_health_interval = check_seconds
+    return tf.distribute.MultiWorkerMirroredStrategy()

@@ -36,21 +36,32 @@ def prune_channels(model, keep_masks, input_shape=None):
     >>> smaller = aip_tf.prune_channels(model, {group.name: keep})
     """
     found = partition(model, input_shape)
-    rebuild = _Rebuild(found.trace, found.kept(keep_masks))
+    return _rebuild(model, found.trace, found.kept(keep_masks))
+
+
+def recast(model, dtype):
+    """A copy of `model` in which every layer has the dtype policy `dtype`, such as "float64"."""
+    found = partition(model)
+    return _rebuild(model, found.trace, found.kept({}), {"dtype": dtype})
+
+
+def _rebuild(model, traced, kept, changes=()):
+    rebuild = _Rebuild(traced, kept, dict(changes))
     with _keras.copying():
-        student = rebuild.model(model)
+        copy = rebuild.model(model)
     rebuild.copy_weights()
-    _keras.copy_flags(model, student)
-    return student
+    _keras.copy_flags(model, copy)
+    return copy
 
 
 class _Rebuild:
     """One rebuilding: which copy stands for which layer, nested models included."""
 
-    def __init__(self, traced, kept):
+    def __init__(self, traced, kept, changes):
         self._tracer = traced.tracer
         self._weights = traced.weights
         self._kept = kept
+        self._changes = changes
         self._copies = {}
 
     def model(self, model):
@@ -76,7 +87,8 @@ class _Rebuild:
                 (s[0], *(b if b is None else k for b, k in zip(s[1:], kept[1:], strict=True)))
                 for s, kept in zip(shapes, map(self._kept.shape, given), strict=True)
             ]
-        return [_keras.copy_input(x, s) for x, s in zip(symbols, shapes, strict=True)]
+        dtype = self._changes.get("dtype")
+        return [_keras.copy_input(x, s, dtype) for x, s in zip(symbols, shapes, strict=True)]
 
     def _visit(self, node, args, kwargs):
         if _keras.is_graph(node.operation):
@@ -93,11 +105,10 @@ class _Rebuild:
             return self.model(operation)
         if id(operation) not in self._copies:
             edits = self._tracer.config_edits.get(id(operation), {})
-            changes = {
-                key: value(self._kept)
-                for key, (ids, value) in edits.items()
-                if not self._kept(compact(ids)).all()
-            }
+            changes = {} if not isinstance(operation, keras.layers.Layer) else dict(self._changes)
+            for key, (ids, value) in edits.items():
+                if not self._kept(compact(ids)).all():
+                    changes[key] = value(self._kept)
             self._copies[id(operation)] = (operation, _keras.copy_operation(operation, changes))
         return self._copies[id(operation)][1]
 

@@ -241,7 +241,7 @@ def _input_shapes(model, input_shape):
     if len(shapes) != len(inputs):
         raise ValueError(
             f"Received {len(shapes)} shapes as `input_shape` for a model with {len(inputs)} "
-            f"inputs. Expected a shape without the batch size for each of {[x.name for x in inputs]}."
+            f"inputs. Expected one without the batch size for each of {[x.name for x in inputs]}."
         )
     for x, shape in zip(inputs, shapes, strict=True):
         built = x.shape[1:]

@@ -1,0 +1,176 @@
+"""How a student is trained between two cuts: everything `prune` hands to `fit`."""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from aip_tf import _keras, schedules
+from aip_tf.game import AdversarialDistiller
+from aip_tf.game.taps import output_kinds
+
+_TABLE_SIZE = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Recovery:
+    """How to train between cuts. Optimizer and learning rate start afresh after every cut.
+
+    Attributes:
+        epochs: epochs of the whole run, all cuts included; at least 2.
+        optimizer: a Keras optimizer (copied for every stretch between cuts), its name, or "sgd":
+            SGD at 0.02 with Nesterov momentum 0.9 and weight decay 5e-4.
+        decay: how the learning rate falls from one cut to the next: "cosine", "constant",
+            "step_decay" or a callable, see `aip_tf.schedules`. An optimizer that brings its own
+            schedule keeps it.
+        loss: the supervised loss; None: that of the compiled model, or else the cross-entropy that
+            fits the model's output and the labels.
+        metrics: list of metrics; None: those of the compiled model, or else accuracy.
+        transfers: what the teacher hands over; None: the full method, see `AdversarialDistiller`;
+            an empty list: plain fine-tuning.
+        supervised_weight: weight of the supervised loss, see `AdversarialDistiller`.
+        callbacks: Keras callbacks for every `fit`.
+        recalibration_batches: after a cut the statistics of BatchNormalization are measured anew on
+            so many training batches; 0: they stay.
+
+    Raises:
+        ValueError: if a number is out of range.
+
+    Example:
+
+    >>> recovery = aip_tf.Recovery(epochs=12, optimizer=keras.optimizers.Adam(1e-3))
+    """
+
+    epochs: int = 30
+    optimizer: object = "sgd"
+    decay: object = "cosine"
+    loss: object = None
+    metrics: object = None
+    transfers: list | None = None
+    supervised_weight: float | None = None
+    callbacks: tuple = ()
+    recalibration_batches: int = 20
+
+    def __post_init__(self):
+        if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 2:
+            raise ValueError(f"Received epochs={self.epochs!r}. Expected an integer of at least 2.")
+        if self.recalibration_batches < 0:
+            raise ValueError(
+                f"Received recalibration_batches={self.recalibration_batches!r}. Expected >= 0."
+            )
+        schedules.get(self.decay)
+
+    def for_model(self, model, labels):
+        """This recovery with loss and metrics filled in from a model and a batch of labels."""
+        loss, metrics = _keras.compiled_loss_and_metrics(model)
+        if self.loss is not None or loss is None:
+            loss = self.loss or default_loss(model, labels)
+        if self.metrics is not None or metrics is None:
+            metrics = self.metrics or ["accuracy"]
+        return dataclasses.replace(self, loss=loss, metrics=metrics)
+
+    def compile(self, model, steps=1):
+        """Compile a student or distiller for a stretch of `steps` training steps."""
+        metrics = keras.tree.map_structure(_fresh_metric, self.metrics)
+        optimizer = decayed_optimizer(self.optimizer, self.decay, steps)
+        model.compile(optimizer=optimizer, loss=self.loss, metrics=metrics)
+
+    def distiller(self, teacher, student, steps):
+        """The compiled `AdversarialDistiller` of one stretch of `steps` training steps."""
+        distiller = AdversarialDistiller(
+            teacher, student, transfers=self.transfers, supervised_weight=self.supervised_weight
+        )
+        self.compile(distiller, steps)
+        return distiller
+
+
+def default_loss(model, labels):
+    """The cross-entropy that fits a classifier's output and its labels.
+
+    Raises:
+        ValueError: for several outputs, or labels that fit no cross-entropy.
+    """
+    kinds = output_kinds(model)
+    shape = np.shape(labels)
+    if len(kinds) != 1 or len(model.outputs[0].shape) != 2 or len(shape) not in (1, 2):
+        raise ValueError(
+            f"Received a model with outputs {[tuple(x.shape) for x in model.outputs]} and labels "
+            f"of shape {shape}, but no loss. Expected a classifier with one label for each sample; "
+            "otherwise compile the model or give Recovery(loss=...)."
+        )
+    from_logits = kinds[0] == "logits"
+    num_classes = model.outputs[0].shape[-1]
+    if num_classes == 1 or kinds[0] == "sigmoid":
+        return keras.losses.BinaryCrossentropy(from_logits=from_logits)
+    if shape[1:] == (num_classes,):
+        return keras.losses.CategoricalCrossentropy(from_logits=from_logits)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+
+
+def decayed_optimizer(optimizer, decay, steps):
+    """A fresh optimizer like `optimizer`; its learning rate falls by `decay` over `steps` steps."""
+    if optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(0.02, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer = keras.optimizers.get(optimizer)
+    config = optimizer.get_config()
+    if not isinstance(config["learning_rate"], dict):
+        factor = schedules.get(decay)
+        size = min(steps, _TABLE_SIZE)
+        rate = float(config["learning_rate"])
+        table = LearningRateTable([rate * factor(i / size) for i in range(size)], steps)
+        config["learning_rate"] = keras.optimizers.schedules.serialize(table)
+    return type(optimizer).from_config(config)
+
+
+@keras.saving.register_keras_serializable("aip_tf")
+class LearningRateTable(keras.optimizers.schedules.LearningRateSchedule):
+    """Learning rates by progress through a stretch of training; the last one holds behind it.
+
+    Args:
+        rates: list of learning rates, evenly spread over the stretch.
+        steps: number of training steps of the stretch.
+    """
+
+    def __init__(self, rates, steps):
+        self.rates = list(rates)
+        self.steps = int(steps)
+
+    def __call__(self, step):
+        place = keras.ops.cast(step, "float32") * (len(self.rates) / self.steps)
+        index = keras.ops.minimum(keras.ops.cast(place, "int32"), len(self.rates) - 1)
+        return keras.ops.take(keras.ops.convert_to_tensor(self.rates, "float32"), index)
+
+    def get_config(self):
+        return {"rates": self.rates, "steps": self.steps}
+
+
+def _fresh_metric(metric):
+    if isinstance(metric, keras.metrics.Metric):
+        return type(metric).from_config(metric.get_config())
+    return metric
+
+
+def recalibrate(model, data, num_batches):
+    """Measure the moving statistics of every trainable BatchNormalization anew; in place.
+
+    A cut changes the distributions that the moving statistics describe. They become the plain
+    average over batches, which is what momentum approximates.
+
+    Args:
+        model: the student.
+        data: `tf.data.Dataset` of (inputs, ...) batches.
+        num_batches: number of batches, at least 1, or 0 to leave the statistics alone.
+    """
+    normalizations = [
+        (layer, layer.momentum)
+        for layer in _keras.all_layers(model)
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
+    if not normalizations:
+        return
+    for step, (inputs, *_) in enumerate(data.take(num_batches)):
+        for layer, _ in normalizations:
+            layer.momentum = step / (step + 1)
+        model(inputs, training=True)
+    for layer, momentum in normalizations:
+        layer.momentum = momentum
