@@ -1,13 +1,27 @@
 """SSD: anchors, matching, loss, decoding, average precision, augmentation, and the real images."""
 
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
 import keras
+import laws
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from aip_tf import detection
+import aip_tf
+from aip_tf import datasets, detection
+from aip_tf.channels import find_channel_groups, prune_channels
 from aip_tf.detection import anchors as boxes_module
 from aip_tf.detection import augment
+from aip_tf.game import AdversarialDistiller, AdversarialTransfer, AttentionTransfer, OutputTransfer
+
+ROOT = Path(__file__).parents[1]
+DEVKIT = ROOT.parent / "shared" / "data" / "VOCdevkit"
+needs_voc = pytest.mark.skipif(not DEVKIT.is_dir(), reason=f"no real images at {DEVKIT}")
 
 SMALL = {"num_classes": 3, "input_size": 64, "width": 1 / 16}
 
@@ -403,3 +417,297 @@ def test_patches_vary_and_always_hold_an_object():
     extent = upright[:, 2] - upright[:, 0]
     assert (extent > 1.01).any() and (extent < 0.99).any()
     assert len(np.unique(patches.round(4), axis=0)) > 40
+
+
+# --- data ---------------------------------------------------------------------------------------
+
+
+def drawn_examples(count=6):
+    """Bright rectangles on dark images of different sizes, with their boxes; the last is empty."""
+    rng = np.random.default_rng(0)
+    images, objects = [], []
+    for k in range(count):
+        height, width = rng.integers(60, 90, 2)
+        image = rng.uniform(0, 0.2, (height, width, 3)).astype("float32")
+        boxes = (
+            np.zeros((0, 4), "float32") if k == count - 1 else np.float32([[0.2, 0.3, 0.7, 0.8]])
+        )
+        for ymin, xmin, ymax, xmax in boxes:
+            rows = slice(round(ymin * height), round(ymax * height))
+            image[rows, round(xmin * width) : round(xmax * width)] = 1.0
+        images.append(image)
+        labels = np.full(len(boxes), k % 3, "int32")
+        objects.append({"boxes": boxes, "labels": labels, "difficult": labels == 1})
+    signature = (
+        tf.TensorSpec((None, None, 3)),
+        {
+            "boxes": tf.TensorSpec((None, 4)),
+            "labels": tf.TensorSpec((None,), tf.int32),
+            "difficult": tf.TensorSpec((None,), tf.bool),
+        },
+    )
+    examples = tf.data.Dataset.from_generator(
+        lambda: zip(images, objects, strict=True), output_signature=signature
+    )
+    return examples.apply(tf.data.experimental.assert_cardinality(count))
+
+
+@pytest.fixture(scope="module")
+def small_data():
+    examples = drawn_examples()
+    data = datasets.Data(train=examples, test=examples, input_shape=(None, None, 3), num_classes=3)
+    return detection.ssd_data(data, input_size=64, batch_size=3, seed=5)
+
+
+def test_data_fits_the_model(small_data, small_anchors):
+    assert small_data.input_shape == (64, 64, 3) and small_data.num_classes == 3
+    for batches, expected in ((small_data.train, 2), (small_data.test, 2)):
+        assert int(batches.cardinality()) == expected
+        images, targets = next(iter(batches))
+        assert images.shape == (3, 64, 64, 3) and images.dtype == tf.float32
+        assert float(tf.reduce_min(images)) >= 0 and float(tf.reduce_max(images)) <= 1
+        assert targets["boxes"].shape == (3, len(small_anchors), 5)
+        assert targets["classes"].shape == (3, len(small_anchors))
+
+
+def test_augmentation_is_new_in_every_epoch_and_the_same_for_one_seed():
+    examples = drawn_examples()
+    data = datasets.Data(train=examples, test=examples, input_shape=(None, None, 3), num_classes=3)
+
+    def two_epochs(seed):
+        train = detection.ssd_data(data, input_size=64, batch_size=3, seed=seed).train
+        return [[(x.numpy(), y["boxes"].numpy()) for x, y in train] for _ in range(2)]
+
+    first, again, other = two_epochs(5), two_epochs(5), two_epochs(6)
+    for a, b in zip(keras.tree.flatten(first), keras.tree.flatten(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(first[0][0][0], first[1][0][0])
+    assert not np.array_equal(first[0][0][0], other[0][0][0])
+
+
+def test_ground_truth_keeps_every_object():
+    images, objects = next(iter(detection.ground_truth(drawn_examples(), 64, batch_size=6)))
+    assert images.shape == (6, 64, 64, 3)
+    assert objects["labels"].numpy().ravel().tolist() == [0, 1, 2, 0, 1, -1]
+    assert objects["difficult"].numpy().ravel().tolist() == [False, True, False, False, True, False]
+    # The brightest part of each whole image is where the box says.
+    bright = np.argwhere(images[0, ..., 0].numpy() > 0.6)
+    np.testing.assert_allclose(bright.min(axis=0) / 64, objects["boxes"][0, 0, :2], atol=0.03)
+
+
+def test_examples_of_unknown_number_are_an_error():
+    examples = drawn_examples().filter(lambda *_: True)
+    with pytest.raises(ValueError, match="assert_cardinality"):
+        detection.ground_truth(examples, 64)
+
+
+@needs_voc
+def test_every_real_object_has_an_anchor_and_a_perfect_detector_scores_one():
+    """108 real images, through encoding, decoding, suppression and average precision."""
+    sets = ("2012/train", "2012/val")
+    data = datasets.voc(DEVKIT, train=sets, test=sets)
+    anchors = detection.default_boxes(detection.feature_sizes(128))
+    metric = detection.MeanAveragePrecision(20, "eleven_points")
+    num_objects = 0
+    for _, objects in data.test:
+        outputs = outputs_for((objects["boxes"], objects["labels"]), anchors, 20)
+        # The paper's 0.45 would merge objects of one class that truly overlap by more.
+        found = detection.detect(outputs, anchors, iou_threshold=0.95)
+        metric.update_state({k: v[None] for k, v in objects.items()}, found)
+        num_objects += len(objects["labels"])
+    assert num_objects == 284
+    assert metric.result() > 0.99
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+def test_loss_falls_in_compile_and_fit(small_data, small_model):
+    model = keras.models.clone_model(small_model)
+    detection.compile_detector(model, keras.optimizers.Adam(1e-3))
+    history = model.fit(small_data.test, epochs=8, verbose=0, shuffle=False).history
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+    assert {"boxes_loss", "classes_loss", "classes_matched_accuracy"} < set(history)
+
+
+def test_average_precision_enters_the_logs(small_data, small_model, small_anchors):
+    model = keras.models.clone_model(small_model)
+    detection.compile_detector(model, keras.optimizers.SGD(0.0))
+    truth = detection.ground_truth(drawn_examples(), 64, batch_size=3)
+    evaluation = detection.DetectionEvaluation(truth, small_anchors, frequency=2)
+    history = model.fit(
+        small_data.test, epochs=2, verbose=0, shuffle=False, callbacks=[evaluation]
+    ).history
+    assert len(history["val_mean_average_precision"]) == 1
+    assert 0 <= history["val_mean_average_precision"][0] <= 1
+
+
+def test_nothing_to_evaluate_on_is_an_error(small_model, small_anchors):
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        detection.evaluate_detector(small_model, [], small_anchors)
+
+
+def test_loss_is_the_same_on_two_replicas():
+    """Losses and gradients on two logical devices equal those of one, though one has no objects."""
+    script = """
+        import keras, numpy as np, tensorflow as tf
+        cpu, logical = tf.config.list_physical_devices("CPU")[0], tf.config.LogicalDeviceConfiguration
+        tf.config.set_logical_device_configuration(cpu, [logical()] * 2)
+        from aip_tf import detection
+        from keras.layers import Dense, Flatten, Reshape
+
+        rng = np.random.default_rng(0)
+        labels = rng.integers(0, 3, (4, 12)) * [[1], [1], [0], [0]]
+        offsets = np.concatenate([rng.normal(size=(4, 12, 4)), labels[..., None] > 0], -1)
+        targets = {"boxes": offsets.astype("float32"), "classes": labels}
+        images = rng.random((4, 6, 6, 2)).astype("float32")
+
+        def train(strategy):
+            with strategy.scope():
+                keras.utils.set_random_seed(0)
+                image = keras.Input((6, 6, 2))
+                flat = Flatten()(image)
+                outputs = {
+                    "boxes": Reshape((12, 4), name="boxes")(Dense(48)(flat)),
+                    "classes": Reshape((12, 3), name="classes")(Dense(36)(flat)),
+                }
+                model = detection.compile_detector(keras.Model(image, outputs), "sgd")
+                batches = tf.data.Dataset.from_tensor_slices((images, targets)).batch(4)
+                model.fit(batches, epochs=3, verbose=0)
+                return np.concatenate([w.ravel() for w in model.get_weights()])
+
+        one = train(tf.distribute.get_strategy())
+        two = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+        print("difference", np.abs(one - two).max())
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert float(result.stdout.split("difference")[1]) < 1e-5
+
+
+# --- pruning and the game -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_cut_detector_equals_the_masked_one(batch_norm):
+    rng = np.random.default_rng(0)
+    model = detection.ssd_vgg16(num_classes=3, input_size=64, width=1 / 16, batch_norm=batch_norm)
+    batch = rng.random((3, 64, 64, 3)).astype("float32")
+    laws.randomize(model, rng, batch)
+    groups = find_channel_groups(model)
+    masks = laws.random_masks(groups, rng)
+    assert len(masks) == 17, "every convolution of backbone and extra layers can be cut"
+    error, cut = laws.masked_is_cut(model, masks, batch)
+    assert error <= laws.TOLERANCE
+    expected = laws.run(cut, batch)
+    assert laws.any_control(model, masks, batch, expected, rng) >= laws.SENSITIVITY
+    assert {k: v.shape for k, v in cut.output.items()} == {
+        k: v.shape for k, v in model.output.items()
+    }
+
+
+def transfers():
+    return [
+        detection.DetectionTransfer(),
+        AttentionTransfer("auto"),
+        AdversarialTransfer(outputs="classes"),
+    ]
+
+
+def halved(model):
+    rng = np.random.default_rng(0)
+    return prune_channels(model, laws.random_masks(find_channel_groups(model), rng))
+
+
+def test_the_whole_game_plays_on_detectors(small_data, small_model, small_anchors):
+    student = halved(small_model)
+    game = AdversarialDistiller(small_model, student, transfers())
+    detection.compile_detector(game, keras.optimizers.Adam(1e-3))
+    truth = detection.ground_truth(drawn_examples(), 64, batch_size=3)
+    evaluation = detection.DetectionEvaluation(truth, small_anchors)
+    history = game.fit(
+        small_data.test, epochs=6, verbose=0, shuffle=False, callbacks=[evaluation]
+    ).history
+    assert history["detection_loss"][-1] < history["detection_loss"][0]
+    assert {"attention_loss", "adversarial_loss", "val_mean_average_precision"} < set(history)
+    assert np.isfinite(keras.tree.flatten(history)).all()
+
+
+def test_output_transfer_reads_the_classes_alone(small_model):
+    student = halved(small_model)
+    transfer = OutputTransfer(outputs="classes").bind(small_model, student)
+    readings = [small_model(np.ones((1, 64, 64, 3), "float32"))] * 2
+    from aip_tf.game import Reading
+
+    first, second = (Reading(keras.tree.flatten(x), {}) for x in readings)
+    assert float(transfer.loss(first, second)) == pytest.approx(0.0, abs=1e-5)
+    moved = Reading([first.outputs[0] + 1.0, first.outputs[1]], {})
+    assert float(transfer.loss(first, moved)) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_detection_transfer_counts_anchors_with_objects(small_model):
+    from aip_tf.game import Reading
+
+    transfer = detection.DetectionTransfer(temperature=1.0).bind(small_model, halved(small_model))
+    background, object_ = [20.0, 0.0, 0.0], [0.0, 20.0, 0.0]
+    offsets = np.zeros((1, 2, 4), "float32")
+    sees = Reading([offsets, np.float32([[object_, background]])], {})
+    assert float(transfer.loss(sees, sees)) == pytest.approx(0.0, abs=1e-5)
+    away = offsets.copy()
+    away[0, 1] = 5.0  # boxes of background anchors are free
+    assert float(transfer.loss(sees, Reading([away, sees.outputs[1]], {}))) < 1e-4
+    away[0, 0, 0] = 2.0
+    assert float(transfer.loss(sees, Reading([away, sees.outputs[1]], {}))) == pytest.approx(1.5)
+    # An object that only the student imagines: KL of nearly 20 at one of two anchors that count.
+    imagines = Reading([offsets, np.float32([[object_, object_]])], {})
+    assert float(transfer.loss(sees, imagines)) == pytest.approx(10.0, rel=1e-3)
+
+
+def test_bad_detection_transfers_are_errors(small_model):
+    with pytest.raises(ValueError, match="temperature > 0"):
+        detection.DetectionTransfer(temperature=0)
+    classifier = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match="'boxes' and 'classes'"):
+        detection.DetectionTransfer().bind(classifier, classifier)
+
+
+def test_prune_cuts_and_recovers_a_detector(small_data, small_model):
+    teacher = detection.compile_detector(keras.models.clone_model(small_model))
+    recovery = aip_tf.Recovery(epochs=2, optimizer="adam", transfers=transfers())
+
+    def cut_once(epoch):
+        return epoch == 0, 0.4
+
+    student, report = aip_tf.prune(
+        teacher, small_data.train, small_data.test, schedule=cut_once, recovery=recovery
+    )
+    assert report.student.macs <= 0.6 * report.teacher.macs
+    assert "classes_matched_accuracy" in report.student.metrics
+    assert student.output["boxes"].shape == teacher.output["boxes"].shape
+
+
+@needs_voc
+@pytest.mark.slow
+def test_a_small_ssd_learns_real_images_by_heart():
+    """Four photographs, 100 steps: the loss falls hundredfold, every object is found."""
+    keras.utils.set_random_seed(0)
+    data = datasets.voc(DEVKIT, train=("2012/train",), test=("2012/trainval",))
+    few = datasets.Data(data.test.take(4), data.test.take(4), data.input_shape, data.num_classes)
+    batches = detection.ssd_data(few, input_size=64, batch_size=4).test.cache()
+    truth = detection.ground_truth(few.test, 64)
+    anchors = detection.default_boxes(detection.feature_sizes(64))
+    model = detection.ssd_vgg16(num_classes=20, input_size=64, width=1 / 8)
+    detection.compile_detector(model, keras.optimizers.Adam(1e-3))
+    before = detection.evaluate_detector(model, truth, anchors).result()
+    history = model.fit(batches, epochs=100, verbose=0, shuffle=False).history
+    after = detection.evaluate_detector(model, truth, anchors).result()
+    assert history["loss"][-1] < 0.02 * history["loss"][0]
+    assert before < 0.1 and after > 0.9

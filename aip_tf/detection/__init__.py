@@ -13,11 +13,14 @@ from aip_tf.detection.average_precision import (
     average_precision,
     precision_recall,
 )
+from aip_tf.detection.data import ground_truth, ssd_data
 from aip_tf.detection.decoding import Detections, detect
+from aip_tf.detection.evaluation import DetectionEvaluation, evaluate_detector
 from aip_tf.detection.loss import (
     ConfidenceLoss,
     LocalizationLoss,
     MatchedAccuracy,
+    compile_detector,
     multibox_loss,
 )
 from aip_tf.detection.model import (
@@ -26,25 +29,32 @@ from aip_tf.detection.model import (
     ssd300_vgg16,
     ssd_vgg16,
 )
+from aip_tf.detection.transfer import DetectionTransfer
 
 __all__ = [
     "ConfidenceLoss",
+    "DetectionEvaluation",
+    "DetectionTransfer",
     "Detections",
     "LocalizationLoss",
     "MatchedAccuracy",
     "MeanAveragePrecision",
     "average_precision",
+    "compile_detector",
     "copy_vgg16_weights",
     "decode_offsets",
     "default_boxes",
     "detect",
     "encode",
     "encode_offsets",
+    "evaluate_detector",
     "feature_sizes",
+    "ground_truth",
     "match",
     "multibox_heads",
     "multibox_loss",
     "precision_recall",
     "ssd300_vgg16",
+    "ssd_data",
     "ssd_vgg16",
 ]

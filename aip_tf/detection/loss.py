@@ -30,6 +30,23 @@ def multibox_loss(negatives_per_positive=3.0, localization_weight=1.0):
     }
 
 
+def compile_detector(model, optimizer="sgd", negatives_per_positive=3.0, localization_weight=1.0):
+    """Compile a detector, in place, with the MultiBox loss and `MatchedAccuracy`; returns it.
+
+    `train_teacher` and `prune` go on with the loss and metrics of a compiled model.
+
+    >>> from aip_tf.detection import ssd_vgg16
+    >>> compile_detector(ssd_vgg16(num_classes=2, input_size=64, width=0.0625)).compiled
+    True
+    """
+    model.compile(
+        optimizer=optimizer,
+        loss=multibox_loss(negatives_per_positive, localization_weight),
+        metrics={"classes": [MatchedAccuracy()]},
+    )
+    return model
+
+
 @keras.saving.register_keras_serializable("aip_tf")
 class LocalizationLoss(keras.losses.Loss):
     """Smooth L1 between predicted and encoded offsets, summed over matched anchors.
@@ -51,10 +68,8 @@ class LocalizationLoss(keras.losses.Loss):
         self.weight = weight
 
     def call(self, y_true, y_pred):
-        distance = ops.abs(y_true[..., :4] - y_pred)
-        smooth = ops.where(distance < 1.0, 0.5 * ops.square(distance), distance - 0.5)
         is_matched = y_true[..., 4]
-        per_sample = ops.sum(ops.sum(smooth, axis=-1) * is_matched, axis=-1)
+        per_sample = ops.sum(smooth_l1(y_true[..., :4], y_pred) * is_matched, axis=-1)
         return self.weight * per_sample * _share_per_match(is_matched)
 
     def get_config(self):
@@ -101,6 +116,13 @@ class ConfidenceLoss(keras.losses.Loss):
 
     def get_config(self):
         return {**super().get_config(), "negatives_per_positive": self.negatives_per_positive}
+
+
+def smooth_l1(expected, received):
+    """Sum over the last axis of d^2 / 2 where |d| < 1 and |d| - 1/2 elsewhere (Girshick 2015)."""
+    distance = ops.abs(expected - received)
+    smooth = ops.where(distance < 1.0, 0.5 * ops.square(distance), distance - 0.5)
+    return ops.sum(smooth, axis=-1)
 
 
 def _share_per_match(is_matched):

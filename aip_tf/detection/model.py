@@ -39,8 +39,8 @@ def ssd_vgg16(
         width: factor on the filters of every layer but the heads, > 0.
         batch_norm: whether convolutions of backbone and extra layers are followed by
             batch normalization (and then have no bias).
-        weights: `None` (random), or a path for `load_weights`. For ImageNet weights, see
-            `copy_vgg16_weights`.
+        weights: `None` (random), a path for `load_weights`, or "imagenet": the backbone starts from
+            `keras.applications.VGG16` (a download of 553 MB, once), see `copy_vgg16_weights`.
         name: name of the model.
 
     Returns:
@@ -63,7 +63,9 @@ def ssd_vgg16(
     conv = _ConvolutionFactory(width, batch_norm)
     sources = _sources(image, sizes, conv)
     model = keras.Model(image, multibox_heads(sources, num_classes), name=name)
-    if weights is not None:
+    if weights == "imagenet":
+        copy_vgg16_weights(model, keras.applications.VGG16(weights="imagenet"))
+    elif weights is not None:
         model.load_weights(weights)
     return model
 
