@@ -248,9 +248,7 @@ class TestFeatures:
         inputs = keras.Input((8, 8, 3))
         outputs = LAYERS.GlobalAveragePooling2D()(inside(inputs))
         model = keras.Model(inputs, LAYERS.Dense(2)(outputs))
-        own = group(
-            "c", 4, ("inside/conv",), [member("inside/conv", "kernel", 3, 4, "producer")]
-        )
+        own = group("c", 4, ("inside/conv",), [member("inside/conv", "kernel", 3, 4, "producer")])
         expected = np.abs(inside(data[0]).numpy().mean(0)).sum(axis=(0, 1))
         scores = criteria.FeatureMagnitude(normalize="none")(model, [own], data)["c"]
         np.testing.assert_allclose(scores / scores.max(), expected / expected.max(), rtol=1e-4)
@@ -324,12 +322,12 @@ class TestNormalizations:
         ],
     )
     def test_values(self, name, expected):
-        combined = criteria.Criterion(normalize=name)._combine([self.scores])
+        combined = criteria.Criterion(normalize=name).combine(None, [self.scores])
         np.testing.assert_allclose(combined, expected, rtol=1e-6)
 
     @pytest.mark.parametrize("name", ["none", "max", "mean", "lamp"])
     def test_all_zero_stays_finite(self, name):
-        assert np.isfinite(criteria.Criterion(normalize=name)._combine([np.zeros(4)])).all()
+        assert np.isfinite(criteria.Criterion(normalize=name).combine(None, [np.zeros(4)])).all()
 
 
 class TestErrors:

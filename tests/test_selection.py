@@ -49,7 +49,8 @@ class FakeCost:
     def macs(self, keep_masks):
         widths = [3, *self._widths(keep_masks), 10]
         return sum(
-            9 * a * b * max(1, 64 >> i) for i, (a, b) in enumerate(zip(widths, widths[1:]))  # noqa: B905, RUF007
+            9 * a * b * max(1, 64 >> i)
+            for i, (a, b) in enumerate(zip(widths, widths[1:]))  # noqa: B905, RUF007
         )
 
     def parameters(self, keep_masks):
@@ -89,7 +90,9 @@ def networks(draw):
     sizes = draw(st.lists(st.integers(1, 40), min_size=1, max_size=6))
     flags = st.lists(st.booleans(), min_size=len(sizes), max_size=len(sizes))
     residual = draw(flags)
-    return [FakeGroup(f"conv{i}", n, r) for i, (n, r) in enumerate(zip(sizes, residual, strict=True))]
+    return [
+        FakeGroup(f"conv{i}", n, r) for i, (n, r) in enumerate(zip(sizes, residual, strict=True))
+    ]
 
 
 BUDGETED = st.sampled_from([Macs, Parameters, Channels])
@@ -203,7 +206,9 @@ class TestBudgets:
     def test_unreachable_names_the_minimum(self):
         groups = [FakeGroup("a", 10), FakeGroup("b", 10, residual=True)]
         with pytest.raises(ValueError, match=r"removed\) with 1 channel groups") as error:
-            Channels(scope="inner", max_sparsity=0.5)(scores_for(groups), groups, 0.6, FakeCost(groups))
+            Channels(scope="inner", max_sparsity=0.5)(
+                scores_for(groups), groups, 0.6, FakeCost(groups)
+            )
         assert "keeps 15 of 20 (75.00% kept, 25.00% removed)" in str(error.value)
 
     @pytest.mark.parametrize("amount", [1.0, -0.1, float("nan"), 2])
@@ -382,7 +387,9 @@ class TestPerGroup:
         with pytest.raises(ValueError, match="PerGroup expects"):
             PerGroup({"a": 0.5}, scope="global")
         with pytest.raises(ValueError, match="`shares_kept` has 'nothing'"):
-            PerGroup({"nothing": 0.5})(scores_for(self.groups), self.groups, 0.1, FakeCost(self.groups))
+            PerGroup({"nothing": 0.5})(
+                scores_for(self.groups), self.groups, 0.1, FakeCost(self.groups)
+            )
 
 
 class TestThreshold:
@@ -417,7 +424,7 @@ class TestLatency:
     def test_measures_models_that_are_really_cut(self, monkeypatch):
         groups = [FakeGroup("a", 10), FakeGroup("b", 10)]
         cost = FakeCost(groups)
-        monkeypatch.setattr(selection, "prune_channels", lambda model, masks: (model, masks))
+        monkeypatch.setattr(selection.budget, "prune_channels", lambda model, masks: (model, masks))
         seen = []
 
         def milliseconds(model):

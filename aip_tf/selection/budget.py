@@ -1,0 +1,198 @@
+"""Selections that meet a budget: one ranking, one bisection."""
+
+import math
+
+import numpy as np
+
+from aip_tf.channels import prune_channels
+from aip_tf.latency import measure_latency
+from aip_tf.selection.candidates import (
+    Candidate,
+    Matcher,
+    as_shares,
+    checked_scores,
+    quantiles_by_family,
+    structure,
+)
+
+SCOPES = ("global", "group", "inner", "isomorphic")
+
+
+class Selection:
+    """Base of the budgeted selections: subclass it and override `measure` for a cost of your own.
+
+    Args:
+        scope: which channels compete.
+            "global": all channels of all groups by their score;
+            "group": every group gives up the same share of its original width;
+            "isomorphic": groups of equal structure compete by score, and every such family gives up
+                the same share (Isomorphic Pruning, arXiv 2407.04616);
+            "inner": as "global", but groups whose channels pass through a residual sum are kept
+                whole (AIP, arXiv 2108.13591, cuts only these).
+        round_to: kept counts are rounded up to multiples of this; never to zero, and a group that
+            loses nothing keeps its width.
+        max_sparsity: largest fraction of its original width that a group may lose, in [0, 1]; a
+            float for all groups or {pattern: float}. At least one channel stays in any case.
+        ignore: groups that stay whole: layer names, regular expressions or layer classes of their
+            producers or channel-wise layers.
+
+    Patterns are regular expressions that must match a whole group name or layer path.
+
+    Calling a selection with (scores, groups, amount, cost) returns keep masks whose cost is at most
+    (1 - amount) of the original's, and less than that by no more than one step, the removal of one
+    channel (or `round_to` channels) of one group. With fixed scores a larger amount keeps a subset.
+    """
+
+    def __init__(self, scope="global", round_to=1, max_sparsity=0.9, ignore=()):
+        if scope not in SCOPES:
+            raise ValueError(f"Unknown scope {scope!r}; expected one of {', '.join(SCOPES)}.")
+        if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+            raise ValueError(f"`round_to` is {round_to!r}; expected an integer of at least 1.")
+        self.scope = scope
+        self.round_to = round_to
+        self.max_sparsity = as_shares(max_sparsity, "max_sparsity")
+        self.ignore = (ignore,) if isinstance(ignore, (str, type)) else tuple(ignore)
+
+    def measure(self, cost, keep_masks):
+        """The cost (a number) of `cost.model` under `keep_masks`."""
+        raise NotImplementedError(f"{type(self).__name__} must override `measure`.")
+
+    def __call__(self, scores, groups, amount, cost):
+        if not 0 <= amount < 1:
+            raise ValueError(
+                f"`amount` is {amount!r}; expected the fraction removed of the original, in [0, 1)."
+            )
+        candidates = self._candidates(scores, groups, cost)
+        sequence = self._sequence(candidates, cost)
+        budget = (1 - amount) * self.measure(cost.original, {})
+
+        def masks(length):
+            return self._masks(candidates, sequence[:length])
+
+        def fits(length):
+            return self.measure(cost, masks(length)) <= budget
+
+        if not fits(len(sequence)):
+            self._refuse(amount, candidates, masks(len(sequence)), cost)
+        return masks(_first_true(fits, len(sequence)))
+
+    def _candidates(self, scores, groups, cost):
+        ignored = Matcher(self.ignore, groups, cost, "ignore")
+        limits = Matcher(self.max_sparsity, groups, cost, "max_sparsity")
+        candidates = []
+        for group in groups:
+            outside = self.scope == "inner" and group.residual
+            if not group.prunable or outside or ignored.first(group) is not None:
+                continue
+            limit = self.max_sparsity.get(limits.first(group), 1.0)
+            candidates.append(self._candidate(group, scores, limit, cost))
+        return candidates
+
+    def _candidate(self, group, scores, limit, cost):
+        values = checked_scores(scores, group)
+        original = cost.original_width(group)
+        floor = max(1, math.ceil((1 - limit) * original - 1e-9))
+        order = np.argsort(values, kind="stable")
+        return Candidate(group, values, order, original, min(floor, group.num_channels))
+
+    def _sequence(self, candidates, cost):
+        """Indices of candidates: whose worst remaining channel goes first, second, ..."""
+        owners, keys, quantiles = [], [], []
+        for index, (candidate, key) in enumerate(
+            zip(candidates, self._keys(candidates, cost), strict=True)
+        ):
+            removable = len(candidate.order) - candidate.floor
+            owners.append(np.full(removable, index))
+            keys.append(key[:removable])
+            quantiles.append(candidate.quantiles()[:removable])
+        if not owners:
+            return np.zeros(0, int)
+        owners, keys, quantiles = map(np.concatenate, (owners, keys, quantiles))
+        # Equal keys are settled by the share already gone, so that no group is emptied first.
+        return owners[np.lexsort((quantiles, keys))]
+
+    def _keys(self, candidates, cost):
+        """For each candidate the sort keys of its channels, worst first."""
+        if self.scope == "group":
+            return [candidate.quantiles() for candidate in candidates]
+        keys = [candidate.scores[candidate.order] for candidate in candidates]
+        if self.scope == "isomorphic":
+            families = [structure(candidate.group, cost) for candidate in candidates]
+            return quantiles_by_family(candidates, keys, families)
+        return keys
+
+    def _masks(self, candidates, removed):
+        counts = np.bincount(removed, minlength=len(candidates))
+        return {
+            candidate.name: candidate.keep(self._rounded(len(candidate.order) - count, candidate))
+            for candidate, count in zip(candidates, counts, strict=True)
+        }
+
+    def _rounded(self, num_kept, candidate):
+        return min(len(candidate.order), math.ceil(num_kept / self.round_to) * self.round_to)
+
+    def _refuse(self, amount, candidates, smallest, cost):
+        total = self.measure(cost.original, {})
+        least = self.measure(cost, smallest)
+        raise ValueError(
+            f"{type(self).__name__} cannot remove {amount:.2%}: the reachable minimum keeps "
+            f"{least:,.10g} of {total:,.10g} ({least / total:.2%} kept, {1 - least / total:.2%} "
+            f"removed) with {len(candidates)} channel groups to cut. Lower the amount, or relax "
+            f"scope={self.scope!r}, round_to={self.round_to}, max_sparsity="
+            f"{self.max_sparsity}, ignore={self.ignore}."
+        )
+
+
+class Macs(Selection):
+    """The amount is a fraction of the multiply-accumulates (the paper's "FLOPs"). See `Selection`.
+
+    >>> Macs(scope="inner", round_to=8).scope
+    'inner'
+    """
+
+    def measure(self, cost, keep_masks):
+        return cost.macs(keep_masks)
+
+
+class Parameters(Selection):
+    """The amount is a fraction of the parameters. See `Selection`."""
+
+    def measure(self, cost, keep_masks):
+        return cost.parameters(keep_masks)
+
+
+class Channels(Selection):
+    """The amount is a fraction of the channels. See `Selection`."""
+
+    def measure(self, cost, keep_masks):
+        return cost.num_channels(keep_masks)
+
+
+class Latency(Selection):
+    """The amount is a fraction of the measured latency. See `Selection`.
+
+    Args:
+        measure_model: callable `model -> number`, by default the median of
+            `aip_tf.measure_latency(model)` in milliseconds. It is called about a dozen times on
+            models that are really cut, so it may be slow but should repeat well.
+        **options: as for `Selection`.
+    """
+
+    def __init__(self, measure_model=None, **options):
+        super().__init__(**options)
+        self.measure_model = measure_model or (lambda model: measure_latency(model).median_ms)
+
+    def measure(self, cost, keep_masks):
+        return self.measure_model(prune_channels(cost.model, keep_masks))
+
+
+def _first_true(predicate, last):
+    """Smallest n in 0..last with predicate(n), given predicate(last) and monotony."""
+    low, high = 0, last
+    while low < high:
+        middle = (low + high) // 2
+        if predicate(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return high

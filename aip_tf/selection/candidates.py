@@ -1,0 +1,111 @@
+"""The groups that a selection may cut, and how users name them."""
+
+import itertools
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A group that may be cut: its channels from worst to best and the fewest that must stay."""
+
+    group: object
+    scores: np.ndarray
+    order: np.ndarray
+    original: float
+    floor: int
+
+    @property
+    def name(self):
+        return self.group.name
+
+    def quantiles(self):
+        """Share of the original gone once each channel (worst first) is, earlier cuts included."""
+        gone = self.original - len(self.order)
+        return (gone + 1 + np.arange(len(self.order))) / self.original
+
+    def keep(self, num_kept):
+        mask = np.zeros(len(self.order), bool)
+        mask[self.order[len(self.order) - num_kept :]] = True
+        return mask
+
+
+class Matcher:
+    """Finds the first of several patterns or layer classes that matches a group."""
+
+    def __init__(self, patterns, groups, cost, argument):
+        self._patterns, self._cost = tuple(patterns), cost
+        names = set().union(*map(_names, groups)) if groups else set()
+        for pattern in self._patterns:
+            unknown = isinstance(pattern, str) and not any(re.fullmatch(pattern, n) for n in names)
+            if names and unknown:
+                raise ValueError(
+                    f"`{argument}` has {pattern!r}, which matches no layer or channel group; "
+                    f"expected a whole name or a regular expression for one, among: "
+                    f"{', '.join(sorted(names)[:20])}{', ...' if len(names) > 20 else ''}."
+                )
+
+    def first(self, group):
+        return next((p for p in self._patterns if self._matches(p, group)), None)
+
+    def _matches(self, pattern, group):
+        if isinstance(pattern, str):
+            return any(re.fullmatch(pattern, name) for name in _names(group))
+        return any(isinstance(self._cost.layer(path), pattern) for path in _layers(group))
+
+
+def _layers(group):
+    own = [member.layer for member in group.members if member.role != "consumer"]
+    return {*group.producers, *own}
+
+
+def _names(group):
+    return {group.name, *_layers(group)}
+
+
+def structure(group, cost):
+    """What makes two groups comparable: the same kinds of layers in the same roles."""
+    kinds = ((type(cost.layer(m.layer)).__name__, m.variable, m.role) for m in group.members)
+    return tuple(sorted(kinds))
+
+
+def quantiles_by_family(candidates, keys, families):
+    """Replace scores by the share of their family that is gone once they are."""
+    result = [None] * len(candidates)
+    for family in set(families):
+        members = [index for index, own in enumerate(families) if own == family]
+        ranks = np.argsort(np.argsort(np.concatenate([keys[i] for i in members]), kind="stable"))
+        original = sum(candidates[index].original for index in members)
+        ends = list(itertools.accumulate(len(keys[index]) for index in members))
+        shares = (original - ends[-1] + 1 + ranks) / original
+        for index, share in zip(members, np.split(shares, ends[:-1]), strict=True):
+            result[index] = share
+    return result
+
+
+def checked_scores(scores, group):
+    if group.name not in scores:
+        raise ValueError(
+            f"The criterion gave no scores for channel group {group.name!r}; expected a float "
+            f"array of shape ({group.num_channels},) for every prunable group."
+        )
+    values = np.asarray(scores[group.name], np.float64)
+    if values.shape != (group.num_channels,) or not np.isfinite(values).all():
+        raise ValueError(
+            f"The scores of channel group {group.name!r} have shape {values.shape} and "
+            f"{np.size(values) - np.isfinite(values).sum()} non-finite entries; expected "
+            f"{group.num_channels} finite numbers."
+        )
+    return values
+
+
+def as_shares(value, name):
+    shares = dict(value) if isinstance(value, dict) else {".*": value}
+    for pattern, share in shares.items():
+        if not isinstance(share, (int, float)) or not 0 <= share <= 1:
+            raise ValueError(
+                f"`{name}` gives {share!r} for {pattern!r}; expected a number in [0, 1]."
+            )
+    return shares
