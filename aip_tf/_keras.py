@@ -72,8 +72,12 @@ def walk(model, inputs, visit):
             if node.is_input or any(id(x) not in values for x in node.input_tensors):
                 continue
             args, kwargs = node.arguments.fill_in(values)
-            outputs = tree.flatten(visit(node, args, kwargs))
-            values.update((id(x), y) for x, y in zip(node.outputs, outputs, strict=True))
+            outputs = visit(node, args, kwargs)
+            if isinstance(outputs, tuple | list | dict):
+                flat = tree.flatten(outputs)
+                values.update((id(x), y) for x, y in zip(node.outputs, flat, strict=True))
+            else:
+                values[id(node.outputs[0])] = outputs
     return tree.pack_sequence_as(graph._outputs_struct, [values[id(x)] for x in graph.outputs])
 
 

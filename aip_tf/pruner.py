@@ -283,8 +283,8 @@ def check_cut(before, after, keep_masks, inputs):
     if error > _TOLERANCE:
         raise ValueError(
             f"The cut of {before.name!r} is not exact: its output differs from the masked "
-            f"model's by {error:.1e} (relative). Expected at most {_TOLERANCE:.0e}. The model was not "
-            "replaced. A layer with a wrong channel rule is the usual cause: keep it whole by "
+            f"model's by {error:.1e} (relative). Expected at most {_TOLERANCE:.0e}. The model was "
+            "not replaced. A layer with a wrong channel rule is the usual cause: keep it whole by "
             "`ignore=` in the selection, and please report it."
         )
     return error

@@ -6,7 +6,7 @@ import numpy as np
 from keras import tree
 
 from aip_tf import _keras
-from aip_tf.channels.identities import IdentityArray, compact, rows, spread, varying_axes
+from aip_tf.channels.identities import IdentityArray, compact, rows, spread
 
 
 @dataclasses.dataclass
@@ -31,18 +31,24 @@ class Call:
         self._tracer = tracer
         self.operation = node.operation
         self.path = path
-        self.inputs = [x for x in tree.flatten((args, kwargs)) if isinstance(x, IdentityArray)]
+        plain = not kwargs and all(isinstance(x, IdentityArray) for x in args)
+        flat = args if plain else tree.flatten((args, kwargs))
+        self.inputs = [x for x in flat if isinstance(x, IdentityArray)]
         self.outputs = []
         known = _keras.output_shapes(node, args, kwargs, [x.shape for x in self.inputs])
         batch = self.inputs[0].shape[0] if self.inputs and self.inputs[0].ndim else 1
         self.shapes = [(batch if s and s[0] is None else s[0], *s[1:]) if s else () for s in known]
-        self.dtypes = [x.dtype for x in node.outputs]
         self.products = []
         self.constants = {}
         self.masked_call = None
-        self._key = id(node)
+        self._node = node
 
     # What a rule asks.
+
+    @property
+    def dtypes(self):
+        """Types of the outputs, such as "float32"."""
+        return [x.dtype for x in self._node.outputs]
 
     @property
     def label(self):
@@ -54,12 +60,12 @@ class Call:
         """Shape of the first output."""
         return self.shapes[0]
 
-    def varying(self, x):
-        """The axes of `x` along which the channel changes: none, or one after `settle`."""
-        return varying_axes(self._tracer.identities.classes(compact(x)))
+    def are_kept(self, x):
+        """Whether all channels of `x` are kept whole already."""
+        return bool((self._tracer.identities.classes(compact(x)) == -1).all())
 
     def settle(self, x):
-        """The one axis along which `x` varies, or None; merges channels where there are two."""
+        """The one axis along which `x` may vary, or None; merges channels where there are two."""
         return self._tracer.close(x)
 
     def channels(self, x, axis=-1):
@@ -149,11 +155,11 @@ class Call:
 
     def arguments(self, edit):
         """Edit the call's arguments: `edit(kept, args, kwargs) -> (args, kwargs)`."""
-        self._tracer.argument_edits[self._key] = edit
+        self._tracer.argument_edits[id(self._node)] = edit
 
     def replace(self, edit):
         """Replace the call: `edit(kept, operation, args, kwargs) -> outputs`."""
-        self._tracer.replacements[self._key] = edit
+        self._tracer.replacements[id(self._node)] = edit
 
     def macs(self, array, *ids, factor=1):
         """Declare multiply-accumulates: `factor` x entries left of `array` x each of `ids` left."""

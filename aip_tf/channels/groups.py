@@ -142,17 +142,14 @@ def partition(model, input_shape=None):
     """Trace `model` and put its channels into groups (rule R7)."""
     traced = trace(model, input_shape)
     first = _first_made(traced)
-    signature = _signatures(traced)
-    found = collections.defaultdict(list)
-    for c in np.argsort(first, kind="stable"):
-        if signature[c] and not traced.pinned[c]:
-            found[signature[c]].append(c)
-    sets = [(first[c[0]], np.array(c), "") for c in found.values()] + _kept_whole(traced)
+    sets = _free(traced, first) + _kept_whole(traced)
     sets.sort(key=lambda entry: entry[0])
     classes = [channels for _, channels, _ in sets]
     producers, members = _producers(traced, classes), _members(traced, classes)
     names = _names(traced, classes, producers)
-    merged = np.concatenate([traced.class_of[x].ravel() for x in traced.tracer.residuals] or [[]])
+    merged = np.zeros(len(traced.pinned), bool)
+    for ids in traced.tracer.residuals:
+        merged[traced.class_of[ids]] = True
     groups = []
     for i, (_, channels, reason) in enumerate(sets):
         if not reason and len(channels) == 1:
@@ -167,7 +164,7 @@ def partition(model, input_shape=None):
                 members=tuple(members[i]),
                 prunable=not reason,
                 reason=reason,
-                residual=bool(np.isin(channels, merged).any()),
+                residual=bool(merged[channels].any()),
             )
         )
     return Partition(traced, groups, dict(zip(names, classes, strict=True)))
@@ -182,15 +179,26 @@ def _first_made(traced):
     return np.where(first == np.iinfo(np.int64).max, anywhere, first)
 
 
+def _free(traced, first):
+    """Sets of channels that may be removed, by rule R7; within a set in the order of `first`."""
+    signature = _signatures(traced)
+    order = np.argsort(first, kind="stable")
+    order = order[(signature[order] > 0) & ~traced.pinned[order]]
+    if not order.size:
+        return []
+    _, which = np.unique(signature[order], return_inverse=True)
+    by_set = np.argsort(which, kind="stable")
+    ends = np.flatnonzero(np.diff(which[by_set])) + 1
+    return [(first[channels[0]], channels, "") for channels in np.split(order[by_set], ends)]
+
+
 def _signatures(traced):
     """A number for each class that tells the tensors in which it occurs and its producers."""
     random = np.random.default_rng(0)
     signature = np.zeros(len(traced.pinned), np.uint64)
     places = [compact(x) for x in traced.tensors()] + [ids for _, ids in traced.tracer.producers]
-    for ids in places:
-        here = np.zeros(len(signature), bool)
-        here[traced.class_of[ids]] = True
-        signature[here] += random.integers(2**63, dtype=np.uint64)
+    for ids, number in zip(places, random.integers(2**63, size=len(places)), strict=True):
+        signature[traced.class_of[ids]] += np.uint64(number)  # once, however often a class occurs
     return signature
 
 
@@ -233,11 +241,12 @@ def _members(traced, classes):
         for axis in weight.axes:
             channels = traced.class_of[axis.ids]
             owners = owner[channels]
-            for i in np.unique(owners[owners >= 0]):
-                here = np.flatnonzero(owners == i)
-                members[i].append(
-                    Member(weight.path, variable, axis.axis, axis.role, here, place[channels[here]])
-                )
+            whole = (owners == owners[0]).all()
+            for i in owners[:1] if whole else np.unique(owners):
+                if i >= 0:
+                    here = np.arange(len(owners)) if whole else np.flatnonzero(owners == i)
+                    member = (weight.path, variable, axis.axis, axis.role, here)
+                    members[i].append(Member(*member, place[channels[here]]))
     return members
 
 

@@ -76,9 +76,12 @@ class Identities:
         return np.where(self._reason[roots] > 0, -1, roots)
 
 
+_ALL, _FIRST = slice(None), slice(0, 1)
+
+
 def compact(array):
     """`array` with every axis that is a broadcast view cut down to size 1."""
-    return array[tuple(slice(0, 1) if step == 0 else slice(None) for step in array.strides)]
+    return array[tuple([_FIRST if step == 0 else _ALL for step in array.strides])]
 
 
 def spread(ids, shape, axis=-1):

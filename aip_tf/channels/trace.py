@@ -77,16 +77,17 @@ class Tracer:
         call = Call(self, node, path, args, kwargs)
         rule, given = self._rule_of(call.operation, kwargs)
         outputs = rule(call, *args, **given)
-        call.outputs = [np.asarray(x).view(IdentityArray) for x in tree.flatten(outputs)]
+        outputs = [outputs] if isinstance(outputs, np.ndarray) else tree.flatten(outputs)
+        call.outputs = [np.asarray(x).view(IdentityArray) for x in outputs]
         shapes = [x.shape for x in call.outputs]
-        if any(a[1:] != b[1:] for a, b in zip(shapes, call.shapes, strict=True)):
+        if [s[1:] for s in shapes] != [s[1:] for s in call.shapes]:
             raise ValueError(
                 f"The channel rule for {type(call.operation).__name__} gave identity arrays of "
                 f"shapes {shapes} for {path!r}. Expected the shapes of its outputs, {call.shapes}: "
                 f"correct the function registered with `register_channel_rule`."
             )
         self.calls.append(call)
-        return call.outputs
+        return call.outputs[0] if len(call.outputs) == 1 else call.outputs
 
     def agree(self, key, arrays):
         """Unify `arrays` with those given under the same key before: one edit serves them all."""
@@ -120,13 +121,16 @@ class Tracer:
 
     def close(self, array):
         """Rule R6: unify along the axis that leaves most classes; returns the varying axis."""
-        array = compact(array)
-        classes = self.identities.classes(np.asarray(array))
+        small = np.asarray(compact(array))
+        long = [axis for axis, size in enumerate(small.shape) if size > 1]
+        if len(long) < 2:
+            return long[0] if long else None
+        classes = self.identities.classes(small)
         axes = varying_axes(classes)
         if len(axes) < 2:
             return axes[0] if axes else None
         axis = max(reversed(axes), key=lambda a: _classes_left(classes, a))
-        table = rows(np.asarray(array), axis)
+        table = rows(small, axis)
         self.identities.union(table, table[:, :1])
         return axis
 

@@ -92,7 +92,7 @@ def separable_convolution(call, x):
 def positionwise(call, x):
     """Rule R3: new channels that arise while another axis varies are kept, that axis lives on."""
     axis = call.settle(x)
-    if axis is None or axis == x.ndim - 1:
+    if axis is None or axis == x.ndim - 1 or call.are_kept(x):
         return None
     return spread(call.channels(x, axis), call.shape, axis)
 

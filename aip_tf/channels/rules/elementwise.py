@@ -59,9 +59,11 @@ def activate(call, x, activation):
     *operations(*_UNARY.split()),
 )
 def unary(call, x, *bounds, **settings):
-    """Each entry alone: nothing changes. (Dropout with a noise shape is not that simple.)"""
-    if getattr(call.operation, "noise_shape", None) is not None:
-        return keep_all(call, f"{call.path} has a noise_shape")
+    """Each entry alone: nothing changes, unless a noise shape names the number of channels."""
+    noise_shape = getattr(call.operation, "noise_shape", None)
+    axis = call.settle(x) if noise_shape is not None else None
+    if axis is not None and noise_shape[axis] not in (None, 1):
+        return keep_all(call, f"{call.path} has the noise shape {noise_shape}")
     if any(isinstance(b, IdentityArray) for b in bounds) or isinstance(x, list):
         return keep_all(call, f"{call.path} has tensors as settings")
     return x
