@@ -8,6 +8,8 @@ import keras
 from aip_tf import zoo
 from aip_tf.zoo.weights import load_weights
 
+__all__ = ["load_model", "train_teacher"]
+
 _CHECKPOINT = re.compile(r"epoch_(\d+)\.weights\.h5")
 
 
@@ -238,17 +240,17 @@ def _compile_settings(model):
     if model.compiled and model.loss is not None:
         config = keras.saving.deserialize_keras_object(model.get_compile_config())
         return {**config, "loss": model.loss}
-    from_logits = not ends_in_softmax(model)
+    from_logits = not _ends_in_softmax(model)
     return {
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
         "metrics": ["accuracy"],
     }
 
 
-def ends_in_softmax(model):
+def _ends_in_softmax(model):
     """Whether the last layer gives probabilities rather than logits."""
     last = model.layers[-1]
     if isinstance(last, keras.Model):
-        return ends_in_softmax(last)
+        return _ends_in_softmax(last)
     activation = getattr(last, "activation", None)
     return isinstance(last, keras.layers.Softmax) or activation is keras.activations.softmax

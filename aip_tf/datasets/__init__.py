@@ -2,5 +2,20 @@
 
 from aip_tf.datasets.arrays import digits, from_arrays
 from aip_tf.datasets.data import Data
+from aip_tf.datasets.folder import image_folder
+from aip_tf.datasets.tfds import cifar10, cifar100, imagenet2012
+from aip_tf.datasets.views import Views
+from aip_tf.datasets.voc import VOC_CLASSES, voc
 
-__all__ = ["Data", "digits", "from_arrays"]
+__all__ = [
+    "VOC_CLASSES",
+    "Data",
+    "Views",
+    "cifar10",
+    "cifar100",
+    "digits",
+    "from_arrays",
+    "image_folder",
+    "imagenet2012",
+    "voc",
+]

@@ -42,3 +42,35 @@ def pad_crop_flip(images, seed):
 def split_seed(seed, num_seeds):
     """Derives `num_seeds` independent seeds of shape (2,) from one."""
     return tf.unstack(tf.random.split(tf.cast(seed, tf.int64), num_seeds), num=num_seeds)
+
+
+def color_jitter(strength):
+    """Returns an augmentation: brightness, contrast and saturation, each scaled at random.
+
+    Args:
+        strength: factors are uniform in [1 - strength, 1 + strength]. Grey images keep their
+            (missing) saturation.
+    """
+
+    def augment(images, seed):
+        factors = tf.random.stateless_uniform(
+            (3, tf.shape(images)[0], 1, 1, 1), seed, 1 - strength, 1 + strength
+        )
+        brightness, contrast, saturation = tf.unstack(factors)
+        images = images * brightness
+        images = _blend(tf.reduce_mean(_gray(images), axis=(1, 2), keepdims=True), images, contrast)
+        images = _blend(_gray(images), images, saturation)
+        return tf.clip_by_value(images, 0.0, 1.0)
+
+    return augment
+
+
+def _blend(origin, images, factor):
+    return origin + (images - origin) * factor
+
+
+def _gray(images):
+    """Luma of each pixel (ITU-R BT.601), one channel."""
+    if images.shape[-1] != 3:
+        return images
+    return tf.tensordot(images, [0.299, 0.587, 0.114], axes=1)[..., None]

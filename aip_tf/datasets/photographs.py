@@ -1,0 +1,55 @@
+"""Pipelines over encoded photographs, shared by `imagenet2012` and `image_folder`."""
+
+import tensorflow as tf
+
+from aip_tf.datasets.pipeline import CACHE_BYTES, finish, with_seeds
+
+
+def photograph_batches(examples, num_examples, shape, batch_size, views, seed):
+    """Training batches: a random crop of every image, augmented.
+
+    Args:
+        examples: dataset of `(encoded image, label)`, shuffled.
+        num_examples: how many there are.
+        shape: `(height, width, channels)` of the crops.
+        batch_size: images in a batch; at most `num_examples` are used.
+        views: a `Views`.
+        seed: seed of crops and colours.
+    """
+
+    def crop(example, image_seed):
+        encoded, label = example
+        return views.random_crop(encoded, shape, image_seed), label
+
+    def augment(batch, batch_seed):
+        images, labels = batch
+        return views.to_range(views.augment(images, batch_seed)), labels
+
+    batch_size = min(batch_size, num_examples)
+    crops = with_seeds(examples, seed).map(crop, num_parallel_calls=tf.data.AUTOTUNE)
+    batches = crops.batch(batch_size, drop_remainder=True)
+    batches = with_seeds(batches, seed + 1).map(augment, num_parallel_calls=tf.data.AUTOTUNE)
+    return finish(batches, num_examples // batch_size)
+
+
+def photograph_test_batches(examples, num_examples, shape, batch_size, views):
+    """Test batches: the central crop of every image, kept in memory where that is small."""
+
+    def crop(encoded, label):
+        return views.to_range(views.center_crop(encoded, shape)), label
+
+    crops = examples.map(crop, num_parallel_calls=tf.data.AUTOTUNE)
+    if 4 * num_examples * shape[0] * shape[1] * shape[2] <= CACHE_BYTES:
+        crops = crops.cache()
+    return finish(crops.batch(batch_size), -(-num_examples // batch_size))
+
+
+def check_shape(shape):
+    """Raises `ValueError` unless `shape` is (height, width, 1 or 3); returns it as a tuple."""
+    shape = tuple(shape)
+    if len(shape) != 3 or shape[-1] not in (1, 3) or not all(isinstance(n, int) for n in shape):
+        raise ValueError(
+            f"input_shape must be (height, width, channels) with 1 or 3 channels, received {shape};"
+            " it is the shape that the model takes."
+        )
+    return shape
