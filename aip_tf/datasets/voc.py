@@ -71,6 +71,8 @@ def voc(
     Raises:
         ValueError: if a set is misnamed or absent; says how to get it.
     """
+    if not train or not test:
+        raise ValueError("train and test must each name at least one set, received none.")
     for name in (*train, *test):
         _check_set(name)
     devkit = Path(data_dir).expanduser() if data_dir and "://" not in str(data_dir) else None
@@ -101,8 +103,6 @@ def _check_set(name):
 
 
 def _concatenate(datasets):
-    if not datasets:
-        raise ValueError("train and test must each name at least one set, received none.")
     whole = datasets[0]
     for dataset in datasets[1:]:
         whole = whole.concatenate(dataset)
