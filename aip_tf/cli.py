@@ -24,7 +24,7 @@ A gin file describes an experiment: data, teacher, schedule of cuts, recovery, e
 
   Your own network and images (a folder with one folder per class):
 
-  aip_run --gin_file=gin/my_model.gin --gin_param='load_model.path = "model.keras"' \\
+  aip_run --gin_file=gin/my_model.gin --gin_param='load_model.source = "model.keras"' \\
       --gin_param='image_folder.directory = "photos"'
 
 The same command again goes on where the run stopped; a finished run is only reported.

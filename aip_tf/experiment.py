@@ -7,6 +7,7 @@ with plain ones just as well.
 
 import contextlib
 import inspect
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +75,9 @@ def _cached_teacher(teacher, data, run_dir):
     """The teacher of this run directory: made on the first start, read back afterwards."""
     path = run_dir / "teacher.keras"
     if path.is_file():
-        return keras.saving.load_model(path)
+        with warnings.catch_warnings():  # Keras misses the state of an optimizer that never stepped
+            warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
+            return keras.saving.load_model(path)
     at_hand = {"data": data, "checkpoint_dir": run_dir / "teacher"}
     wanted = inspect.signature(teacher).parameters
     network = teacher(**{name: at_hand[name] for name in at_hand if name in wanted})
