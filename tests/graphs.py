@@ -360,7 +360,7 @@ def several_inputs():
 def squeeze_excite_dense():
     i = image()
     x = conv(i, 8, "conv1", activation="relu")
-    s = dense(layers.GlobalAveragePooling2D()(x), 4, "se1", activation="relu")
+    s = dense(layers.GlobalAveragePooling2D()(x), 4, "se1", activation="silu")
     s = layers.Reshape((1, 1, 8))(dense(s, 8, "se2", activation="sigmoid"))
     return head(conv(layers.Multiply()([x, s]), 5, "conv2"), i)
 
@@ -378,7 +378,7 @@ def squeeze_excite_conv():
 def squeeze_excite_ops():
     i = image()
     x = conv(i, 8, "conv1")
-    s = dense(ops.mean(x, axis=(1, 2)), 4, "se1", activation="relu")
+    s = dense(ops.mean(x, axis=(1, 2)), 4, "se1", activation="silu")
     s = ops.sigmoid(dense(s, 8, "se2"))[:, None, None, :]
     return head(conv(x * s, 5, "conv2"), i)
 

@@ -136,9 +136,9 @@ def taken_channels():
     return head(conv(x, 6, "conv2"), i)
 
 
-@graph("conv1:2 conv1:2 conv2:6")
+@graph("conv1:4 conv2:6")
 def repeated_channels():
-    """Channels 0 and 1 are read twice, 2 and 3 once."""
+    """Channels 0 and 1 are read twice, 2 and 3 once; all in the same tensors, so one group."""
     i = image()
     x = ops.take(conv(i, 4, "conv1", activation="relu"), [0, 0, 1, 1, 2, 3], axis=-1)
     return head(conv(x, 6, "conv2"), i)
@@ -258,9 +258,9 @@ def outer_product():
     return Model(i, dense(x, 3, "head"))
 
 
-@graph("token1:12 fc1:8 | fc1:8")
+@graph("conv1+fc2:6 fc1:8")
 def mlp_mixer():
-    """A Dense layer over the pixels ties the channels together; the hidden widths are free."""
+    """A Dense layer over the pixels makes new entries while the channels vary: it stays whole."""
     i = image(4)
     x = layers.Reshape((16, 6))(conv(i, 6, "conv1"))
     y = layers.Permute((2, 1))(layers.LayerNormalization()(x))
@@ -347,7 +347,7 @@ def embedding():
 @graph("fc:6 conv1:5")
 def repeat_vector():
     i = Input((4,))
-    x = layers.RepeatVector(5)(dense(i, 6, "fc", activation="relu"))
+    x = layers.RepeatVector(5)(dense(i, 6, "fc", activation="tanh"))
     return head(layers.Conv1D(5, 3, activation="relu", name="conv1")(x), i)
 
 
@@ -356,7 +356,8 @@ def repeat_vector():
 
 @graph("conv1:6 conv2+conv3:4 fc:5")
 def channels_first():
-    i = Input((3, 8, 8))
+    """No width equals a number of channels: Keras 3.15 would add biases along the wrong axis."""
+    i = Input((3, 10, 10))
     first = {"data_format": "channels_first"}
     x = layers.BatchNormalization(axis=1)(conv(i, 6, "conv1", **first))
     x = layers.DepthwiseConv2D(3, padding="same", name="dw", **first)(ops.relu(x))
