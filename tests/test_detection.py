@@ -17,7 +17,13 @@ from aip_tf import datasets, detection
 from aip_tf.channels import find_channel_groups, prune_channels
 from aip_tf.detection import anchors as boxes_module
 from aip_tf.detection import augment
-from aip_tf.game import AdversarialDistiller, AdversarialTransfer, AttentionTransfer, OutputTransfer
+from aip_tf.game import (
+    AdversarialDistiller,
+    AdversarialTransfer,
+    AttentionTransfer,
+    OutputTransfer,
+    Reading,
+)
 
 ROOT = Path(__file__).parents[1]
 DEVKIT = ROOT.parent / "shared" / "data" / "VOCdevkit"
@@ -35,6 +41,19 @@ def small_anchors():
 def small_model():
     keras.utils.set_random_seed(0)
     return detection.ssd_vgg16(**SMALL, batch_norm=True)
+
+
+@pytest.fixture
+def tiny_detector():
+    """A detector of five convolutions with the anchors of `small_model`: quick to trace."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((64, 64, 3), name="image")
+    x, sources = image, []
+    for k, stride in enumerate((4, 2, 1, 2, 2)):
+        x = keras.layers.Conv2D(16, 3, stride, "same", name=f"conv{k}")(x)
+        x = keras.layers.ReLU(name=f"relu{k}")(keras.layers.BatchNormalization(name=f"bn{k}")(x))
+        sources.append(x)
+    return keras.Model(image, detection.multibox_heads(sources[2:], num_classes=3))
 
 
 # --- anchors and matching -----------------------------------------------------------------------
@@ -522,24 +541,17 @@ def test_every_real_object_has_an_anchor_and_a_perfect_detector_scores_one():
 # --- training -----------------------------------------------------------------------------------
 
 
-def test_loss_falls_in_compile_and_fit(small_data, small_model):
-    model = keras.models.clone_model(small_model)
-    detection.compile_detector(model, keras.optimizers.Adam(1e-3))
-    history = model.fit(small_data.test, epochs=8, verbose=0, shuffle=False).history
+def test_loss_falls_and_average_precision_is_logged(small_data, tiny_detector, small_anchors):
+    model = detection.compile_detector(tiny_detector, keras.optimizers.Adam(1e-2))
+    truth = detection.ground_truth(drawn_examples(), 64, batch_size=3)
+    evaluation = detection.DetectionEvaluation(truth, small_anchors, frequency=4)
+    history = model.fit(
+        small_data.test, epochs=8, verbose=0, shuffle=False, callbacks=[evaluation]
+    ).history
     assert history["loss"][-1] < 0.5 * history["loss"][0]
     assert {"boxes_loss", "classes_loss", "classes_matched_accuracy"} < set(history)
-
-
-def test_average_precision_enters_the_logs(small_data, small_model, small_anchors):
-    model = keras.models.clone_model(small_model)
-    detection.compile_detector(model, keras.optimizers.SGD(0.0))
-    truth = detection.ground_truth(drawn_examples(), 64, batch_size=3)
-    evaluation = detection.DetectionEvaluation(truth, small_anchors, frequency=2)
-    history = model.fit(
-        small_data.test, epochs=2, verbose=0, shuffle=False, callbacks=[evaluation]
-    ).history
-    assert len(history["val_mean_average_precision"]) == 1
-    assert 0 <= history["val_mean_average_precision"][0] <= 1
+    measured = history["val_mean_average_precision"]
+    assert len(measured) == 2 and 0 <= min(measured) <= max(measured) <= 1
 
 
 def test_nothing_to_evaluate_on_is_an_error(small_model, small_anchors):
@@ -551,8 +563,9 @@ def test_loss_is_the_same_on_two_replicas():
     """Losses and gradients on two logical devices equal those of one, though one has no objects."""
     script = """
         import keras, numpy as np, tensorflow as tf
-        cpu, logical = tf.config.list_physical_devices("CPU")[0], tf.config.LogicalDeviceConfiguration
-        tf.config.set_logical_device_configuration(cpu, [logical()] * 2)
+        device = tf.config.LogicalDeviceConfiguration()
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [device] * 2)
         from aip_tf import detection
         from keras.layers import Dense, Flatten, Reshape
 
@@ -627,36 +640,34 @@ def halved(model):
     return prune_channels(model, laws.random_masks(find_channel_groups(model), rng))
 
 
-def test_the_whole_game_plays_on_detectors(small_data, small_model, small_anchors):
-    student = halved(small_model)
-    game = AdversarialDistiller(small_model, student, transfers())
+def test_the_whole_game_plays_on_detectors(small_data, tiny_detector, small_anchors):
+    student = halved(tiny_detector)
+    game = AdversarialDistiller(tiny_detector, student, transfers())
     detection.compile_detector(game, keras.optimizers.Adam(1e-3))
     truth = detection.ground_truth(drawn_examples(), 64, batch_size=3)
     evaluation = detection.DetectionEvaluation(truth, small_anchors)
     history = game.fit(
-        small_data.test, epochs=6, verbose=0, shuffle=False, callbacks=[evaluation]
+        small_data.test, epochs=3, verbose=0, shuffle=False, callbacks=[evaluation]
     ).history
     assert history["detection_loss"][-1] < history["detection_loss"][0]
     assert {"attention_loss", "adversarial_loss", "val_mean_average_precision"} < set(history)
     assert np.isfinite(keras.tree.flatten(history)).all()
 
 
-def test_output_transfer_reads_the_classes_alone(small_model):
-    student = halved(small_model)
-    transfer = OutputTransfer(outputs="classes").bind(small_model, student)
-    readings = [small_model(np.ones((1, 64, 64, 3), "float32"))] * 2
-    from aip_tf.game import Reading
-
+def test_output_transfer_reads_the_classes_alone(tiny_detector):
+    student = halved(tiny_detector)
+    transfer = OutputTransfer(outputs="classes").bind(tiny_detector, student)
+    readings = [tiny_detector(np.ones((1, 64, 64, 3), "float32"))] * 2
     first, second = (Reading(keras.tree.flatten(x), {}) for x in readings)
     assert float(transfer.loss(first, second)) == pytest.approx(0.0, abs=1e-5)
     moved = Reading([first.outputs[0] + 1.0, first.outputs[1]], {})
     assert float(transfer.loss(first, moved)) == pytest.approx(0.0, abs=1e-5)
 
 
-def test_detection_transfer_counts_anchors_with_objects(small_model):
-    from aip_tf.game import Reading
-
-    transfer = detection.DetectionTransfer(temperature=1.0).bind(small_model, halved(small_model))
+def test_detection_transfer_counts_anchors_with_objects(tiny_detector):
+    transfer = detection.DetectionTransfer(temperature=1.0).bind(
+        tiny_detector, halved(tiny_detector)
+    )
     background, object_ = [20.0, 0.0, 0.0], [0.0, 20.0, 0.0]
     offsets = np.zeros((1, 2, 4), "float32")
     sees = Reading([offsets, np.float32([[object_, background]])], {})
@@ -671,7 +682,7 @@ def test_detection_transfer_counts_anchors_with_objects(small_model):
     assert float(transfer.loss(sees, imagines)) == pytest.approx(10.0, rel=1e-3)
 
 
-def test_bad_detection_transfers_are_errors(small_model):
+def test_bad_detection_transfers_are_errors():
     with pytest.raises(ValueError, match="temperature > 0"):
         detection.DetectionTransfer(temperature=0)
     classifier = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -679,9 +690,15 @@ def test_bad_detection_transfers_are_errors(small_model):
         detection.DetectionTransfer().bind(classifier, classifier)
 
 
-def test_prune_cuts_and_recovers_a_detector(small_data, small_model):
-    teacher = detection.compile_detector(keras.models.clone_model(small_model))
-    recovery = aip_tf.Recovery(epochs=2, optimizer="adam", transfers=transfers())
+def test_prune_cuts_and_recovers_a_detector(small_data, small_anchors, tiny_detector):
+    teacher = detection.compile_detector(tiny_detector)
+    truth = detection.ground_truth(drawn_examples(), 64, batch_size=3)
+    recovery = aip_tf.Recovery(
+        epochs=2,
+        optimizer="adam",
+        transfers=[detection.DetectionTransfer()],
+        callbacks=(detection.DetectionEvaluation(truth, small_anchors),),
+    )
 
     def cut_once(epoch):
         return epoch == 0, 0.4
@@ -690,7 +707,7 @@ def test_prune_cuts_and_recovers_a_detector(small_data, small_model):
         teacher, small_data.train, small_data.test, schedule=cut_once, recovery=recovery
     )
     assert report.student.macs <= 0.6 * report.teacher.macs
-    assert "classes_matched_accuracy" in report.student.metrics
+    assert {"classes_matched_accuracy", "mean_average_precision"} < set(report.student.metrics)
     assert student.output["boxes"].shape == teacher.output["boxes"].shape
 
 
