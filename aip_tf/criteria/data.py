@@ -15,6 +15,9 @@ from aip_tf.criteria.members import (
     producer_kernels,
     variable_of,
 )
+from aip_tf.criteria.weights import Magnitude
+
+_SLICE = 32
 
 
 class FeatureMagnitude(Criterion):
@@ -24,44 +27,59 @@ class FeatureMagnitude(Criterion):
     divided by the layer's maximum; GBIP takes the absolute value first. The mean runs over all
     samples of all batches. A producer with `activation=` is seen behind it.
 
+    A layer whose output channels are not those of its kernel (attention heads) is scored by
+    `Magnitude` instead.
+
     Args:
         absolute: "after_mean" (AIP) or "before_mean" (GBIP).
-        num_batches: batches of `data` to look at.
+        num_samples: how many samples of `data` to look at.
         normalize, aggregate: as for `Criterion`; "max" is the paper's.
 
     Raises:
         ValueError: for other arguments; when called without data.
     """
 
-    def __init__(self, absolute="after_mean", num_batches=8, normalize="max", aggregate="mean"):
+    def __init__(self, absolute="after_mean", num_samples=512, normalize="max", aggregate="mean"):
         super().__init__(normalize, aggregate)
         self.absolute = known(absolute, ("after_mean", "before_mean"), "absolute")
-        self.num_batches = num_batches
+        self.num_samples = num_samples
 
     def observe(self, model, groups, data):
         paths = {path for group in groups for path in producer_kernels(model, group)}
-        tapped, totals = _keras.TappedModel(model, paths), {}
-        for inputs, _ in _batches(self, data, self.num_batches):
-            _, features = tapped(inputs, training=False)
-            for path, value in features.items():
-                totals[path] = totals.get(path, 0) + self._sum(_keras.layer_at(model, path), value)
+        totals = {}
+
+        def call(operation, args, kwargs, path):
+            outputs = operation(*args, **kwargs)
+            if path in paths:
+                totals[path] = totals.get(path, 0) + self._sum_of_samples(operation, outputs)
+            return outputs
+
+        for inputs, _ in _slices(self, data, self.num_samples):
+            _keras.run_graph(model, _as_model_inputs(model, inputs), call)
         return {path: np.abs(total).sum(axis=0) for path, total in totals.items()}
 
-    def _sum(self, layer, features):
-        """Sum over samples: (positions, channels)."""
-        features = keras.ops.convert_to_numpy(features).astype(np.float64)
-        if getattr(layer, "data_format", "channels_last") == "channels_first":
-            features = np.moveaxis(features, 1, -1)
+    def _sum_of_samples(self, layer, outputs):
+        """Sum over the samples: (positions, channels)."""
+        features = keras.ops.cast(keras.tree.flatten(outputs)[0], "float32")
         if self.absolute == "before_mean":
-            features = np.abs(features)
-        return features.sum(axis=0).reshape(-1, features.shape[-1])
+            features = keras.ops.abs(features)
+        total = np.asarray(keras.ops.sum(features, axis=0), np.float64)
+        if getattr(layer, "data_format", None) == "channels_first":
+            total = np.moveaxis(total, 0, -1)
+        return total.reshape(-1, total.shape[-1])
 
     def score(self, model, group, observed):
-        # Kernels of one layer (an LSTM has two, four gates each) share its output channels.
-        return [
-            by_channel(_at_outputs(observed[path], kernels[0], path), kernels[0], group)
-            for path, kernels in producer_kernels(model, group).items()
-        ]
+        weights = None
+        vectors = []
+        for index, (path, kernels) in enumerate(producer_kernels(model, group).items()):
+            size = variable_of(model, kernels[0]).shape[kernels[0].axis]
+            features = _spread(observed[path], size, _keras.layer_at(model, path))
+            if features is None:
+                weights = weights or Magnitude().score(model, group, None)
+                vectors.append(weights[index])
+            else:
+                vectors.append(by_channel(features[kernels[0].indices], kernels[0], group))
+        return vectors
 
 
 class Taylor(Criterion):
@@ -70,21 +88,21 @@ class Taylor(Criterion):
     Cutting a channel sets it to zero where it is consumed. With a gate z_c on it there, the loss
     changes by dL/dz_c = sum of w * dL/dw over the consumers' kernel entries that read channel c:
     exact for any graph, from the gradient of the weights alone.
-    score_c = mean over batches of |dL/dz_c|. The network runs in inference mode.
+    score_c = mean over slices of 32 samples of |dL/dz_c|. The network runs in inference mode.
 
     Args:
         loss: name, function or `keras.losses.Loss`; by default that of a compiled model, else
             cross-entropy (integer or one-hot labels; logits or probabilities are recognised).
-        num_batches: batches of `data` to look at.
-        **options: as for `Criterion`; by default scores are compared as they are.
+        num_samples: how many samples of `data` to look at, 32 for one gradient.
+        normalize, aggregate: as for `Criterion`; by default scores are compared as they are.
 
     Raises:
         ValueError: when called without labelled data.
     """
 
-    def __init__(self, loss=None, num_batches=8, normalize="none", **options):
-        super().__init__(normalize=normalize, **options)
-        self.loss, self.num_batches = loss, num_batches
+    def __init__(self, loss=None, num_samples=512, normalize="none", aggregate="mean"):
+        super().__init__(normalize, aggregate)
+        self.loss, self.num_samples = loss, num_samples
 
     def observe(self, model, groups, data):
         members = {group.name: gate_members(model, group) for group in groups}
@@ -92,15 +110,16 @@ class Taylor(Criterion):
             (m.layer, m.variable): variable_of(model, m) for ms in members.values() for m in ms
         }
         totals, count = {group.name: np.zeros(group.num_channels) for group in groups}, 0
-        for inputs, labels in _batches(self, data, self.num_batches, labelled=True):
+        for inputs, labels in _slices(self, data, self.num_samples, labelled=True):
             products = self._products(model, inputs, labels, wanted)
-            count += 1
+            size = len(keras.tree.flatten(inputs)[0])
+            count += size
             for group in groups:
                 gates = [
                     by_channel(entries_of(products[m.layer, m.variable], m).sum(axis=1), m, group)
                     for m in members[group.name]
                 ]
-                totals[group.name] += np.abs(np.sum(gates, axis=0))
+                totals[group.name] += size * np.abs(np.sum(gates, axis=0))
         return {name: total / count for name, total in totals.items()}
 
     def _products(self, model, inputs, labels, wanted):
@@ -144,45 +163,56 @@ def _cross_entropy(labels, outputs):
     return keras.losses.sparse_categorical_crossentropy(labels, outputs, **options)
 
 
-def _batches(criterion, data, num_batches, labelled=False):
-    """The first batches of `data` as pairs (inputs, labels); labels may be None."""
+def _slices(criterion, data, num_samples, labelled=False):
+    """The first samples of `data` as pairs (inputs, labels) of at most 32; labels may be None."""
+    seen = 0
+    for inputs, labels in _batches(criterion, data, labelled):
+        size = len(keras.tree.flatten(inputs)[0])
+        for start in range(0, min(size, num_samples - seen), _SLICE):
+            part = operator.itemgetter(slice(start, min(start + _SLICE, num_samples - seen)))
+            yield (
+                keras.tree.map_structure(lambda x: keras.ops.convert_to_tensor(part(x)), inputs),  # noqa: B023
+                None if labels is None else keras.tree.map_structure(part, labels),
+            )
+        seen += size
+        if seen >= num_samples:
+            return
+    if not seen:
+        name = type(criterion).__name__
+        raise ValueError(f"{name} received data without a single batch; expected at least one.")
+
+
+def _batches(criterion, data, labelled):
+    """Pairs (inputs, labels) out of whatever the user gave."""
     name = type(criterion).__name__
     if data is None:
         raise ValueError(
             f"{name} scores channels on data and received data=None; expected a tf.data.Dataset of "
             "(inputs, labels) batches or a tuple of arrays. Weight criteria need none."
         )
-    if isinstance(data, tf.data.Dataset):
-        batches = data.take(num_batches)
-    else:
-        batches = _slices(data if isinstance(data, (tuple, list)) else (data,), num_batches)
-    is_empty = True
-    for batch in batches:
+    for batch in data if isinstance(data, tf.data.Dataset) else [data]:
         inputs, labels = (*batch, None)[:2] if isinstance(batch, (tuple, list)) else (batch, None)
         if labelled and labels is None:
             raise ValueError(
                 f"{name} needs labels and received data without; expected (inputs, labels)."
             )
-        is_empty = False
-        yield keras.tree.map_structure(keras.ops.convert_to_tensor, inputs), labels
-    if is_empty:
-        raise ValueError(f"{name} received data without a single batch; expected at least one.")
+        yield inputs, labels
 
 
-def _slices(arrays, num_batches, batch_size=32):
-    length = len(keras.tree.flatten(arrays)[0])
-    for start in range(0, min(length, num_batches * batch_size), batch_size):
-        part = slice(start, start + batch_size)
-        yield tuple(keras.tree.map_structure(operator.itemgetter(part), list(arrays)))
+def _as_model_inputs(model, inputs):
+    """Inputs cast as `model(inputs)` casts them: pixels may come as uint8."""
+    if isinstance(inputs, dict):
+        dtypes = {tensor.name: tensor.dtype for tensor in model.inputs}
+        return {k: keras.ops.cast(x, dtypes.get(k, x.dtype)) for k, x in inputs.items()}
+    flat = keras.tree.flatten(inputs)
+    return [keras.ops.cast(x, y.dtype) for x, y in zip(flat, model.inputs, strict=True)]
 
 
-def _at_outputs(features, member, path):
-    """Values of a layer's output channels at a member's kernel positions (gates repeat them)."""
-    if max(member.indices) < len(features):
-        return features[member.indices]
-    if member.variable in ("kernel", "recurrent_kernel"):
-        return features[member.indices % len(features)]
-    raise ValueError(
-        f"FeatureMagnitude cannot relate the outputs of layer {path!r} to the channels of its "
-        f"{member.variable}; use a weight criterion such as 'l1' or 'taylor'."
-    )
+def _spread(features, size, layer):
+    """Output channels at the `size` positions of a kernel; None if they are unrelated."""
+    if size == len(features):
+        return features
+    if isinstance(layer, keras.layers.RNN) and size % len(features) == 0:
+        # The gates stand side by side, each over all channels.
+        return np.tile(features, size // len(features))
+    return None

@@ -64,7 +64,8 @@ class Selection:
             )
         candidates = self._candidates(scores, groups, cost)
         sequence = self._sequence(candidates, cost)
-        budget = (1 - amount) * self.measure(cost.original, {})
+        total = self.measure(cost.original, {})
+        budget = total - amount * total
 
         def masks(length):
             return self._masks(candidates, sequence[:length])
@@ -73,7 +74,7 @@ class Selection:
             return self.measure(cost, masks(length)) <= budget
 
         if not fits(len(sequence)):
-            self._refuse(amount, candidates, masks(len(sequence)), cost)
+            self._refuse(amount, total, self.measure(cost, masks(len(sequence))), candidates)
         return masks(_first_true(fits, len(sequence)))
 
     def _candidates(self, scores, groups, cost):
@@ -97,29 +98,26 @@ class Selection:
 
     def _sequence(self, candidates, cost):
         """Indices of candidates: whose worst remaining channel goes first, second, ..."""
-        owners, keys, quantiles = [], [], []
-        for index, (candidate, key) in enumerate(
-            zip(candidates, self._keys(candidates, cost), strict=True)
-        ):
-            removable = len(candidate.order) - candidate.floor
-            owners.append(np.full(removable, index))
-            keys.append(key[:removable])
-            quantiles.append(candidate.quantiles()[:removable])
-        if not owners:
+        if not candidates:
             return np.zeros(0, int)
-        owners, keys, quantiles = map(np.concatenate, (owners, keys, quantiles))
+        removable = [len(candidate.order) - candidate.floor for candidate in candidates]
+        quantiles = [candidate.quantiles() for candidate in candidates]
+        keys = self._keys(candidates, cost)
+        keys, quantiles = (
+            np.concatenate([values[:n] for values, n in zip(each, removable, strict=True)])
+            for each in (keys, quantiles)
+        )
         # Equal keys are settled by the share already gone, so that no group is emptied first.
-        return owners[np.lexsort((quantiles, keys))]
+        return np.repeat(np.arange(len(candidates)), removable)[np.lexsort((quantiles, keys))]
 
     def _keys(self, candidates, cost):
         """For each candidate the sort keys of its channels, worst first."""
         if self.scope == "group":
             return [candidate.quantiles() for candidate in candidates]
-        keys = [candidate.scores[candidate.order] for candidate in candidates]
         if self.scope == "isomorphic":
             families = [structure(candidate.group, cost) for candidate in candidates]
-            return quantiles_by_family(candidates, keys, families)
-        return keys
+            return quantiles_by_family(candidates, families)
+        return [candidate.scores[candidate.order] for candidate in candidates]
 
     def _masks(self, candidates, removed):
         counts = np.bincount(removed, minlength=len(candidates))
@@ -131,9 +129,7 @@ class Selection:
     def _rounded(self, num_kept, candidate):
         return min(len(candidate.order), math.ceil(num_kept / self.round_to) * self.round_to)
 
-    def _refuse(self, amount, candidates, smallest, cost):
-        total = self.measure(cost.original, {})
-        least = self.measure(cost, smallest)
+    def _refuse(self, amount, total, least, candidates):
         raise ValueError(
             f"{type(self).__name__} cannot remove {amount:.2%}: the reachable minimum keeps "
             f"{least:,.10g} of {total:,.10g} ({least / total:.2%} kept, {1 - least / total:.2%} "

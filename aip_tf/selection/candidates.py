@@ -1,6 +1,5 @@
 """The groups that a selection may cut, and how users name them."""
 
-import itertools
 import re
 from dataclasses import dataclass
 
@@ -71,21 +70,25 @@ def structure(group, cost):
     return tuple(sorted(kinds))
 
 
-def quantiles_by_family(candidates, keys, families):
-    """Replace scores by the share of their family that is gone once they are."""
-    result = [None] * len(candidates)
+def quantiles_by_family(candidates, families):
+    """For each candidate (worst channel first) the share of its family that is gone with each."""
+    shares = [np.empty(len(candidate.order)) for candidate in candidates]
     for family in set(families):
-        members = [index for index, own in enumerate(families) if own == family]
-        ranks = np.argsort(np.argsort(np.concatenate([keys[i] for i in members]), kind="stable"))
-        original = sum(candidates[index].original for index in members)
-        ends = list(itertools.accumulate(len(keys[index]) for index in members))
-        shares = (original - ends[-1] + 1 + ranks) / original
-        for index, share in zip(members, np.split(shares, ends[:-1]), strict=True):
-            result[index] = share
-    return result
+        members = [i for i, own in enumerate(families) if own == family]
+        scores = np.concatenate([candidates[i].scores[candidates[i].order] for i in members])
+        within = np.concatenate([candidates[i].quantiles() for i in members])
+        original = sum(candidates[i].original for i in members)
+        order = np.lexsort((within, scores))
+        gone = np.empty(len(order))
+        gone[order] = (original - len(order) + 1 + np.arange(len(order))) / original
+        ends = np.cumsum([len(candidates[i].order) for i in members])[:-1]
+        for i, share in zip(members, np.split(gone, ends), strict=True):
+            shares[i] = share
+    return shares
 
 
 def checked_scores(scores, group):
+    """The scores of a group as float64 (num_channels,), or an error that says what is wrong."""
     if group.name not in scores:
         raise ValueError(
             f"The criterion gave no scores for channel group {group.name!r}; expected a float "
@@ -102,6 +105,7 @@ def checked_scores(scores, group):
 
 
 def as_shares(value, name):
+    """One number for all groups, or one for each pattern, as {pattern: number in [0, 1]}."""
     shares = dict(value) if isinstance(value, dict) else {".*": value}
     for pattern, share in shares.items():
         if not isinstance(share, (int, float)) or not 0 <= share <= 1:
