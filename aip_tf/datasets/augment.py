@@ -11,32 +11,24 @@ def pad_crop(padding):
     """Returns an augmentation: pad by `padding` zeros on every side, crop back at random."""
 
     def augment(images, seed):
-        size = tf.shape(images)
-        height, width = size[1], size[2]
-        tops, lefts = tf.unstack(
-            tf.random.stateless_uniform(
-                (2, size[0]), seed, minval=0, maxval=2 * padding + 1, dtype=tf.int32
-            )
-        )
-        border = (padding, padding)
-        padded = tf.pad(images, ((0, 0), border, border, (0, 0)))
-        rows = tf.gather(padded, tops[:, None] + tf.range(height), axis=1, batch_dims=1)
-        crops = tf.gather(rows, lefts[:, None] + tf.range(width), axis=2, batch_dims=1)
-        return tf.ensure_shape(crops, images.shape)
+        tops, lefts = _offsets(images, padding, seed)
+        return _gather(_pad(images, padding), tops + _range(images, 1), lefts + _range(images, 2))
 
     return augment
 
 
 def flip(images, seed):
     """Mirrors each image left to right with probability one half."""
-    draws = tf.random.stateless_uniform((tf.shape(images)[0], 1, 1, 1), seed)
-    return tf.where(draws < 0.5, tf.reverse(images, axis=[2]), images)
+    columns = _mirrored(_range(images, 2), images, seed)
+    return tf.ensure_shape(tf.gather(images, columns, axis=2, batch_dims=1), images.shape)
 
 
 def pad_crop_flip(images, seed):
     """CIFAR's customary augmentation: `pad_crop(4)`, then `flip` (He et al. 2016, section 4.2)."""
     crop_seed, flip_seed = split_seed(seed, 2)
-    return flip(pad_crop(4)(images, crop_seed), flip_seed)
+    tops, lefts = _offsets(images, 4, crop_seed)
+    columns = lefts + _mirrored(_range(images, 2), images, flip_seed)
+    return _gather(_pad(images, 4), tops + _range(images, 1), columns)
 
 
 def split_seed(seed, num_seeds):
@@ -47,30 +39,55 @@ def split_seed(seed, num_seeds):
 def color_jitter(strength):
     """Returns an augmentation: brightness, contrast and saturation, each scaled at random.
 
+    Brightness scales pixels, contrast their distance to the image's mean luma, saturation their
+    distance to their own luma. All three are linear, so they are one colour matrix and one offset
+    for each image: a single pass over the pixels.
+
     Args:
-        strength: factors are uniform in [1 - strength, 1 + strength]. Grey images keep their
-            (missing) saturation.
+        strength: factors are uniform in [1 - strength, 1 + strength].
     """
 
     def augment(images, seed):
-        factors = tf.random.stateless_uniform(
-            (3, tf.shape(images)[0], 1, 1, 1), seed, 1 - strength, 1 + strength
-        )
+        size, channels = tf.shape(images), images.shape[-1]
+        luma = tf.constant([[0.299], [0.587], [0.114]] if channels == 3 else [[1.0]])
+        factors = tf.random.stateless_uniform((3, size[0], 1, 1), seed, 1 - strength, 1 + strength)
         brightness, contrast, saturation = tf.unstack(factors)
-        images = images * brightness
-        images = _blend(tf.reduce_mean(_gray(images), axis=(1, 2), keepdims=True), images, contrast)
-        images = _blend(_gray(images), images, saturation)
-        return tf.clip_by_value(images, 0.0, 1.0)
+        to_gray = tf.tile(luma, (1, channels))
+        matrix = saturation * tf.eye(channels) + (1 - saturation) * to_gray
+        mean = tf.tensordot(tf.reduce_mean(images, axis=(1, 2)), luma, axes=1)[..., None]
+        pixels = tf.reshape(images, (size[0], -1, channels))
+        pixels = pixels @ (brightness * contrast * matrix) + (1 - contrast) * brightness * mean
+        changed = tf.reshape(tf.clip_by_value(pixels, 0.0, 1.0), size)
+        return tf.ensure_shape(changed, images.shape)
 
     return augment
 
 
-def _blend(origin, images, factor):
-    return origin + (images - origin) * factor
+def _range(images, axis):
+    """`[[0, 1, 2, ...]]` along an axis of the images."""
+    return tf.range(tf.shape(images)[axis])[None]
 
 
-def _gray(images):
-    """Luma of each pixel (ITU-R BT.601), one channel."""
-    if images.shape[-1] != 3:
-        return images
-    return tf.tensordot(images, [0.299, 0.587, 0.114], axes=1)[..., None]
+def _offsets(images, padding, seed):
+    """Two offsets in [0, 2 padding] for each image, as columns."""
+    shape = (2, tf.shape(images)[0], 1)
+    largest = 2 * padding
+    return tf.unstack(tf.random.stateless_uniform(shape, seed, 0, largest + 1, tf.int32))
+
+
+def _mirrored(columns, images, seed):
+    """The column indices of each image, in reverse order for about half of them."""
+    draws = tf.random.stateless_uniform((tf.shape(images)[0], 1), seed)
+    return tf.where(draws < 0.5, columns[:, ::-1], columns)
+
+
+def _pad(images, padding):
+    border = (padding, padding)
+    return tf.pad(images, ((0, 0), border, border, (0, 0)))
+
+
+def _gather(images, rows, columns):
+    """Picks rows and columns of each image by its own indices, `(batch, num)` each."""
+    picked = tf.gather(images, rows, axis=1, batch_dims=1)
+    picked = tf.gather(picked, columns, axis=2, batch_dims=1)
+    return tf.ensure_shape(picked, (images.shape[0], None, None, images.shape[-1]))

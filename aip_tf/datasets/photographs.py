@@ -17,31 +17,26 @@ def photograph_batches(examples, num_examples, shape, batch_size, views, seed):
         seed: seed of crops and colours.
     """
 
-    def crop(example, image_seed):
+    def view(example, image_seed):
         encoded, label = example
-        return views.random_crop(encoded, shape, image_seed), label
-
-    def augment(batch, batch_seed):
-        images, labels = batch
-        return views.to_range(views.augment(images, batch_seed)), labels
+        return views.training_view(encoded, shape, image_seed), label
 
     batch_size = min(batch_size, num_examples)
-    crops = with_seeds(examples, seed).map(crop, num_parallel_calls=tf.data.AUTOTUNE)
-    batches = crops.batch(batch_size, drop_remainder=True)
-    batches = with_seeds(batches, seed + 1).map(augment, num_parallel_calls=tf.data.AUTOTUNE)
+    images = with_seeds(examples, seed).map(view, num_parallel_calls=tf.data.AUTOTUNE)
+    batches = images.batch(batch_size, drop_remainder=True)
     return finish(batches, num_examples // batch_size)
 
 
 def photograph_test_batches(examples, num_examples, shape, batch_size, views):
     """Test batches: the central crop of every image, kept in memory where that is small."""
 
-    def crop(encoded, label):
-        return views.to_range(views.center_crop(encoded, shape)), label
+    def view(encoded, label):
+        return views.test_view(encoded, shape), label
 
-    crops = examples.map(crop, num_parallel_calls=tf.data.AUTOTUNE)
+    images = examples.map(view, num_parallel_calls=tf.data.AUTOTUNE)
     if 4 * num_examples * shape[0] * shape[1] * shape[2] <= CACHE_BYTES:
-        crops = crops.cache()
-    return finish(crops.batch(batch_size), -(-num_examples // batch_size))
+        images = images.cache()
+    return finish(images.batch(batch_size), -(-num_examples // batch_size))
 
 
 def check_shape(shape):
