@@ -111,7 +111,7 @@ def input_structure(model, values):
     return tree.pack_sequence_as(graph_of(model)._inputs_struct, values)
 
 
-def output_shapes(node, args, kwargs, shapes):
+def output_shapes(node, shapes):
     """Shapes of the outputs of `node` for inputs of the given `shapes`, batch size included.
 
     They are in the graph already unless a nested model is called on another size than it was
@@ -123,11 +123,10 @@ def output_shapes(node, args, kwargs, shapes):
         tuple(a[1:]) == tuple(b[1:]) for a, b in zip(built, shapes, strict=True)
     ):
         return known
-    symbols = iter(
-        keras.KerasTensor((None, *s[1:]), x.dtype)
+    tensors = {
+        id(x): keras.KerasTensor((None, *s[1:]), x.dtype)
         for s, x in zip(shapes, node.input_tensors, strict=True)
-    )
-    tensors = {id(x): s for x, s in zip(node.input_tensors, symbols, strict=True)}
+    }
     args, kwargs = node.arguments.fill_in(tensors)
     return [x.shape for x in tree.flatten(node.operation.compute_output_spec(*args, **kwargs))]
 
@@ -185,7 +184,7 @@ def copy_operation(operation, changes):
 
     Args:
         operation: a layer or an operation of `keras.ops`.
-        changes: `{key: value}`; a key may be a tuple that leads into a nested configuration.
+        changes: `{key: value}`.
     """
     if not isinstance(operation, keras.layers.Layer):
         return _copy_ops(operation, changes)
@@ -197,14 +196,14 @@ def copy_operation(operation, changes):
             f"copied: it has no `get_config`. Expected every layer of a model that is cut to "
             f"implement `get_config`, as saving it does."
         ) from error
-    for key, value in changes.items():
-        place = config
-        *outer, last = key if isinstance(key, tuple) else (key,)
-        for name in outer:
-            place[name] = dict(place[name])
-            place = place[name]
-        place[last] = value
-    return type(operation).from_config(config)
+    return type(operation).from_config(config | changes)
+
+
+def copy_wrapper(wrapper, layer, changes):
+    """A new wrapper (TimeDistributed) like `wrapper` around `layer`."""
+    config = wrapper.get_config() | changes
+    config.pop("layer")
+    return type(wrapper)(layer, **config)
 
 
 def _copy_ops(operation, changes):
@@ -288,6 +287,11 @@ def application_layers():
     modules = (convnext, inception_resnet_v2)
     names = ("LayerScale", "StochasticDepth", "CustomScaleLayer")
     return {n: getattr(m, n) for m in modules for n in names if hasattr(m, n)}
+
+
+def variables_by_training(layer):
+    """The two lists of variables that `layer.stateless_call` takes the values of."""
+    return layer.trainable_variables, layer.non_trainable_variables
 
 
 def all_layers(model):

@@ -2,8 +2,8 @@
 
 import dataclasses
 
+import keras
 import numpy as np
-from keras import tree
 
 from aip_tf import _keras
 from aip_tf.channels.identities import IdentityArray, compact, rows, spread
@@ -24,30 +24,28 @@ class Call:
     Attributes:
         operation: the layer or operation that is called.
         path: its name, behind the names of the models it is nested in.
-        shapes: shapes of its outputs, with the batch size (1) of the trace.
+        inputs, outputs: identity arrays of the tensors that go in and come out.
+        shapes: shapes of the outputs, with the batch size (1) of the trace.
+        dtypes: types of the outputs, such as "float32".
     """
 
-    def __init__(self, tracer, node, path, args, kwargs):
+    def __init__(self, tracer, operation, path, inputs, shapes, node=None):
         self._tracer = tracer
-        self.operation = node.operation
+        self._node = node
+        self.operation = operation
         self.path = path
-        plain = not kwargs and all(isinstance(x, IdentityArray) for x in args)
-        flat = args if plain else tree.flatten((args, kwargs))
-        self.inputs = [x for x in flat if isinstance(x, IdentityArray)]
+        self.inputs = inputs
         self.outputs = []
-        known = _keras.output_shapes(node, args, kwargs, [x.shape for x in self.inputs])
-        batch = self.inputs[0].shape[0] if self.inputs and self.inputs[0].ndim else 1
-        self.shapes = [(batch if s and s[0] is None else s[0], *s[1:]) if s else () for s in known]
+        batch = inputs[0].shape[0] if inputs and inputs[0].ndim else 1
+        self.shapes = [(batch if s and s[0] is None else s[0], *s[1:]) if s else () for s in shapes]
         self.products = []
         self.constants = {}
         self.masked_call = None
-        self._node = node
 
     # What a rule asks.
 
     @property
     def dtypes(self):
-        """Types of the outputs, such as "float32"."""
         return [x.dtype for x in self._node.outputs]
 
     @property
@@ -142,16 +140,34 @@ class Call:
         if variable is not None:
             self._tracer.add_weight(self.path, variable, axis, ids, role)
 
+    def inside(self, layer, x, shape):
+        """Run the rule of the one layer that this wrapper calls.
+
+        Args:
+            layer: the wrapped layer.
+            x: the identity array that it is called on.
+            shape: shape of its output.
+
+        Returns:
+            The identity array of its output.
+        """
+        call = Call(self._tracer, layer, self.path, [x], [shape])
+        rule, _ = self._tracer.rule_of(layer, {})
+        outputs = rule(call, x)
+        self.products += call.products
+        self._tracer.wrapped[id(self.operation)] = layer
+        return outputs[0] if isinstance(outputs, list) else outputs
+
     def config(self, key, ids, value=None):
         """Edit the operation's configuration: `key` becomes the number of `ids` that are kept.
 
         Args:
-            key: name of the argument, or a tuple that leads into a nested configuration.
+            key: name of the argument.
             ids: identity array on which the value depends. Where an operation is called several
                 times, its arrays are unified, so that one value serves all calls.
             value: `value(kept) -> value` where it is not the count itself.
         """
-        self._tracer.add_config(self, key, ids, value)
+        self._tracer.add_config(self.operation, key, ids, value)
 
     def arguments(self, edit):
         """Edit the call's arguments: `edit(kept, args, kwargs) -> (args, kwargs)`."""
@@ -166,11 +182,27 @@ class Call:
         self.products.append(Product(factor, array, ids))
 
     def masked(self, function):
-        """How the masked twin runs this call: `function(kept, operation, *inputs) -> outputs`.
+        """How the masked twin runs this call: `function(kept, operation, *args, **kwargs)`.
 
-        Needed where zeros are not the same as absent channels, as in a mean over channels.
+        Needed where zeroed inputs are not the same as absent channels: in a mean over channels, or
+        where channels live inside a layer, see `masked_inside`.
         """
         self.masked_call = function
+
+    def masked_inside(self, variable, ids):
+        """In the masked twin, rows (axis 0) of `variable` that read removed channels are zero."""
+
+        def run(kept, layer, *args, **kwargs):
+            def value(v):
+                if v is not variable:
+                    return v.value
+                mask = keras.ops.cast(kept(ids), v.dtype)
+                return v.value * keras.ops.reshape(mask, (-1, *(1,) * (len(v.shape) - 1)))
+
+            states = [list(map(value, vs)) for vs in _keras.variables_by_training(layer)]
+            return layer.stateless_call(*states, *args, **kwargs)[0]
+
+        self.masked(run)
 
     def residual(self, x):
         """Say that the channels of `x` meet others in a sum."""

@@ -104,13 +104,18 @@ class _Rebuild:
         if _keras.is_graph(operation):
             return self.model(operation)
         if id(operation) not in self._copies:
-            edits = self._tracer.config_edits.get(id(operation), {})
-            changes = {} if not isinstance(operation, keras.layers.Layer) else dict(self._changes)
-            for key, (ids, value) in edits.items():
-                if not self._kept(compact(ids)).all():
-                    changes[key] = value(self._kept)
-            self._copies[id(operation)] = (operation, _keras.copy_operation(operation, changes))
+            self._copies[id(operation)] = (operation, self._new(operation))
         return self._copies[id(operation)][1]
+
+    def _new(self, operation):
+        changes = {} if not isinstance(operation, keras.layers.Layer) else dict(self._changes)
+        for key, (ids, value) in self._tracer.config_edits.get(id(operation), {}).items():
+            if not self._kept(compact(ids)).all():
+                changes[key] = value(self._kept)
+        if id(operation) in self._tracer.wrapped:
+            layer = self._new(self._tracer.wrapped[id(operation)])
+            return _keras.copy_wrapper(operation, layer, changes)
+        return _keras.copy_operation(operation, changes)
 
     def copy_weights(self):
         """Slice every variable into its copy."""
@@ -137,9 +142,9 @@ class _Rebuild:
 def mask_channels(model, keep_masks, input_shape=None):
     """The reference for a cut: `model` itself, with removed channels zeroed wherever they are read.
 
-    The inputs of every operation are multiplied by a constant 0/1 mask that is read off the
-    identity arrays of the trace, not off the indices that surgery uses. Normalisations over
-    channels use the kept channels only.
+    Entries of removed channels are set to zero in the inputs of every operation, by masks that are
+    read off the identity arrays of the trace, not off the indices that surgery uses. Normalisations
+    over channels use the kept channels only.
 
     Args:
         model, keep_masks, input_shape: see `prune_channels`.
@@ -169,11 +174,10 @@ class _MaskedModel(keras.Model):
 
         def run(operation, args, kwargs, path):
             call, masks = next(calls)
-            removed = any(mask is not None for mask in masks)
-            if removed:
+            if any(mask is not None for mask in masks):
                 args, kwargs = _masked(args, kwargs, masks)
-            if removed and call.masked_call:
-                return call.masked_call(self._kept, operation, *args)
+            if call.masked_call:
+                return call.masked_call(self._kept, operation, *args, **kwargs)
             return operation(*args, **kwargs)
 
         return _keras.run_graph(self.model, inputs, run)
@@ -191,6 +195,7 @@ def _masked(args, kwargs, masks):
         if not keras.ops.is_tensor(x):
             return x
         mask = next(masks)
-        return x if mask is None else x * ops.cast(mask, x.dtype)
+        # Not a product: an operation may have made NaN of removed channels, as 0 / 0.
+        return x if mask is None else ops.where(mask, x, ops.zeros_like(x))
 
     return tree.map_structure(apply, (args, kwargs))

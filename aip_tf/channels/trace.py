@@ -56,8 +56,9 @@ class Tracer:
         self.argument_edits = {}
         self.replacements = {}
         self.nested_inputs = {}
+        self.wrapped = {}
         self._agreed = {}
-        self._rule_of = rule_of
+        self.rule_of = rule_of
 
     def run(self, model, inputs, prefix=""):
         """Trace `model` on a flat list of identity arrays; returns its outputs in structure."""
@@ -74,16 +75,18 @@ class Tracer:
         return _keras.walk(model, inputs, visit)
 
     def _call(self, node, path, args, kwargs):
-        call = Call(self, node, path, args, kwargs)
-        rule, given = self._rule_of(call.operation, kwargs)
+        inputs = _tensors(args, kwargs)
+        shapes = _keras.output_shapes(node, [x.shape for x in inputs])
+        call = Call(self, node.operation, path, inputs, shapes, node)
+        rule, given = self.rule_of(call.operation, kwargs)
         outputs = rule(call, *args, **given)
         outputs = [outputs] if isinstance(outputs, np.ndarray) else tree.flatten(outputs)
         call.outputs = [np.asarray(x).view(IdentityArray) for x in outputs]
-        shapes = [x.shape for x in call.outputs]
-        if [s[1:] for s in shapes] != [s[1:] for s in call.shapes]:
+        found = [x.shape for x in call.outputs]
+        if not all(map(_fits, found, call.shapes)):
             raise ValueError(
                 f"The channel rule for {type(call.operation).__name__} gave identity arrays of "
-                f"shapes {shapes} for {path!r}. Expected the shapes of its outputs, {call.shapes}: "
+                f"shapes {found} for {path!r}. Expected the shapes of its outputs, {call.shapes}: "
                 f"correct the function registered with `register_channel_rule`."
             )
         self.calls.append(call)
@@ -112,9 +115,9 @@ class Tracer:
         if all(known.axis != axis for known in weight.axes):
             weight.axes.append(WeightAxis(axis, ids, role))
 
-    def add_config(self, call, key, ids, value):
-        self.agree((id(call.operation), key), [ids])
-        self.config_edits[id(call.operation)][key] = (
+    def add_config(self, operation, key, ids, value):
+        self.agree((id(operation), key), [ids])
+        self.config_edits[id(operation)][key] = (
             ids,
             value or (lambda kept: kept.count(ids)),
         )
@@ -133,6 +136,19 @@ class Tracer:
         table = rows(small, axis)
         self.identities.union(table, table[:, :1])
         return axis
+
+
+def _tensors(args, kwargs):
+    plain = not kwargs and all(isinstance(x, IdentityArray) for x in args)
+    flat = args if plain else tree.flatten((args, kwargs))
+    return [x for x in flat if isinstance(x, IdentityArray)]
+
+
+def _fits(found, expected):
+    """Whether a traced shape is that of Keras, the batch size and what Keras leaves open aside."""
+    return len(found) == len(expected) and all(
+        e is None or f == e for f, e in zip(found[1:], expected[1:], strict=True)
+    )
 
 
 def _classes_left(classes, axis):

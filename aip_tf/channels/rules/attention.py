@@ -33,6 +33,7 @@ def multi_head_attention(call, query, value, key=None, use_causal_mask=False):
     call.weight(output_dense.kernel, 2, outputs, "producer")
     call.weight(output_dense.bias, 0, outputs, "producer")
     call.config("num_heads", heads)
+    call.masked_inside(output_dense.kernel, heads)
     queried = call.channels(query)
 
     def size(kept):
@@ -40,7 +41,7 @@ def multi_head_attention(call, query, value, key=None, use_causal_mask=False):
         unchanged = output_shape is None and count == kept.count(queried)
         return None if unchanged else (count,)
 
-    call.config("output_shape", outputs, size)
+    call.config("output_shape", np.concatenate([outputs, queried]), size)
     y = spread(outputs, call.shape)
     steps = query.shape[1] * value.shape[1]
     call.macs(

@@ -100,12 +100,15 @@ def einsum(call, *tensors):
 
 @register_channel_rule(layers.Dot)
 def dot(call, tensors):
-    """One axis of each, samples apart; the rest of both stands side by side."""
+    """One axis of each, samples apart; the rest of both stands side by side.
+
+    With `normalize` the vectors along these axes have length 1: absent and zero are the same.
+    """
     layer = call.operation
     x, y = tensors
     axes = layer.axes if isinstance(layer.axes, tuple | list) else (layer.axes, layer.axes)
-    if layer.normalize or not all(isinstance(a, int) for a in axes):
-        return keep_all(call, f"{call.path} normalises or contracts several axes")
+    if not all(isinstance(a, int) for a in axes):
+        return keep_all(call, f"{call.path} contracts several axes")
     first = ["N", *_letters(x.ndim - 1)]
     second = ["N", *_letters(y.ndim - 1, 13)]
     first[axes[0] % x.ndim] = second[axes[1] % y.ndim] = "K"

@@ -1,9 +1,12 @@
 """Layers that make channels from channels: convolutions, dense layers, embeddings."""
 
+import math
+
 import numpy as np
 from keras import layers
 
-from aip_tf.channels.identities import spread
+from aip_tf import _keras
+from aip_tf.channels.identities import IdentityArray, compact, spread
 from aip_tf.channels.rules.elementwise import activate
 from aip_tf.channels.rules.table import keep_all, register_channel_rule
 
@@ -117,29 +120,62 @@ def dense(call, x):
 
 @register_channel_rule(layers.EinsumDense)
 def einsum_dense(call, x):
-    """As Dense where the last axis of the input alone is contracted, as in `...a,ab->...b`."""
+    """A product with a kernel, by subscripts; its first new letter carries the new channels."""
     layer = call.operation
-    source, rest = layer.equation.replace("...", "").split(",")
-    kernel, target = rest.split("->")
-    simple = (
-        len(kernel) == 2
-        and source.endswith(kernel[0])
-        and target.endswith(kernel[1])
-        and source[:-1] == target[:-1]
-        and (layer.bias is None or layer.bias.shape == (layer.kernel.shape[1],))
-    )
-    if not simple or call.settle(x) not in (None, x.ndim - 1):
-        return keep_all(call, f"{call.path} has the equation {layer.equation}")
-    inputs, outputs = call.channels(x), call.new(layer.kernel.shape[1])
-    call.weight(layer.kernel, 0, inputs, "consumer")
-    call.weight(layer.kernel, 1, outputs, "producer")
-    call.weight(layer.bias, 0, outputs, "producer")
+    source, kernel, target = _subscripts(layer.equation, x.ndim)
+    sizes = dict(zip(kernel + source, (*layer.kernel.shape, *x.shape), strict=True))
+    axis = call.settle(x)
+    letter = None if axis is None else source[axis]
+    summed = [c for c in source if c not in target]
+    read = []
+    if letter in kernel:
+        read = [call.channels(x, axis)]
+        role = "consumer" if letter in summed else "channelwise"
+        call.weight(layer.kernel, kernel.index(letter), read[0], role)
+    elif letter in summed:
+        call.pin(x, f"{call.label} sums over these channels without weighing them")
+    if letter in target:
+        ids = call.channels(x, axis)
+    else:
+        letter, ids = _new_letter(call, source, kernel, target, sizes)
+    place = target.index(letter) - len(target)
+    if layer.bias is not None and -place <= len(layer.bias.shape) and layer.bias.shape[place] > 1:
+        call.weight(layer.bias, place, ids, "producer")
+    y = spread(ids, [sizes[c] for c in target], place)
+    rest = [sizes[c] for c in summed if not read or c != source[axis]]
+    call.macs(y, *(read if source[axis or 0] in summed else []), factor=math.prod(rest))
+    return activate(call, y, layer.activation)
+
+
+def _new_letter(call, source, kernel, target, sizes):
+    """The output's letter that carries channels which the layer makes, and their identities."""
+    layer = call.operation
+    letter = max((c for c in target[::-1] if c not in source), key=sizes.get, default=None)
+    if letter is None:
+        ids = call.anonymous((1,))
+        call.pin(ids, f"{call.label} makes no channels")
+        return target[0], ids
+    ids = call.new(sizes[letter])
+    call.weight(layer.kernel, kernel.index(letter), ids, "producer")
     shape = layer.get_config()["output_shape"]
     shape = list(shape) if isinstance(shape, tuple | list) else [shape]
-    call.config("output_shape", outputs, lambda kept: (*shape[:-1], kept.count(outputs)))
-    y = spread(outputs, call.shape)
-    call.macs(y, inputs)
-    return activate(call, y, layer.activation)
+    place = target.index(letter) - len(target) + len(shape)
+    if shape[place] is not None:
+        call.config(
+            "output_shape",
+            ids,
+            lambda kept: [kept.count(ids) if i == place else s for i, s in enumerate(shape)],
+        )
+    return letter, ids
+
+
+def _subscripts(equation, rank):
+    """The letters of input, kernel and output, an ellipsis spelled out in capitals."""
+    source, rest = equation.replace(" ", "").split(",")
+    kernel, target = rest.split("->")
+    missing = rank - len(source.replace("...", ""))
+    letters = "".join(chr(ord("A") + i) for i in range(missing))
+    return source.replace("...", letters), kernel, target.replace("...", letters)
 
 
 @register_channel_rule(layers.Embedding)
@@ -151,3 +187,15 @@ def embedding(call, x):
     call.weight(layer.weights[0], 1, outputs, "producer")
     call.config("output_dim", outputs)
     return spread(outputs, call.shape)
+
+
+@register_channel_rule(layers.TimeDistributed)
+def time_distributed(call, x):
+    """The wrapped layer on every step, as if the steps were samples."""
+    layer, shape = call.operation.layer, call.shape
+    if call.settle(x) == 1 or _keras.is_graph(layer):
+        return keep_all(call, f"{call.path} runs along these channels or wraps a model")
+    steps = np.broadcast_to(compact(x), (*x.shape[:2], *compact(x).shape[2:]))
+    steps = np.broadcast_to(steps[0], x.shape[1:]).view(IdentityArray)
+    y = call.inside(layer, steps, shape[1:])
+    return np.broadcast_to(y[None], shape)

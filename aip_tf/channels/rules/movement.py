@@ -111,16 +111,6 @@ def flip(call, x):
     return np.flip(x, call.operation.axis)
 
 
-@register_channel_rule(*operations("Roll"))
-def roll(call, x):
-    """Rolled by a fixed number: exact only along axes on which the channels do not lie."""
-    axis = call.operation.axis
-    axes = [axis] if isinstance(axis, int) else axis
-    if axes is None or call.settle(x) in [a % x.ndim for a in axes]:
-        return keep_all(call, f"{call.path} rolls these channels")
-    return x
-
-
 # --- joining and repeating ----------------------------------------------------------------------
 
 

@@ -37,7 +37,7 @@ def layer_normalization(call, x):
         variable = getattr(layer, name, None)
         if variable is not None and not isinstance(variable, bool):
             call.weight(variable, axes.index(axis), ids, "channelwise")
-    call.masked(lambda kept, operation, y: _over_kept(operation, y, kept(compact(x)), axes))
+    call.masked(lambda kept, operation, y, **_: _over_kept(operation, y, kept(compact(x)), axes))
     return x
 
 
@@ -61,16 +61,28 @@ def group_normalization(call, x):
         call.slots(ids, layer.groups)
     call.weight(layer.gamma, 0, ids, "channelwise")
     call.weight(layer.beta, 0, ids, "channelwise")
-    call.masked(lambda kept, operation, y: _group_over_kept(operation, y, kept(ids), axis))
+    call.masked(lambda kept, operation, y, **_: _group_over_kept(operation, y, kept(ids), axis))
     return x
 
 
 @register_channel_rule(layers.Normalization)
 def normalization(call, x):
-    """Features brought to mean 0 and variance 1 by fixed statistics of the data."""
+    """Features brought to mean 0 and variance 1 by fixed statistics, given or measured."""
+    layer = call.operation
     axis = call.settle(x)
-    if axis is not None and axis in [a % x.ndim for a in call.operation.axis]:
-        call.pin(x, f"{call.label} holds statistics of the data")
+    axes = [a % x.ndim for a in layer.axis]
+    if axis is None or axis not in axes:
+        return x
+    ids = call.channels(x, axis)
+    if layer.input_mean is None:
+        call.weight(layer.adapt_mean, axes.index(axis), ids, "channelwise")
+        call.weight(layer.adapt_variance, axes.index(axis), ids, "channelwise")
+    elif len(axes) > 1:
+        call.pin(x, f"{call.label} has statistics along several axes")
+    else:
+        for key, value in (("mean", layer.input_mean), ("variance", layer.input_variance)):
+            if np.size(value) > 1:
+                call.config(key, ids, lambda kept, v=value: np.ravel(v)[kept(ids)].tolist())
     return x
 
 
@@ -97,7 +109,7 @@ def _group_over_kept(layer, y, kept, axis):
     )  # (batch, groups, slots x positions)
     mask = ops.cast(spread(kept, np.shape(y), axis), y.dtype)
     mask = ops.reshape(ops.moveaxis(mask, axis, 1), ops.shape(grouped))
-    count = ops.sum(mask, -1, keepdims=True)
+    count = ops.maximum(ops.sum(mask, -1, keepdims=True), 1)  # a group may be removed whole
     mean = ops.sum(grouped, -1, keepdims=True) / count
     variance = ops.sum(ops.square(grouped - mean) * mask, -1, keepdims=True) / count
     grouped = (grouped - mean) * ops.rsqrt(variance + layer.epsilon)

@@ -148,3 +148,25 @@ def take(call, x, indices):
 
     call.arguments(edit)
     return y
+
+
+@register_channel_rule(*operations("Roll"))
+def roll(call, x):
+    """Rolled by a fixed number; channels that are left are taken in the rolled order."""
+    axis, shift = call.operation.axis, call.operation.shift
+    varying = call.settle(x)
+    if axis is None or not isinstance(shift, int) or not isinstance(axis, int):
+        return keep_all(call, f"{call.path} rolls several axes")
+    if varying != axis % x.ndim:
+        return x
+    ids = call.channels(x, varying)
+    chosen = np.roll(np.arange(len(ids)), shift)
+
+    def edit(kept, operation, args, kwargs):
+        if kept(ids).all():
+            return operation(*args, **kwargs)
+        taking = _keras.new_operation("Take", operation.name, axis=varying)
+        return taking(*args, **kwargs, indices=ranks(kept, ids, chosen).tolist())
+
+    call.replace(edit)
+    return np.roll(x, shift, axis)

@@ -27,6 +27,7 @@ def recurrent(call, sequence):
     if cell.bias is not None:
         call.weight(cell.bias, -1, outputs, "producer")
     call.config("units", units)
+    call.masked_inside(cell.recurrent_kernel, units)
     steps = spread(outputs, (1, sequence.shape[1], len(outputs)))
     call.macs(steps, inputs)
     call.macs(steps, units)
