@@ -2,12 +2,16 @@
 
 from types import SimpleNamespace
 
+import graphs_more  # noqa: F401  (registers the second half)
 import keras
+import laws
 import numpy as np
 import pytest
 import tensorflow as tf
+from graphs import GRAPHS
 
 from aip_tf import criteria
+from aip_tf.channels import find_channel_groups
 
 LAYERS = keras.layers
 
@@ -369,3 +373,41 @@ class TestErrors:
         assert criteria.get(own) is own
         assert isinstance(criteria.get(criteria.Taylor), criteria.Taylor)
         assert criteria.get(filter_norms) is filter_norms
+
+
+_KINDS = (
+    "attention_block",
+    "depthwise_multiplier",
+    "dense_after_flatten_after_concat",
+    "grouped",
+    "gru_and_lstm_in_between",
+    "nested_twice",
+    "pixel_shuffle",
+    "several_inputs",
+    "shared_convolution",
+    "split_into_branches",
+    "transposed",
+    "zero_padded_channels",
+)
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_every_criterion_scores_every_kind_of_network(kind):
+    keras.utils.clear_session()
+    rng = np.random.default_rng(0)
+    model = GRAPHS[kind].build()
+    batch = laws.random_batch(model, rng)
+    model, groups = laws.randomize(model, rng, batch), find_channel_groups(model)
+    labels = np.zeros(len(keras.tree.flatten(batch)[0]))
+
+    def loss(_, outputs):
+        return sum(keras.ops.mean(keras.ops.square(x)) for x in keras.tree.flatten(outputs))
+
+    for name in NAMES:
+        criterion = criteria.Taylor(loss=loss) if name == "taylor" else criteria.get(name)
+        scores = criterion(model, groups, (batch, labels))
+        for group_ in groups:
+            if group_.prunable:
+                assert scores[group_.name].shape == (group_.num_channels,)
+                assert np.isfinite(scores[group_.name]).all()
+                assert scores[group_.name].max() > 0

@@ -3,14 +3,16 @@
 import math
 from dataclasses import dataclass, field
 
+import graphs_more
 import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aip_tf import selection
-from aip_tf.selection import Channels, Latency, Macs, Parameters, PerGroup, Threshold
+from aip_tf import selection, zoo
+from aip_tf.channels import find_channel_groups, prune_channels
+from aip_tf.selection import Channels, Cost, Latency, Macs, Parameters, PerGroup, Threshold
 
 
 @dataclass(frozen=True)
@@ -452,3 +454,114 @@ class TestGet:
         known = "'channels', 'latency', 'macs', 'parameters', 'threshold'"
         with pytest.raises(ValueError, match=known):
             selection.get(identifier)
+
+
+# Real models ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["digits_resnet", "mobilenet_v2", "chain_of_kinds"])
+def model(request):
+    keras.utils.set_random_seed(0)
+    if request.param == "digits_resnet":
+        return zoo.digits_resnet(width=16)
+    if request.param == "mobilenet_v2":
+        return zoo.mobilenet_v2(10, alpha=0.35, input_shape=(32, 32, 3))
+    layers = [
+        keras.layers.Conv2D(16, 3, name="conv"),
+        keras.layers.Conv2D(24, 3, groups=4, name="grouped"),
+        keras.layers.BatchNormalization(),
+        keras.layers.Flatten(),
+        keras.layers.Dense(32, name="dense"),
+        keras.layers.Dense(5),
+    ]
+    return keras.Sequential([keras.Input((10, 10, 3)), *layers])
+
+
+class TestRealModels:
+    @pytest.mark.parametrize("name", ["macs", "parameters", "channels"])
+    @pytest.mark.parametrize("scope", ["global", "group", "inner", "isomorphic"])
+    def test_target_met_by_the_model_that_is_really_cut(self, model, name, scope):
+        choose = type(selection.get(name))(scope=scope)
+        masks = selection.select_channels(model, 0.3, selection=choose)
+        before, after = Cost(model), Cost(prune_channels(model, masks))
+        kept = choose.measure(after, {}) / choose.measure(before, {})
+        assert choose.measure(after, {}) == choose.measure(before, masks)
+        assert 0.6 < kept <= 0.7
+
+    def test_rounds_refer_to_the_original(self, model):
+        student = model
+        for amount in (0.2, 0.35, 0.5):
+            choose = Macs(max_sparsity=0.6)
+            masks = selection.select_channels(
+                student, amount, selection=choose, criterion="random", reference=model
+            )
+            student = prune_channels(student, masks)
+            kept = Cost(student).macs({}) / Cost(model).macs({})
+            assert 1 - amount - 0.1 < kept <= 1 - amount
+        cost = Cost(student, reference=model)
+        for group in cost.groups:
+            if group.prunable:
+                assert group.num_channels >= 0.4 * cost.original_width(group) - 1e-6
+        assert any(g.num_channels < cost.original_width(g) for g in cost.groups)
+
+    def test_reference_of_another_network(self, model):
+        other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
+        with pytest.raises(ValueError, match="The reference has no channels made by layer"):
+            selection.select_channels(model, 0.3, reference=other)
+
+    def test_ignore_by_type_and_name(self):
+        net = zoo.digits_resnet(width=16)
+        names = {g.name for g in find_channel_groups(net) if g.prunable}
+        first = sorted(names)[0]
+        for ignore, gone in [([first], {first}), ([keras.layers.Conv2D], names)]:
+            masks = Threshold(scope="global", ignore=ignore)(
+                {name: np.ones(64)[: g.num_channels] for name, g in _by_name(net).items()},
+                find_channel_groups(net),
+                0.5,
+                Cost(net),
+            )
+            assert set(masks) == names - gone
+
+    def test_open_sizes(self):
+        layers = [
+            keras.layers.Conv2D(8, 3, name="a"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(2),
+        ]
+        net = keras.Sequential([keras.Input((None, None, 3)), *layers])
+        masks = selection.select_channels(net, 0.5, input_shape=(8, 8, 3))
+        assert counts(masks) == {"a": 4}
+
+    def test_own_callables(self, model):
+        def criterion(model, groups, data):
+            return {g.name: np.arange(g.num_channels) for g in groups}
+
+        def halve(scores, groups, amount, cost):
+            return {g.name: scores[g.name] >= g.num_channels / 2 for g in groups if g.prunable}
+
+        masks = selection.select_channels(model, 0.5, selection=halve, criterion=criterion)
+        student = prune_channels(model, masks)
+        assert Cost(student).parameters({}) < 0.5 * Cost(model).parameters({})
+
+
+class TestWidthsAfterAFlip:
+    def test_caps_hold_in_filters(self):
+        """After a cut of a shuffle into conv groups, channels may be told apart another way."""
+        net = graphs_more.channel_shuffle_into_conv_groups()
+        cost = Cost(net)
+        masks = {
+            g.name: np.arange(g.num_channels) < max(1, g.num_channels // 2)
+            for g in cost.groups
+            if g.prunable
+        }
+        after = Cost(prune_channels(net, masks), reference=net)
+        for group in after.groups:
+            if group.prunable:
+                layer = group.producers[0]
+                now, then = (c.layer(layer).filters for c in (after, cost))
+                share = group.num_channels / after.original_width(group)
+                assert share == pytest.approx(now / then)
+
+
+def _by_name(model):
+    return {g.name: g for g in find_channel_groups(model)}
