@@ -66,7 +66,7 @@ def walk(model, inputs, visit):
         The values of the outputs, in the model's structure.
     """
     graph = graph_of(model)
-    values = {id(x): v for x, v in zip(graph.inputs, _flat_inputs(graph, inputs), strict=True)}
+    values = {id(x): v for x, v in zip(graph.inputs, flat_inputs(graph, inputs), strict=True)}
     for depth in sorted(graph._nodes_by_depth, reverse=True):
         for node in graph._nodes_by_depth[depth]:
             if node.is_input or any(id(x) not in values for x in node.input_tensors):
@@ -98,7 +98,8 @@ def run_graph(model, inputs, call, prefix=""):
     return walk(model, inputs, visit)
 
 
-def _flat_inputs(graph, inputs):
+def flat_inputs(graph, inputs):
+    """`inputs`, in the graph's structure or named by a dict, as a list in the graph's order."""
     while isinstance(inputs, tuple | list) and len(inputs) == 1 and len(graph.inputs) > 1:
         inputs = inputs[0]
     if isinstance(inputs, dict) and not isinstance(graph._inputs_struct, dict):

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aip_tf import criteria
+from aip_tf import _keras, criteria
 from aip_tf import selection as selections
 from aip_tf.channels import find_channel_groups, mask_channels, prune_channels
 from aip_tf.channels.surgery import recast
@@ -77,9 +77,9 @@ def prune(
     cuts = list_cuts(schedule, recovery.epochs)
     selection, criterion = selections.get(selection), criteria.get(criterion)
     settings = _settings(model, cuts, selection, criterion, recovery)
-    labels = next(iter(train_data.take(1)))[1]
+    inputs, labels, *_ = next(iter(train_data.take(1)))
     recovery = recovery.for_model(model, labels)
-    _check_reachable(model, cuts[-1].amount, selection)
+    _check_reachable(model, cuts[-1].amount, selection, _input_shapes(model, inputs))
     state = RunState(run_dir, settings)
     if (report := state.read_report()) is not None:
         _log.info("The run in %s is complete; nothing is left to do.", run_dir)
@@ -101,16 +101,18 @@ class _Loop:
         self.recovery = recovery
         self.state = state
         self.started = time.monotonic()
+        self.batch = keras.tree.map_structure(lambda x: x[:8], next(iter(train.take(1)))[0])
+        self.input_shape = _input_shapes(teacher, self.batch)
         if state.progress is None:
             self._start()
         else:
             self._resume()
 
     def _start(self):
-        self.student = prune_channels(self.teacher, {})
+        self.student = prune_channels(self.teacher, {}, self.input_shape)
         self.round, self.epoch, self.seconds = 0, 0, 0.0
         self.rounds, self.history = [], []
-        cost = CostModel(self.teacher)
+        cost = CostModel(self.teacher, self.input_shape)
         self.teacher_record = ModelRecord(cost.macs(), cost.parameters(), self._evaluate())
         self._log_cost("teacher", self.teacher_record, self.teacher_record.metrics)
         self.state.start_round(self.student, self._progress())
@@ -187,13 +189,15 @@ class _Loop:
             criterion=self.criterion,
             data=self.train,
             reference=self.teacher,
+            input_shape=self.input_shape,
         )
-        smaller = prune_channels(self.student, keep_masks)
-        error = check_cut(self.student, smaller, keep_masks, self._batch())
+        smaller = prune_channels(self.student, keep_masks, self.input_shape)
+        error = check_cut(self.student, smaller, keep_masks, self.batch)
         recalibrate(smaller, self.train, self.recovery.recalibration_batches)
         self.student = smaller
         self.round += 1
-        cost = CostModel(self.student)
+        cost = CostModel(self.student, self.input_shape)
+        original = find_channel_groups(self.teacher, self.input_shape)
         self.rounds.append(
             RoundRecord(
                 round=self.round,
@@ -203,16 +207,12 @@ class _Loop:
                 parameters=cost.parameters(),
                 metrics_before=self._evaluate(),
                 check_error=error,
-                groups=_group_records(self.teacher, cost.groups),
+                groups=_group_records(original, cost.groups),
             )
         )
         name = f"round {self.round}/{len(self.cuts)}, after epoch {cut.epoch}, cut"
         self._log_cost(name, self.rounds[-1], self.rounds[-1].metrics_before)
         self.state.start_round(self.student, self._progress())
-
-    def _batch(self):
-        inputs = next(iter(self.train.take(1)))[0]
-        return keras.tree.map_structure(lambda x: x[:8], inputs)
 
     def _evaluate(self):
         """Validation metrics of the student."""
@@ -274,12 +274,13 @@ def check_cut(before, after, keep_masks, inputs):
     Raises:
         ValueError: if it exceeds 1e-5.
     """
-    error = _difference(mask_channels(before, keep_masks), after, inputs)
+    shapes = [tuple(x.shape[1:]) for x in _keras.flat_inputs(before, inputs)]
+    error = _difference(mask_channels(before, keep_masks, shapes), after, inputs)
     if error <= _TOLERANCE:
         return error
     inputs = keras.tree.map_structure(_in_float64, inputs)
-    masked = mask_channels(recast(before, "float64"), keep_masks)
-    error = _difference(masked, recast(after, "float64"), inputs)
+    before, after = (recast(model, "float64", shapes) for model in (before, after))
+    error = _difference(mask_channels(before, keep_masks, shapes), after, inputs)
     if error > _TOLERANCE:
         raise ValueError(
             f"The cut of {before.name!r} is not exact: its output differs from the masked "
@@ -348,19 +349,27 @@ def describe(value):
     return {"class": type(value).__name__, **describe(config)}
 
 
-def _check_reachable(model, amount, selection):
+def _input_shapes(model, inputs):
+    """Shapes of a batch of inputs where the model leaves sizes open, else None: it knows them."""
+    graph = _keras.graph_of(model)
+    if all(None not in x.shape[1:] for x in graph.inputs):
+        return None
+    return [tuple(x.shape[1:]) for x in _keras.flat_inputs(graph, inputs)]
+
+
+def _check_reachable(model, amount, selection, input_shape):
     """Fail before training if the last cut cannot be made; scores do not matter for that."""
     budgeted = (selections.Macs, selections.Parameters, selections.Channels, selections.PerGroup)
     if isinstance(selection, budgeted):
-        select_channels(model, amount, selection=selection, criterion="l1")
+        select_channels(model, amount, selection=selection, input_shape=input_shape)
 
 
-def _group_records(teacher, groups):
-    """Kept channels of every group of the teacher, by name."""
+def _group_records(original, groups):
+    """Kept channels of every original group, by name."""
     left = {g.name: g.num_channels for g in groups}
     return tuple(
         GroupRecord(g.name, g.num_channels, left.get(g.name, g.num_channels), g.reason)
-        for g in find_channel_groups(teacher)
+        for g in original
     )
 
 

@@ -39,9 +39,9 @@ def prune_channels(model, keep_masks, input_shape=None):
     return _rebuild(model, found.trace, found.kept(keep_masks))
 
 
-def recast(model, dtype):
+def recast(model, dtype, input_shape=None):
     """A copy of `model` in which every layer has the dtype policy `dtype`, such as "float64"."""
-    found = partition(model)
+    found = partition(model, input_shape)
     return _rebuild(model, found.trace, found.kept({}), {"dtype": dtype})
 
 

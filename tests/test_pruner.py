@@ -1,0 +1,188 @@
+"""The loop: cuts and recoveries in turn, proved, recorded, resumable."""
+
+import json
+import os
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import aip_tf
+from aip_tf import run_state, selection
+from aip_tf.pruner import check_cut
+
+EPOCHS, SCHEDULE = 4, 0.6  # cuts after epochs 0 and 1
+
+
+def network():
+    """A residual CNN so small that an epoch takes no time."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1), name="image")
+    x = layers.Conv2D(12, 3, padding="same", name="stem")(inputs)
+    x = layers.BatchNormalization()(x)
+    y = layers.Conv2D(12, 3, padding="same", activation="relu", name="inner")(x)
+    y = layers.Conv2D(12, 3, padding="same", name="outer")(y)
+    x = layers.ReLU()(layers.Add()([x, y]))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(3, name="classifier")(x), name="tiny")
+
+
+def data():
+    """Images whose class is their brightness."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 96)
+    images = rng.normal(size=(96, 8, 8, 1)) + labels[:, None, None, None]
+    return images.astype("float32"), labels
+
+
+def prune(run_dir=None, **changes):
+    options = {"schedule": SCHEDULE, "recovery": aip_tf.Recovery(epochs=EPOCHS), **changes}
+    return aip_tf.prune(network(), data(), data(), run_dir=run_dir, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A complete run: its folder, student and report."""
+    folder = tmp_path_factory.mktemp("run")
+    return folder, *prune(folder)
+
+
+def test_two_arguments_are_enough():
+    images, labels = data()
+    model = network()
+    student, report = aip_tf.prune(model, (images[:32], labels[:32]), recovery=aip_tf.Recovery(2))
+    assert report.student.macs <= 0.5 * report.teacher.macs
+    assert student.count_params() == report.student.parameters < model.count_params()
+
+
+def test_every_round_meets_its_budget_and_what_is_gone_stays_gone(finished):
+    _, student, report = finished
+    assert len(report.rounds) == 2
+    widths = [{g.name: g.kept for g in r.groups} for r in report.rounds]
+    for record in report.rounds:
+        assert record.macs <= (1 - record.amount) * report.teacher.macs
+        assert record.check_error <= 1e-5
+    assert all(widths[1][name] <= kept for name, kept in widths[0].items())
+    assert aip_tf.count_macs(student) == report.rounds[-1].macs
+    assert [logs["epoch"] for logs in report.history] == list(range(EPOCHS))
+
+
+def test_the_teacher_is_untouched():
+    model = network()
+    optimizer = keras.optimizers.SGD()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"])
+    model.get_layer("inner").trainable = False
+    before = [w.numpy() for w in model.weights]
+    aip_tf.prune(model, data(), recovery=aip_tf.Recovery(epochs=2))
+    assert all(np.array_equal(a, w.numpy()) for a, w in zip(before, model.weights, strict=True))
+    assert model.optimizer is optimizer and model.loss is loss
+    assert not model.get_layer("inner").trainable and model.get_layer("outer").trainable
+
+
+def test_a_complete_run_is_read_back(finished):
+    folder, student, report = finished
+    again, report_again = prune(folder)
+    assert report_again == report
+    images = data()[0]
+    np.testing.assert_array_equal(again(images), student(images))
+
+
+class Killed(BaseException):
+    """As sudden as a signal: no handler of the library may catch it."""
+
+
+@pytest.mark.parametrize("writes", [1, 3, 4, 6, 8, 11])
+def test_a_run_killed_at_any_write_goes_on(writes, tmp_path, monkeypatch, finished):
+    count = 0
+
+    def replace(source, target):
+        nonlocal count
+        count += 1
+        if count == writes:
+            raise Killed
+        rename(source, target)
+
+    rename = os.replace
+    monkeypatch.setattr(run_state.os, "replace", replace)
+    with pytest.raises(Killed):
+        prune(tmp_path)
+    monkeypatch.setattr(run_state.os, "replace", rename)
+    _, report = prune(tmp_path)
+    expected = finished[2]
+    assert [logs["epoch"] for logs in report.history] == list(range(EPOCHS))
+    assert [r.macs for r in report.rounds] == [r.macs for r in expected.rounds]
+    assert set(json.loads(report.to_json())) == set(json.loads(expected.to_json()))
+
+
+def test_a_resumed_run_goes_on_with_the_trained_weights(tmp_path):
+    """The student after a resume is the one of the last checkpoint, not the freshly cut one."""
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 3:
+                seen.append(self.model.student.get_weights())
+                raise Killed
+
+    seen = []
+    for _ in range(2):
+        recovery = aip_tf.Recovery(epochs=EPOCHS, callbacks=(Stop(),))
+        with pytest.raises(Killed):
+            prune(tmp_path, recovery=recovery)
+    for before, after in zip(*seen, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_another_runs_folder_is_refused(finished):
+    with pytest.raises(ValueError, match=r"other settings \(cuts: "):
+        prune(finished[0], schedule=0.3)
+
+
+def test_an_unreachable_target_is_known_before_training(monkeypatch):
+    monkeypatch.setattr(aip_tf.AdversarialDistiller, "fit", None)
+    with pytest.raises(ValueError, match="reachable minimum"):
+        prune(schedule=0.95, selection=selection.Macs(max_sparsity=0.2))
+
+
+def test_a_wrong_cut_stops_the_run():
+    model = network()
+    keep = np.arange(12) > 5
+    wrong = aip_tf.prune_channels(model, {"inner": ~keep})
+    with pytest.raises(ValueError, match=r"not exact.*differs"):
+        check_cut(model, wrong, {"inner": keep}, data()[0][:4])
+
+
+def test_a_right_cut_passes_in_half_precision_too():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = network()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    keep = {"inner": np.arange(12) > 5}
+    assert check_cut(model, aip_tf.prune_channels(model, keep), keep, data()[0][:4]) <= 1e-5
+
+
+def test_open_sizes_are_those_of_the_data():
+    inputs = keras.Input((None, None, 1))
+    x = layers.Conv2D(8, 3, activation="relu")(inputs)
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalMaxPooling2D()(x)))
+    student, report = aip_tf.prune(model, data(), recovery=aip_tf.Recovery(epochs=2))
+    assert report.teacher.macs == 6 * 6 * 9 * 8 + 8 * 3
+    assert student.input_shape == (None, None, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ([1, 2, 3], "Received data of type list"),
+        ("endless", "unknown or infinite size"),
+    ],
+)
+def test_unusable_data_is_refused(bad, message):
+    if bad == "endless":
+        import tensorflow as tf
+
+        bad = tf.data.Dataset.from_tensors(data()).repeat()
+    with pytest.raises(ValueError, match=message):
+        aip_tf.prune(network(), bad)
