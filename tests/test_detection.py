@@ -471,11 +471,14 @@ def drawn_examples(count=6):
     return examples.apply(tf.data.experimental.assert_cardinality(count))
 
 
+def drawn_data():
+    examples = drawn_examples()
+    return datasets.Data(examples, examples, input_shape=(None, None, 3), num_classes=3)
+
+
 @pytest.fixture(scope="module")
 def small_data():
-    examples = drawn_examples()
-    data = datasets.Data(train=examples, test=examples, input_shape=(None, None, 3), num_classes=3)
-    return detection.ssd_data(data, input_size=64, batch_size=3, seed=5)
+    return detection.ssd_data(drawn_data(), input_size=64, batch_size=3, seed=5)
 
 
 def test_data_fits_the_model(small_data, small_anchors):
@@ -490,8 +493,7 @@ def test_data_fits_the_model(small_data, small_anchors):
 
 
 def test_augmentation_is_new_in_every_epoch_and_the_same_for_one_seed():
-    examples = drawn_examples()
-    data = datasets.Data(train=examples, test=examples, input_shape=(None, None, 3), num_classes=3)
+    data = drawn_data()
 
     def two_epochs(seed):
         train = detection.ssd_data(data, input_size=64, batch_size=3, seed=seed).train
@@ -505,7 +507,7 @@ def test_augmentation_is_new_in_every_epoch_and_the_same_for_one_seed():
 
 
 def test_ground_truth_keeps_every_object():
-    images, objects = next(iter(detection.ground_truth(drawn_examples(), 64, batch_size=6)))
+    images, objects = next(iter(detection.ground_truth(drawn_data(), 64, batch_size=6)))
     assert images.shape == (6, 64, 64, 3)
     assert objects["labels"].numpy().ravel().tolist() == [0, 1, 2, 0, 1, -1]
     assert objects["difficult"].numpy().ravel().tolist() == [False, True, False, False, True, False]
@@ -516,8 +518,10 @@ def test_ground_truth_keeps_every_object():
 
 def test_examples_of_unknown_number_are_an_error():
     examples = drawn_examples().filter(lambda *_: True)
-    with pytest.raises(ValueError, match="assert_cardinality"):
-        detection.ground_truth(examples, 64)
+    data = datasets.Data(examples, examples, input_shape=(None, None, 3), num_classes=3)
+    for function in (detection.ground_truth, detection.ssd_data):
+        with pytest.raises(ValueError, match="assert_cardinality"):
+            function(data, 64)
 
 
 @needs_voc
@@ -543,7 +547,7 @@ def test_every_real_object_has_an_anchor_and_a_perfect_detector_scores_one():
 
 def test_loss_falls_and_average_precision_is_logged(small_data, tiny_detector, small_anchors):
     model = detection.compile_detector(tiny_detector, keras.optimizers.Adam(1e-2))
-    truth = detection.ground_truth(drawn_examples(), 64, batch_size=3)
+    truth = detection.ground_truth(drawn_data(), 64, batch_size=3)
     evaluation = detection.DetectionEvaluation(truth, small_anchors, frequency=4)
     history = model.fit(
         small_data.test, epochs=8, verbose=0, shuffle=False, callbacks=[evaluation]
@@ -557,6 +561,8 @@ def test_loss_falls_and_average_precision_is_logged(small_data, tiny_detector, s
 def test_nothing_to_evaluate_on_is_an_error(small_model, small_anchors):
     with pytest.raises(ValueError, match="nothing to evaluate"):
         detection.evaluate_detector(small_model, [], small_anchors)
+    with pytest.raises(ValueError, match="at least 1"):
+        detection.DetectionEvaluation([], small_anchors, frequency=0)
 
 
 def test_loss_is_the_same_on_two_replicas():
@@ -644,7 +650,7 @@ def test_the_whole_game_plays_on_detectors(small_data, tiny_detector, small_anch
     student = halved(tiny_detector)
     game = AdversarialDistiller(tiny_detector, student, transfers())
     detection.compile_detector(game, keras.optimizers.Adam(1e-3))
-    truth = detection.ground_truth(drawn_examples(), 64, batch_size=3)
+    truth = detection.ground_truth(drawn_data(), 64, batch_size=3)
     evaluation = detection.DetectionEvaluation(truth, small_anchors)
     history = game.fit(
         small_data.test, epochs=3, verbose=0, shuffle=False, callbacks=[evaluation]
@@ -692,7 +698,10 @@ def test_bad_detection_transfers_are_errors():
 
 def test_prune_cuts_and_recovers_a_detector(small_data, small_anchors, tiny_detector):
     teacher = detection.compile_detector(tiny_detector)
-    truth = detection.ground_truth(drawn_examples(), 64, batch_size=3)
+
+    def truth():
+        return detection.ground_truth(drawn_data(), 64, batch_size=3)
+
     recovery = aip_tf.Recovery(
         epochs=2,
         optimizer="adam",
@@ -719,7 +728,7 @@ def test_a_small_ssd_learns_real_images_by_heart():
     data = datasets.voc(DEVKIT, train=("2012/train",), test=("2012/trainval",))
     few = datasets.Data(data.test.take(4), data.test.take(4), data.input_shape, data.num_classes)
     batches = detection.ssd_data(few, input_size=64, batch_size=4).test.cache()
-    truth = detection.ground_truth(few.test, 64)
+    truth = detection.ground_truth(few, 64)
     anchors = detection.default_boxes(detection.feature_sizes(64))
     model = detection.ssd_vgg16(num_classes=20, input_size=64, width=1 / 8)
     detection.compile_detector(model, keras.optimizers.Adam(1e-3))

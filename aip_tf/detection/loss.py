@@ -54,8 +54,9 @@ class LocalizationLoss(keras.losses.Loss):
     `y_true`: (batch, num_anchors, 5), offsets and 1.0 where matched. `y_pred`: (batch,
     num_anchors, 4).
 
-    >>> target = [[[0.0, 0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0]]]
-    >>> float(LocalizationLoss()(target, [[[2.0, 0.0, 0.0, 0.0], [9.0, 9.0, 9.0, 9.0]]]))
+    >>> import numpy as np
+    >>> target = np.array([[[0.0, 0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0]]])
+    >>> float(LocalizationLoss()(target, np.array([[[2.0, 0.0, 0.0, 0.0], [9.0, 9.0, 9.0, 9.0]]])))
     1.5
     """
 

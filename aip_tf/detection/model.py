@@ -51,7 +51,7 @@ def ssd_vgg16(
 
     >>> model = ssd_vgg16(num_classes=3, input_size=64, width=0.0625)
     >>> {key: value.shape for key, value in sorted(model.output.items())}
-    {'boxes': (None, 360, 4), 'classes': (None, 360, 4)}
+    {'boxes': (None, 336, 4), 'classes': (None, 336, 4)}
     """
     if num_classes < 1 or width <= 0:
         raise ValueError(
