@@ -5,7 +5,8 @@ from pathlib import Path
 
 import keras
 
-from aip_tf import zoo
+from aip_tf import _keras, schedules, zoo
+from aip_tf.recovery import decayed_optimizer, default_loss
 from aip_tf.zoo.weights import load_weights
 
 __all__ = ["load_model", "train_teacher"]
@@ -68,9 +69,9 @@ def train_teacher(
 ):
     """Trains `model` on `data.train` and returns it compiled, ready to be the teacher of `prune`.
 
-    A compiled model keeps its loss and metrics; otherwise sparse categorical cross-entropy (from
-    logits, unless the model ends in a softmax) and "accuracy" are used. The model returned is
-    compiled with a fresh optimizer at its starting learning rate.
+    A compiled model keeps its loss and metrics; otherwise the cross-entropy that fits output and
+    labels and "accuracy" are used. The model returned is compiled with a fresh optimizer at its
+    starting learning rate.
 
     Args:
         model: a Keras classifier; trained in place.
@@ -78,8 +79,8 @@ def train_teacher(
         epochs: epochs in all, those of an interrupted run included.
         optimizer: a Keras optimizer, its name, or "sgd": SGD at 0.1, Nesterov momentum 0.9,
             weight decay 5e-4.
-        decay: "cosine" lets the learning rate fall to zero over the run; None keeps it, as does
-            an optimizer that brings its own schedule.
+        decay: how the learning rate falls over the run: "cosine", "constant", "step_decay" or a
+            callable, see `aip_tf.schedules`. An optimizer that brings its own schedule keeps it.
         checkpoint_dir: directory for one checkpoint, replaced after every epoch; a run killed at
             any instant goes on from its last finished epoch, a finished one is loaded without
             training. None keeps nothing on disk.
@@ -95,10 +96,12 @@ def train_teacher(
     True
     """
     _check_arguments(model, data, epochs, decay)
-    optimizer = _make_optimizer(optimizer)
+    if optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer = keras.optimizers.get(optimizer)
+    loss, metrics = _loss_and_metrics(model, data)
     steps = epochs * int(data.train.cardinality())
-    settings = _compile_settings(model)
-    model.compile(**{**settings, "optimizer": _with_decay(optimizer, decay, steps)})
+    model.compile(decayed_optimizer(optimizer, decay, steps), loss=loss, metrics=metrics)
     checkpoint = _Checkpoint(checkpoint_dir, epochs) if checkpoint_dir is not None else None
     finished = checkpoint.restore(model) if checkpoint else 0
     if finished < epochs:
@@ -110,7 +113,8 @@ def train_teacher(
             callbacks=[*callbacks, *([checkpoint] if checkpoint else [])],
             shuffle=False,  # the dataset shuffles
         )
-    model.compile(**{**settings, "optimizer": _copy(optimizer)})
+    fresh = type(optimizer).from_config(optimizer.get_config())
+    model.compile(fresh, loss=loss, metrics=metrics)
     return model
 
 
@@ -210,47 +214,13 @@ def _check_arguments(model, data, epochs, decay):
         )
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs must be a positive integer, received {epochs!r}.")
-    if decay not in (None, "cosine"):
-        raise ValueError(
-            f"decay must be 'cosine' or None, received {decay!r}; for another schedule give an "
-            "optimizer whose learning_rate is a keras.optimizers.schedules.LearningRateSchedule."
-        )
+    schedules.get(decay)
 
 
-def _make_optimizer(optimizer):
-    if optimizer == "sgd":
-        return keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    return keras.optimizers.get(optimizer)
-
-
-def _with_decay(optimizer, decay, steps):
-    config = optimizer.get_config()
-    if decay == "cosine" and not isinstance(config["learning_rate"], dict):
-        schedule = keras.optimizers.schedules.CosineDecay(float(config["learning_rate"]), steps)
-        config["learning_rate"] = keras.optimizers.schedules.serialize(schedule)
-    return type(optimizer).from_config(config)
-
-
-def _copy(optimizer):
-    return type(optimizer).from_config(optimizer.get_config())
-
-
-def _compile_settings(model):
-    """The compile arguments to keep: those of a compiled model, else a classifier's."""
-    if model.compiled and model.loss is not None:
-        config = keras.saving.deserialize_keras_object(model.get_compile_config())
-        return {**config, "loss": model.loss}
-    from_logits = not _ends_in_softmax(model)
-    return {
-        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
-        "metrics": ["accuracy"],
-    }
-
-
-def _ends_in_softmax(model):
-    """Whether the last layer gives probabilities rather than logits."""
-    last = model.layers[-1]
-    if isinstance(last, keras.Model):
-        return _ends_in_softmax(last)
-    activation = getattr(last, "activation", None)
-    return isinstance(last, keras.layers.Softmax) or activation is keras.activations.softmax
+def _loss_and_metrics(model, data):
+    """What a compiled model brings, else what fits a classifier."""
+    loss, metrics = _keras.compiled_loss_and_metrics(model)
+    if loss is None:
+        _, labels = next(iter(data.train.take(1)))
+        loss = default_loss(model, labels)
+    return loss, ["accuracy"] if metrics is None else metrics

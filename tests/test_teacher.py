@@ -118,13 +118,13 @@ def test_a_compiled_model_keeps_loss_and_metrics(data, small):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     metric = keras.metrics.SparseTopKCategoricalAccuracy(2, name="top2")
     small.compile("adam", loss, metrics=[metric])
-    teacher = train_teacher(small, data, 1, optimizer=keras.optimizers.Adam(1e-3), decay=None)
+    teacher = train_teacher(small, data, 1, optimizer=keras.optimizers.Adam(1e-3), decay="constant")
     assert teacher.loss is loss
     assert isinstance(teacher.optimizer, keras.optimizers.Adam)
     assert "top2" in teacher.evaluate(data.test, return_dict=True, verbose=0)
 
 
-def test_learning_rate_falls_to_zero_by_the_end_and_an_own_schedule_is_kept(data):
+def test_learning_rate_falls_along_a_cosine_unless_the_optimizer_brings_its_own(data):
     rates = []
     watch = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: rates.append(float(optimizer_of.learning_rate))
@@ -137,7 +137,10 @@ def test_learning_rate_falls_to_zero_by_the_end_and_an_own_schedule_is_kept(data
             optimizer_of = self.model.optimizer
 
     own = keras.optimizers.schedules.ExponentialDecay(0.05, 10, 0.5)
-    for optimizer, last in [("sgd", 0.0), (keras.optimizers.SGD(own), 0.05 * 0.5 ** (4 / 10))]:
+    for optimizer, last in [
+        ("sgd", 0.05 * (1 + np.cos(0.75 * np.pi))),
+        (keras.optimizers.SGD(own), 0.05 * 0.5 ** (4 / 10)),
+    ]:
         model = tiny()
         train_teacher(model, data, 1, optimizer=optimizer, callbacks=[Remember(), watch])
         assert rates[-1] == pytest.approx(last, abs=1e-4)
@@ -149,7 +152,7 @@ def test_learning_rate_falls_to_zero_by_the_end_and_an_own_schedule_is_kept(data
         ({"model": tiny}, "call the builder first"),
         ({"data": None}, "`train` and `test`"),
         ({"epochs": 0}, "positive integer"),
-        ({"decay": "linear"}, "'cosine' or None"),
+        ({"decay": "linear"}, "linear"),
     ],
 )
 def test_unhappy_arguments_of_training(data, small, change, message):
