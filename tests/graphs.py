@@ -1,8 +1,11 @@
 """Small graphs that break structured pruners, each with its channel groups written out by hand.
 
-`@graph("conv1:8 conv2+conv3:4")` says: the channels of `conv1` form one prunable group of 8, those of `conv2` and `conv3` (they live and die together) one of 4,
-and nothing else can be cut. One producer may head several groups (`conv1:4 conv1:4`: its channels meet different fates). Groups of one channel cannot shrink and are
-not listed; ` | ` separates answers that are equally right; depthwise convolutions (named `dw..`) invent no channels and are not listed either. `graphs_more.py` holds the second half: graphs made of operations, and the sequence layers.
+`@graph("conv1:8 conv2+conv3:4")` says: the channels of `conv1` form one prunable group of 8, those
+of `conv2` and `conv3` (they live and die together) one of 4, and nothing else can be cut. One
+producer may head several groups (`conv1:4 conv1:4`: its channels meet different fates). Groups of
+one channel cannot shrink and are not listed; depthwise convolutions (named `dw..`) invent no
+channels and are not listed either; ` | ` separates answers that are equally right.
+`graphs_more.py` holds the second half: graphs made of operations, and the sequence layers.
 """
 
 from collections.abc import Callable
@@ -68,7 +71,7 @@ def head(x, inputs):
     return Model(inputs, layers.Dense(3, name="head")(pooling[axes](x)))
 
 
-# --- chains -----------------------------------------------------------------------------------
+# --- chains ------------------------------------------------------------------------------------
 
 
 @graph("conv1:8 conv2:6")
@@ -173,7 +176,7 @@ def softmax_over_channels():
     return head(conv(x, 6, "conv3"), i)
 
 
-# --- normalisation ----------------------------------------------------------------------------
+# --- normalisation -----------------------------------------------------------------------------
 
 
 @graph("conv1:8 conv2:6 conv3:4 conv4:6")
@@ -214,7 +217,7 @@ def constants_in_the_graph():
     return head(conv(ops.relu(x + 0.5), 5, "conv2"), i)
 
 
-# --- sums and joins ---------------------------------------------------------------------------
+# --- sums and joins ----------------------------------------------------------------------------
 
 
 @graph("conv1+conv3:8 conv2:5")
@@ -300,7 +303,10 @@ def dense_after_flatten_after_concat():
 @graph("conv1:4 conv2:6 fc:7")
 def dense_after_concat_after_flatten():
     i = image(4)
-    parts = [layers.Flatten()(conv(i, 4, "conv1")), layers.Flatten()(conv(i, 6, "conv2", strides=2))]
+    parts = [
+        layers.Flatten()(conv(i, 4, "conv1")),
+        layers.Flatten()(conv(i, 6, "conv2", strides=2)),
+    ]
     x = dense(layers.Concatenate()(parts), 7, "fc", activation="relu")
     return Model(i, dense(x, 3, "head"))
 
@@ -353,7 +359,7 @@ def several_inputs():
     return head(ops.relu(conv(i, 6, "conv1") * scale + shift), [i, v])
 
 
-# --- gates ------------------------------------------------------------------------------------
+# --- gates -------------------------------------------------------------------------------------
 
 
 @graph("conv1+se2:8 se1:4 conv2:5")
@@ -424,7 +430,7 @@ def highway():
     return head(conv(x, 5, "conv2"), i)
 
 
-# --- models in models, shared layers ------------------------------------------------------------
+# --- models in models, shared layers -----------------------------------------------------------
 
 
 @graph("stem1+stem2:4 shared:6 conv2:5")

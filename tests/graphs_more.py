@@ -1,11 +1,10 @@
-"""The second half of `graphs.py`: graphs made of `keras.ops`, of sequence layers, and of things nobody has a rule for."""
+"""The second half of `graphs.py`: `keras.ops`, sequence layers, things without a rule."""
 
 import keras
-import numpy as np
 from graphs import conv, dense, graph, head, image
 from keras import Input, Model, layers, ops
 
-# --- data that moves ----------------------------------------------------------------------------
+# --- data that moves ---------------------------------------------------------------------------
 
 
 @graph("conv1:4 conv1:4 conv2:5 conv3:6")
@@ -100,7 +99,7 @@ def space_to_depth():
 
 @graph("conv1:2 conv2:5")
 def reshape_askew():
-    """(4, 4, 6) -> (12, 8): entry (r, c) is channel (8 r + c) mod 6; columns stay apart by parity."""
+    """(4, 4, 6) -> (12, 8): entry (r, c) is channel (8 r + c) mod 6; two kinds of columns."""
     i = image(4)
     x = layers.Reshape((12, 8))(conv(i, 6, "conv1", activation="relu"))
     return head(layers.Conv1D(5, 3, name="conv2")(x), i)
@@ -202,14 +201,17 @@ def broadcasting():
     return head(conv(ops.relu(rows * columns + bias[:, None, None]), 5, "conv3"), i)
 
 
-# --- products -----------------------------------------------------------------------------------
+# --- products ----------------------------------------------------------------------------------
 
 
 @graph("q+k:4 v:6 conv2:5")
 def attention_block():
     """A non-local block: q and k are contracted, so their channels pair up."""
     i = image(4)
-    q, k, v = (layers.Reshape((16, n))(conv(i, n, s, kernel=1)) for s, n in zip("qkv", (4, 4, 6)))
+    q, k, v = (
+        layers.Reshape((16, n))(conv(i, n, s, kernel=1))
+        for s, n in zip("qkv", (4, 4, 6), strict=True)
+    )
     scores = ops.softmax(ops.matmul(q, ops.transpose(k, (0, 2, 1))) * 0.5, axis=-1)
     x = layers.Reshape((4, 4, 6))(ops.matmul(scores, v))
     return head(conv(x, 5, "conv2", activation="relu"), i)
@@ -218,7 +220,10 @@ def attention_block():
 @graph("q+k:4 v:6 conv2:5")
 def attention_block_of_dots():
     i = image(4)
-    q, k, v = (layers.Reshape((16, n))(conv(i, n, s, kernel=1)) for s, n in zip("qkv", (4, 4, 6)))
+    q, k, v = (
+        layers.Reshape((16, n))(conv(i, n, s, kernel=1))
+        for s, n in zip("qkv", (4, 4, 6), strict=True)
+    )
     scores = layers.Softmax()(layers.Dot(axes=(2, 2))([q, k]))
     x = layers.Reshape((4, 4, 6))(layers.Dot(axes=(2, 1))([scores, v]))
     return head(conv(x, 5, "conv2", activation="relu"), i)
@@ -289,7 +294,7 @@ def einsum_dense_heads():
     return head(ops.relu(x), i)
 
 
-# --- sequences ----------------------------------------------------------------------------------
+# --- sequences ---------------------------------------------------------------------------------
 
 
 @graph("conv1:4 lstm:5")
@@ -318,18 +323,27 @@ def multi_head_attention():
     return head(dense(x, 6, "fc", activation="gelu"), i)
 
 
-@graph("conv1:4 video/conv:5 fc:6")
+@graph("conv1:4 conv2:5 fc:6")
 def time_distributed():
     i = Input((2, 6, 6, 3))
     x = layers.TimeDistributed(layers.Conv2D(4, 3, activation="relu"), name="conv1")(i)
     x = layers.TimeDistributed(layers.BatchNormalization())(x)
-    t = Input((4, 4, 4))
-    video = Model(t, layers.GlobalAveragePooling2D()(conv(t, 5, "conv", activation="relu")))
-    x = layers.TimeDistributed(video, name="video")(x)
+    x = layers.TimeDistributed(layers.Conv2D(5, 3, activation="relu"), name="conv2")(x)
+    x = layers.TimeDistributed(layers.GlobalAveragePooling2D())(x)
     return head(layers.TimeDistributed(layers.Dense(6, activation="relu"), name="fc")(x), i)
 
 
-@graph("conv1:6 fc:5 | conv1:6 bi:4 fc:5 | fc:5")
+@graph("fc:6", pinned="conv1 head", reason="model")
+def time_distributed_model():
+    i = Input((2, 6, 6, 3))
+    x = layers.TimeDistributed(layers.Conv2D(4, 3, activation="relu"), name="conv1")(i)
+    t = Input((4, 4, 4))
+    video = Model(t, layers.GlobalAveragePooling2D()(conv(t, 5, "conv", activation="relu")))
+    x = layers.TimeDistributed(video, name="video")(x)
+    return head(dense(x, 6, "fc", activation="relu"), i)
+
+
+@graph("conv1:6 bi:4 fc:5 | fc:5")
 def bidirectional():
     i = Input((12, 3))
     x = layers.Conv1D(6, 3, activation="relu", name="conv1")(i)
@@ -351,7 +365,7 @@ def repeat_vector():
     return head(layers.Conv1D(5, 3, activation="relu", name="conv1")(x), i)
 
 
-# --- other formats, and the unknown ---------------------------------------------------------------
+# --- other formats, and the unknown ------------------------------------------------------------
 
 
 @graph("conv1:6 conv2+conv3:4 fc:5")

@@ -1,24 +1,28 @@
 """The laws of DESIGN section 5 as functions, shared by the tests and the benchmarks.
 
-A test that cannot fail proves nothing: `randomize` gives a model weights under which every channel matters (fresh kernels, gamma, beta and biases; moving statistics
-calibrated on a batch, then jittered), and `negative_control` swaps one kept channel for a removed one and says how far the output moves.
+A test that cannot fail proves nothing: `randomize` gives a model weights under which every channel
+matters (fresh kernels, gamma, beta and biases; moving statistics calibrated on a batch, then
+jittered), and `negative_control` swaps one kept channel for a removed one and says how far the
+output moves.
 """
 
 import itertools
 from collections import Counter
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 import aip_tf
+from aip_tf.cost import CostModel
 
 TOLERANCE = 1e-5  # law 1, relative, float32
 TOLERANCE_FLOAT64 = 1e-9  # decides where float32 fails
 SENSITIVITY = 1e-3  # one wrong channel moves the output by at least this
 
 
-# --- models whose channels all matter ---------------------------------------------------------
+# --- models whose channels all matter ----------------------------------------------------------
 
 
 def all_layers(model):
@@ -127,7 +131,7 @@ def relative_error(actual, expected):
     return float(max(errors))
 
 
-# --- masks --------------------------------------------------------------------------------------
+# --- masks -------------------------------------------------------------------------------------
 
 
 def cuttable(groups):
@@ -158,7 +162,7 @@ def wrong_masks(masks, name, rng, num_tries=4):
         yield {**masks, name: wrong}
 
 
-# --- laws ---------------------------------------------------------------------------------------
+# --- laws --------------------------------------------------------------------------------------
 
 
 def masked_is_cut(model, masks, batch):
@@ -189,16 +193,55 @@ def negative_control(model, masks, batch, expected, rng, names=None, num_tries=4
     return moved
 
 
-def any_control(model, masks, batch, expected, rng, num_groups=5):
+@dataclass(frozen=True)
+class Verdict:
+    """What `check_cut` found."""
+
+    masks: dict
+    costs: CostModel
+    cut: keras.Model
+    error: float  # law 1, relative
+    moved: float | None  # the negative control; None where nothing can be cut
+    costs_agree: bool  # the costs by formula are those of the rebuilt model
+
+    @property
+    def problems(self):
+        """One sentence for each law that is broken."""
+        found = []
+        if self.error > TOLERANCE:
+            found.append(f"masked and cut differ by {self.error:.1e}")
+        if self.moved is not None and self.moved < SENSITIVITY:
+            found.append(f"a wrong channel moves the output by {self.moved:.1e} only")
+        if not self.costs_agree:
+            found.append("the costs by formula are not the rebuilt model's")
+        return found
+
+
+def check_cut(model, batch, rng, amount=0.5, num_controls=5):
+    """Cut `amount` of every group at random and hold the laws against it."""
+    costs = CostModel(model)
+    masks = random_masks(costs.groups, rng, amount)
+    error, cut = masked_is_cut(model, masks, batch)
+    moved = any_control(model, masks, batch, run(cut, batch), rng, num_controls) if masks else None
+    recount = CostModel(cut)
+    agree = costs.macs(masks) == recount.macs() and costs.parameters(masks) == cut.count_params()
+    return Verdict(masks, costs, cut, error, moved, agree)
+
+
+def any_control(model, masks, batch, expected, rng, num_groups):
     """The negative control of a big model: a few groups at random, until one moves enough."""
     moved = 0.0
     for name in rng.permutation(sorted(masks))[:num_groups]:
-        moved = max(
-            moved, *negative_control(model, masks, batch, expected, rng, [name], 2).values()
-        )
+        found = negative_control(model, masks, batch, expected, rng, [name], num_tries=2)
+        moved = max(moved, *found.values())
         if moved >= SENSITIVITY:
             break
     return moved
+
+
+def least_masks(groups):
+    """One channel in every prunable group."""
+    return {g.name: np.arange(g.num_channels) == 0 for g in cuttable(groups)}
 
 
 def zeroed_consumers(model, groups, masks, batch):
@@ -237,7 +280,7 @@ def snapshot(model):
     }
 
 
-# --- groups written by hand -----------------------------------------------------------------------
+# --- groups written by hand --------------------------------------------------------------------
 
 
 def expected_groups(text):

@@ -1,10 +1,13 @@
 """Random small networks, written as source code: a failing one can be read, run and cut down.
 
-`build(seed)` draws a network of 6 to 14 steps and returns `(model, code)`; `exec(code)` gives the same `model` again. Steps are the functions below: each takes a `Writer`, appends lines of code,
-and leaves new tensors for later steps; every tensor that nobody read ends in the head, so that each channel can reach the output.
+`build(seed)` draws a network of 6 to 14 steps and returns `(model, code)`; `exec(code)` gives the
+same `model` again. Steps are the functions below: each takes a `Writer`, appends lines of code and
+leaves new tensors for later steps; every tensor that nobody read ends in the head, so that each
+channel can reach the output.
 """
 
 import keras
+import laws
 import numpy as np
 
 HEADER = "import numpy as np\nfrom keras import Input, Model, Sequential, layers, ops\n"
@@ -66,7 +69,9 @@ class Writer:
         return options[self.rng.choice(len(options), p=p)]
 
     def filters(self, multiple=1):
-        return multiple * int(self.rng.integers(1 if multiple > 1 else 2, 1 + max(2, 8 // multiple)))
+        return multiple * int(
+            self.rng.integers(1 if multiple > 1 else 2, 1 + max(2, 8 // multiple))
+        )
 
     def conv(self, x, filters, kernel=None, extra=""):
         """Convolution with a random activation, spatial size unchanged."""
@@ -104,6 +109,23 @@ def build(seed):
     return w.namespace["model"], HEADER + "\n".join(w.lines)
 
 
+def check(seed):
+    """Hold the laws against the network of this seed: (sentences about what is wrong, groups)."""
+    try:
+        model, _ = build(seed)
+        rng = np.random.default_rng(seed)
+        batch = laws.random_batch(model, rng, 3)
+        verdict = laws.check_cut(laws.randomize(model, rng, batch), batch, rng, num_controls=10)
+    except Exception as problem:
+        return [repr(problem)], 0
+    return verdict.problems, len(verdict.masks)
+
+
+def explain(seed, problems):
+    """What a failure prints: seed, problems, code."""
+    return f"seed {seed}: {'; '.join(problems)}\n{build(seed)[1]}\n"
+
+
 def _finish(w):
     outputs = []
     unread = [n for n in w.live if n in w.unread and n != "image"]
@@ -112,7 +134,11 @@ def _finish(w):
     parts = []
     for name in unread:
         flatten = np.prod(w.shape(name)) <= 64 and w.rng.random() < 0.5
-        pooled = "Flatten()" if flatten else w.choice(["GlobalAveragePooling2D()"] * 3 + ["GlobalMaxPooling2D()"])
+        pooled = (
+            "Flatten()"
+            if flatten
+            else w.choice(["GlobalAveragePooling2D()"] * 3 + ["GlobalMaxPooling2D()"])
+        )
         parts.append(w.new(f"layers.{pooled}({name})"))
     x = w.layer("Concatenate(", *parts) if len(parts) > 1 else parts[0]
     if w.rng.random() < 0.3:
@@ -125,7 +151,7 @@ def divisors(n):
     return [d for d in range(2, n + 1) if n % d == 0]
 
 
-# --- layers -------------------------------------------------------------------------------------
+# --- layers ------------------------------------------------------------------------------------
 
 
 @step(5)
@@ -143,7 +169,7 @@ def normalisation(w):
         ["BatchNormalization("] * 4
         + ["LayerNormalization(", "RMSNormalization(", f"GroupNormalization({groups}"]
     )
-    w.keep(w.new(f'ops.{w.choice(["relu", "sigmoid", "silu"])}({w.layer(norm, x)})'))
+    w.keep(w.new(f"ops.{w.choice(['relu', 'sigmoid', 'silu'])}({w.layer(norm, x)})"))
 
 
 @step(1.5)
@@ -152,14 +178,16 @@ def activation(w):
     if w.rng.random() < 0.4:
         w.keep(w.layer(w.choice(["PReLU(shared_axes=[1, 2]", "PReLU("]), x))
     else:
-        w.keep(w.new(f'ops.{w.choice(["tanh", "gelu", "abs", "exp", "square"])}({x} * 0.3)'))
+        w.keep(w.new(f"ops.{w.choice(['tanh', 'gelu', 'abs', 'exp', 'square'])}({x} * 0.3)"))
 
 
 @step(2)
 def depthwise(w):
     x = w.pick(lambda h, v, c: c <= 8)
     if x:
-        w.keep(w.layer(f'DepthwiseConv2D(3, padding="same", depth_multiplier={w.choice([1, 1, 2])}', x))
+        w.keep(
+            w.layer(f'DepthwiseConv2D(3, padding="same", depth_multiplier={w.choice([1, 1, 2])}', x)
+        )
 
 
 @step(2)
@@ -187,7 +215,7 @@ def other_convolutions(w):
 
 @step(1.5)
 def spatial(w):
-    x = w.pick(lambda h, v, c: 4 <= min(h, v) and h * v <= 64)
+    x = w.pick(lambda h, v, c: min(h, v) >= 4 and h * v <= 64)
     if x:
         kind = w.choice(
             [
@@ -201,7 +229,7 @@ def spatial(w):
         w.keep(w.layer(kind, x))
 
 
-# --- joins ---------------------------------------------------------------------------------------
+# --- joins -------------------------------------------------------------------------------------
 
 
 @step(3)
@@ -230,7 +258,13 @@ def merge(w):
         kind = w.choice(["Add(", "Add(", "Multiply(", "Maximum(", "Average(", "Subtract("])
         w.keep(w.layer(kind, x, y))
     else:
-        w.keep(w.new(w.choice(["{} * ops.sigmoid({})", "ops.maximum({}, {})", "{} - 0.5 * {}"]).format(x, y)))
+        w.keep(
+            w.new(
+                w.choice(["{} * ops.sigmoid({})", "ops.maximum({}, {})", "{} - 0.5 * {}"]).format(
+                    x, y
+                )
+            )
+        )
 
 
 @step(1.5)
@@ -253,10 +287,10 @@ def stacked(w):
     x = w.pick()
     y = w.twin(x)
     axis = w.choice([-1, 1, 3])
-    w.keep(w.new(f'ops.{w.choice(["max", "mean", "sum"])}(ops.stack([{x}, {y}], {axis}), {axis})'))
+    w.keep(w.new(f"ops.{w.choice(['max', 'mean', 'sum'])}(ops.stack([{x}, {y}], {axis}), {axis})"))
 
 
-# --- gates ---------------------------------------------------------------------------------------
+# --- gates -------------------------------------------------------------------------------------
 
 
 @step(2)
@@ -265,8 +299,13 @@ def squeeze_excite(w):
     c = w.shape(x)[-1]
     if w.rng.random() < 0.5:
         s = w.layer("GlobalAveragePooling2D(", x)
-        s = w.layer(f'Dense({c}, activation="sigmoid"', w.layer(f'Dense({w.filters()}, activation="relu"', s))
-        s = w.new(w.choice(["layers.Reshape((1, 1, {c}))({s})", "{s}[:, None, None]"]).format(c=c, s=s))
+        s = w.layer(
+            f'Dense({c}, activation="sigmoid"',
+            w.layer(f'Dense({w.filters()}, activation="relu"', s),
+        )
+        s = w.new(
+            w.choice(["layers.Reshape((1, 1, {c}))({s})", "{s}[:, None, None]"]).format(c=c, s=s)
+        )
     else:
         s = w.new(f"ops.mean({x}, axis=(1, 2), keepdims=True)")
         s = w.new(f"ops.sigmoid({w.conv(w.conv(s, w.filters(), 1), c, 1)})")
@@ -298,7 +337,7 @@ def gated_linear_unit(w):
 def attention(w):
     x = w.pick(lambda h, v, c: h * v <= 36)
     if x:
-        h, v, c = w.shape(x)
+        h, v, _ = w.shape(x)
         n, m = w.filters(), w.filters()
         q, k, values = (w.layer(f"Reshape(({h * v}, {d})", w.conv(x, d, 1)) for d in (n, n, m))
         scores = w.new(f"ops.softmax(ops.matmul({q}, ops.transpose({k}, (0, 2, 1))), axis=-1)")
@@ -321,7 +360,7 @@ def sequence_layer(w):
             w.keep(w.layer(f"Reshape(({h}, 1, {n})", t))
 
 
-# --- data that moves --------------------------------------------------------------------------------
+# --- data that moves ---------------------------------------------------------------------------
 
 
 @step(2)
@@ -329,7 +368,9 @@ def split(w):
     x = w.pick(lambda h, v, c: c >= 3)
     if x:
         c = w.shape(x)[-1]
-        at = w.choice([2, 2]) if c % 2 == 0 and w.rng.random() < 0.6 else [int(w.rng.integers(1, c))]
+        at = (
+            w.choice([2, 2]) if c % 2 == 0 and w.rng.random() < 0.6 else [int(w.rng.integers(1, c))]
+        )
         a, b = w.name(), w.name()
         w.line(f"{a}, {b} = ops.split({x}, {at}, axis=-1)")
         w.keep(a, b)
@@ -379,7 +420,7 @@ def channel_shuffle(w):
     if x:
         h, v, c = w.shape(x)
         g = w.choice(divisors(c)[:-1])
-        y = w.layer(f"Permute((1, 2, 4, 3)", w.layer(f"Reshape(({h}, {v}, {g}, {c // g})", x))
+        y = w.layer("Permute((1, 2, 4, 3)", w.layer(f"Reshape(({h}, {v}, {g}, {c // g})", x))
         w.keep(w.layer(f"Reshape(({h}, {v}, {w.choice([c, -1])})", y))
 
 
@@ -399,9 +440,10 @@ def pixel_shuffle(w):
 def space_to_depth(w):
     x = w.pick(lambda h, v, c: h % 2 == 0 and v % 2 == 0 and c <= 4)
     if x:
-        h, v, c = (n // 2 for n in w.shape(x)[:2] + (w.shape(x)[2] * 2,))
-        y = w.layer(f"Reshape(({h}, 2, {v}, 2, {c})", x)
-        w.keep(w.layer(f"Reshape(({h}, {v}, {4 * c})", w.layer("Permute((1, 3, 2, 4, 5)", y)))
+        h, v, c = w.shape(x)
+        y = w.layer(f"Reshape(({h // 2}, 2, {v // 2}, 2, {c})", x)
+        y = w.layer("Permute((1, 3, 2, 4, 5)", y)
+        w.keep(w.layer(f"Reshape(({h // 2}, {v // 2}, {4 * c})", y))
 
 
 @step()
@@ -439,7 +481,7 @@ def expanded(w):
     w.keep(w.new(f"ops.squeeze({y}, {axis})"))
 
 
-# --- sharing and nesting ------------------------------------------------------------------------------
+# --- sharing and nesting -----------------------------------------------------------------------
 
 
 @step(1.5)
@@ -462,13 +504,13 @@ def nested(w):
     shape = w.shape(x)
     n, m = w.filters(), w.choice([shape[-1], w.filters()])
     name = w.name("block")
-    parts = f'layers.Conv2D({n}, 3, padding="same", name="a"), layers.BatchNormalization(), layers.ReLU()'
+    parts = f'layers.Conv2D({n}, 3, padding="same", name="a"), layers.BatchNormalization()'
     last = f'layers.Conv2D({m}, 1, name="b")'
     if w.rng.random() < 0.5:
         w.line(f'{name} = Sequential([{parts}, {last}], name="{name}")')
     else:
         w.line(f"t = Input({shape})")
-        w.line(f"u = Sequential([{parts}], name=\"inner\")(t)")
+        w.line(f'u = Sequential([{parts}], name="inner")(t)')
         w.line(f'{name} = Model(t, layers.Concatenate()([{last}(u), t]), name="{name}")')
     y = w.new(f"{name}({x})")
     twice = w.shape(y) == shape and w.rng.random() < 0.5

@@ -12,9 +12,9 @@ from keras import Input, Model, layers
 import aip_tf
 from aip_tf.cost import CostModel
 
-# Parameters and multiply-accumulates at 224 pixels and 1,000 classes. MobileNetV2: Sandler et al. 2018
-# (arXiv 1801.04381), table 4: 300 M. VGG-16: 15.5 G, ResNet-50: 3.86 G with the stride in the first
-# 1x1 convolution, as in He et al. 2015 (arXiv 1512.03385), "3.8 x 10^9"; parameters as in Keras' docs.
+# Parameters and multiply-accumulates at 224 pixels and 1,000 classes. MobileNetV2: 300 M, Sandler
+# et al. 2018 (arXiv 1801.04381, table 4). VGG-16: 15.5 G. ResNet-50: "3.8 x 10^9", He et al. 2015
+# (arXiv 1512.03385), with the stride in the first 1x1 convolution. Parameters as in Keras' docs.
 PUBLISHED = {
     "ResNet50": (25_636_712, 3.86e9),
     "VGG16": (138_357_544, 15.47e9),
@@ -77,9 +77,7 @@ def profiled_macs(model):
         options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
         options["output"] = "none"
         options["account_type_regexes"] = ["Conv2D", "DepthwiseConv2dNative", "MatMul"]
-        profile = tf.compat.v1.profiler.profile(
-            graph, run_meta=metadata, cmd="op", options=options
-        )
+        profile = tf.compat.v1.profiler.profile(graph, run_meta=metadata, cmd="op", options=options)
     return profile.total_float_ops / 2
 
 
