@@ -149,30 +149,26 @@ class TestWeights:
         expected = function([norms / norms.max() for norms in both], axis=0)
         np.testing.assert_allclose(scores["stem"], expected, rtol=1e-5)
 
-    def test_batch_normalization_is_folded_in(self, model, groups):
-        scores = criteria.FoldedMagnitude(normalize="none")(model, groups)
+    @pytest.mark.parametrize("order", [1, 2])
+    def test_norm_times_the_scale_of_the_batch_normalization_behind(self, model, groups, order):
+        scores = criteria.ScaledMagnitude(order, normalize="none")(model, groups)
 
-        def folded(name):
-            norm = model.get_layer(f"{name}_bn")
-            gamma, variance = norm.gamma.numpy(), norm.moving_variance.numpy()
-            weights = kernel(model, name) * gamma / np.sqrt(variance + norm.epsilon)
-            return np.abs(weights).sum(axis=(0, 1, 2))
+        def scaled(name):
+            gamma = model.get_layer(f"{name}_bn").gamma.numpy()
+            return filter_norms(model, name, order) * np.abs(gamma)
 
-        np.testing.assert_allclose(scores["a"], folded("a"), rtol=1e-5)
-        expected = np.mean([folded("stem"), folded("b")], axis=0)
+        np.testing.assert_allclose(scores["a"], scaled("a"), rtol=1e-5)
+        expected = np.mean([scaled("stem"), scaled("b")], axis=0)
         np.testing.assert_allclose(scores["stem"], expected, rtol=1e-5)
 
-    def test_folded_scores_ignore_the_scale_that_normalisation_removes(self, model, groups):
-        """Channel 0 of `a` times 10, its statistics too: the same function, the same score."""
-        scaled = keras.models.clone_model(model)
-        scaled.set_weights(model.get_weights())
-        factor = np.array([10, 1, 1, 1, 1.0])
-        scaled.get_layer("a").kernel.assign(kernel(model, "a") * factor)
-        norm = scaled.get_layer("a_bn")
-        norm.moving_variance.assign(norm.moving_variance.numpy() * factor**2)
-        for name, moves in (("l1_bn", False), ("l1", True)):
-            before, after = (criteria.get(name)(m, groups)["a"] for m in (model, scaled))
-            assert (np.abs(after / before - 1).max() > 0.1) == moves
+    def test_producers_without_batch_normalization_have_scale_one(self):
+        layers = [convolution("bare", 4), LAYERS.ReLU(), LAYERS.BatchNormalization()]
+        behind = [convolution("b", 3), LAYERS.BatchNormalization(scale=False), LAYERS.Flatten()]
+        net = keras.Sequential([keras.Input((8, 8, 3)), *layers, *behind, LAYERS.Dense(2)])
+        found = find_channel_groups(net)
+        plain, scaled = criteria.Magnitude()(net, found), criteria.ScaledMagnitude()(net, found)
+        for name in ("bare", "b"):
+            np.testing.assert_allclose(plain[name], scaled[name], rtol=1e-6)
 
     def test_scale_of_normalisations(self, model, groups):
         scores = criteria.NormalizationScale(normalize="none")(model, groups)

@@ -104,11 +104,12 @@ AMOUNTS = st.floats(0, 0.95)
 
 class TestBudgets:
     @settings(max_examples=150, deadline=None)
-    @given(networks(), BUDGETED, SCOPES, AMOUNTS, st.integers(1, 9), st.floats(0, 1))
+    @given(networks(), BUDGETED, SCOPES, AMOUNTS, st.integers(1, 9), st.floats(0, 1), st.booleans())
     def test_within_the_target_and_one_step_below(
-        self, groups, kind, scope, amount, round_to, max_sparsity
+        self, groups, kind, scope, amount, round_to, max_sparsity, per_cost
     ):
-        choose = kind(scope=scope, round_to=round_to, max_sparsity=max_sparsity)
+        per_cost = per_cost and scope != "group"
+        choose = kind(scope, round_to, max_sparsity, per_cost=per_cost)
         cost, scores = FakeCost(groups), scores_for(groups)
         before = choose.measure(cost, {})
         try:
@@ -259,6 +260,16 @@ class TestScopes:
         masks = Channels(scope="isomorphic")(scores, groups, 0.4, FakeCost(groups, layers=layers))
         assert counts(masks) == {"a": 2, "b": 10, "c": 6}
 
+    def test_per_cost_weighs_what_a_channel_saves(self):
+        """Scores differ by less than what a channel of the first (large) and last layer saves."""
+        groups = [FakeGroup("large", 10), FakeGroup("middle", 10), FakeGroup("small", 10)]
+        scores = {"large": np.full(10, 2.0), "middle": np.full(10, 3.0), "small": np.ones(10)}
+        cost = FakeCost(groups)
+        plain = counts(Macs(max_sparsity=0.5)(scores, groups, 0.2, cost))
+        weighed = counts(Macs(max_sparsity=0.5, per_cost=True)(scores, groups, 0.2, cost))
+        assert plain == {"large": 9, "middle": 10, "small": 5}
+        assert weighed == {"large": 7, "middle": 10, "small": 10}
+
     def test_equal_scores_are_spread(self):
         groups = [FakeGroup("a", 10), FakeGroup("b", 10)]
         scores = {"a": np.ones(10), "b": np.ones(10)}
@@ -333,6 +344,7 @@ class TestLimits:
             ({"round_to": 0}, "`round_to`"),
             ({"round_to": 8.0}, "`round_to`"),
             ({"max_sparsity": 1.5}, "`max_sparsity`"),
+            ({"scope": "group", "per_cost": True}, "`per_cost` divides scores"),
             ({"max_sparsity": {"a": "half"}}, "`max_sparsity`"),
         ],
     )
@@ -478,8 +490,17 @@ def model(request):
 
 
 class TestRealModels:
-    @pytest.mark.parametrize("name", ["macs", "parameters", "channels"])
-    @pytest.mark.parametrize("scope", ["global", "group", "inner", "isomorphic"])
+    @pytest.mark.parametrize(
+        ("name", "scope"),
+        [
+            ("macs", "global"),
+            ("macs", "group"),
+            ("macs", "inner"),
+            ("macs", "isomorphic"),
+            ("parameters", "global"),
+            ("channels", "group"),
+        ],
+    )
     def test_target_met_by_the_model_that_is_really_cut(self, model, name, scope):
         choose = type(selection.get(name))(scope=scope)
         masks = selection.select_channels(model, 0.3, selection=choose)

@@ -10,21 +10,21 @@ lets one ranking run over groups of different size ("global" selection, threshol
 from aip_tf.criteria.base import Criterion
 from aip_tf.criteria.data import FeatureMagnitude, Taylor
 from aip_tf.criteria.weights import (
-    FoldedMagnitude,
     GeometricMedian,
     Magnitude,
     NormalizationScale,
     Random,
+    ScaledMagnitude,
 )
 
 __all__ = [
     "Criterion",
     "FeatureMagnitude",
-    "FoldedMagnitude",
     "GeometricMedian",
     "Magnitude",
     "NormalizationScale",
     "Random",
+    "ScaledMagnitude",
     "Taylor",
     "get",
 ]
@@ -34,7 +34,7 @@ _CRITERIA = {
     "feature_magnitude": FeatureMagnitude,
     "fpgm": GeometricMedian,
     "l1": Magnitude,
-    "l1_bn": FoldedMagnitude,
+    "l1_bn": ScaledMagnitude,
     "l2": lambda: Magnitude(order=2),
     "random": Random,
     "taylor": Taylor,

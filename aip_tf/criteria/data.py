@@ -21,7 +21,7 @@ _SLICE = 32
 
 
 class FeatureMagnitude(Criterion):
-    """ "feature_magnitude": size of the raw output F of the producer, before normalisation.
+    """The criterion "feature_magnitude": size of the producer's output F, before normalisation.
 
     AIP (arXiv 2108.13591) scores s_c = sum over h, w of |mean over samples of F[:, h, w, c]|,
     divided by the layer's maximum; GBIP takes the absolute value first. The mean runs over all
@@ -83,12 +83,13 @@ class FeatureMagnitude(Criterion):
 
 
 class Taylor(Criterion):
-    """ "taylor": first-order change of the loss if the channel went (arXiv 1906.10771).
+    """The criterion "taylor": first-order change of the loss if the channel went.
 
     Cutting a channel sets it to zero where it is consumed. With a gate z_c on it there, the loss
     changes by dL/dz_c = sum of w * dL/dw over the consumers' kernel entries that read channel c:
-    exact for any graph, from the gradient of the weights alone.
-    score_c = mean over slices of 32 samples of |dL/dz_c|. The network runs in inference mode.
+    exact for any graph, from the gradient of the weights alone (after Molchanov et al. 2019, arXiv
+    1906.10771). score_c = mean over slices of 32 samples of |dL/dz_c|, the network in inference
+    mode. These scores add up, so `per_cost=True` suits them.
 
     Args:
         loss: name, function or `keras.losses.Loss`; by default that of a compiled model, else

@@ -35,6 +35,9 @@ class Selection:
             float for all groups or {pattern: float}. At least one channel stays in any case.
         ignore: groups that stay whole: layer names, regular expressions or layer classes of their
             producers or channel-wise layers.
+        per_cost: whether scores are divided by what one channel of the group saves, in the scopes
+            "global" and "inner". Then the importance lost for a saving is least; that is right for
+            scores which add up, as "taylor" does, and a matter of trial for others.
 
     Patterns are regular expressions that must match a whole group name or layer path.
 
@@ -43,15 +46,21 @@ class Selection:
     channel (or `round_to` channels) of one group. With fixed scores a larger amount keeps a subset.
     """
 
-    def __init__(self, scope="global", round_to=1, max_sparsity=0.9, ignore=()):
+    def __init__(self, scope="global", round_to=1, max_sparsity=0.9, ignore=(), per_cost=False):
         if scope not in SCOPES:
             raise ValueError(f"Unknown scope {scope!r}; expected one of {', '.join(SCOPES)}.")
         if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
             raise ValueError(f"`round_to` is {round_to!r}; expected an integer of at least 1.")
+        if per_cost and scope not in ("global", "inner"):
+            raise ValueError(
+                f"`per_cost` divides scores, which the scope {scope!r} does not compare between "
+                "groups; expected the scope 'global' or 'inner', or per_cost=False."
+            )
         self.scope = scope
         self.round_to = round_to
         self.max_sparsity = as_shares(max_sparsity, "max_sparsity")
         self.ignore = (ignore,) if isinstance(ignore, (str, type)) else tuple(ignore)
+        self.per_cost = per_cost
 
     def measure(self, cost, keep_masks):
         """The cost (a number) of `cost.model` under `keep_masks`."""
@@ -117,7 +126,14 @@ class Selection:
         if self.scope == "isomorphic":
             families = [structure(candidate.group, cost) for candidate in candidates]
             return quantiles_by_family(candidates, families)
-        return [candidate.scores[candidate.order] for candidate in candidates]
+        scores = [candidate.scores[candidate.order] for candidate in candidates]
+        return self._per_cost(candidates, scores, cost) if self.per_cost else scores
+
+    def _per_cost(self, candidates, scores, cost):
+        whole = self.measure(cost, {})
+        fewer = [{c.name: c.keep(max(1, len(c.order) - 1))} for c in candidates]
+        savings = [whole - self.measure(cost, keep_masks) for keep_masks in fewer]
+        return [own / max(saved, 1e-9) for own, saved in zip(scores, savings, strict=True)]
 
     def _masks(self, candidates, removed):
         counts = np.bincount(removed, minlength=len(candidates))

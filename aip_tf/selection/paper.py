@@ -20,17 +20,17 @@ class PerGroup(Selection):
         shares_kept: {pattern: share kept, in (0, 1]}; the first pattern that matches a group
             counts; groups that none matches stay whole.
         scope: "inner" (default: of the matching groups only those without residual sum) or "group".
-        **options: as for `Selection`.
+        round_to, max_sparsity, ignore: as for `Selection`; caps are off by default.
 
     AIP's ResNet-18 removes 36.8% of the parameters and 45.6% of the MACs with
 
     >>> selection = PerGroup({"stage[123].*": 0.46, "stage4.*": 0.658})
     """
 
-    def __init__(self, shares_kept, scope="inner", max_sparsity=1.0, **options):
+    def __init__(self, shares_kept, scope="inner", round_to=1, max_sparsity=1.0, ignore=()):
         if scope not in ("inner", "group"):
             raise ValueError(f"`scope` is {scope!r}; PerGroup expects 'inner' or 'group'.")
-        super().__init__(scope=scope, max_sparsity=max_sparsity, **options)
+        super().__init__(scope, round_to, max_sparsity, ignore)
         self.shares_kept = as_shares(shares_kept, "shares_kept")
 
     def measure(self, cost, keep_masks):
@@ -62,13 +62,13 @@ class Threshold(Selection):
 
     Args:
         scope: "inner" (default, the paper) or "global".
-        **options: as for `Selection`; caps are off by default.
+        round_to, max_sparsity, ignore: as for `Selection`; caps are off by default.
     """
 
-    def __init__(self, scope="inner", max_sparsity=1.0, **options):
+    def __init__(self, scope="inner", round_to=1, max_sparsity=1.0, ignore=()):
         if scope not in ("inner", "global"):
             raise ValueError(f"`scope` is {scope!r}; Threshold expects 'inner' or 'global'.")
-        super().__init__(scope=scope, max_sparsity=max_sparsity, **options)
+        super().__init__(scope, round_to, max_sparsity, ignore)
 
     def __call__(self, scores, groups, amount, cost):
         if not math.isfinite(amount):
