@@ -108,7 +108,8 @@ def memory_of_a_cut(name, amount):
     with_nothing = _status("VmRSS")
     model = getattr(keras.applications, name)(weights=None)
     weights = sum(w.numpy().nbytes for w in model.weights)
-    masks = laws.random_masks(aip_tf.find_channel_groups(model), np.random.default_rng(0), amount)
+    groups = aip_tf.find_channel_groups(model)
+    masks = laws.random_masks(groups, np.random.default_rng(0), amount)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     student = aip_tf.prune_channels(model, masks if amount else {})
@@ -147,8 +148,8 @@ def render(results):
     peer = results.get("peer")
     lines = [f"{results['machine']}; peer: {_peer_name(peer)}", ""]
     lines += [
-    groups = aip_tf.find_channel_groups(model)
-    masks = laws.random_masks(groups, np.random.default_rng(0), amount)
+        f"| network | trace ms | cut ms | clone ms | cut/clone (limit {CUT_LIMIT}) "
+        f"| Torch-Pruning ms "
         f"| trace/peer (limit {TRACE_LIMIT}) | cut/peer |",
         "|---|---|---|---|---|---|---|---|",
     ]
