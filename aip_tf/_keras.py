@@ -327,6 +327,7 @@ class TappedModel(keras.Model):
         self.paths = frozenset(paths)
         self.built = True
         self._convert_input_args = False
+        self._allow_non_tensor_positional_args = True
 
     def call(self, inputs, training=None):
         taps = {}

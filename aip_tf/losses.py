@@ -135,3 +135,25 @@ def discriminator_accuracy(teacher_verdicts, student_verdicts):
     teacher = ops.cast(ops.greater(teacher_verdicts, 0), "float32")
     student = ops.cast(ops.less_equal(student_verdicts, 0), "float32")
     return 0.5 * (teacher + student)
+
+
+def guarded_pull(pull, towards, max_ratio):
+    """`pull` without what points away from the teacher, no longer than `max_ratio * towards`.
+
+    With `towards` = softmax(z_teacher) - softmax(z_student), a step along the result never raises
+    KL(teacher || student) of a sample to first order, whatever the pull was: that step's slope is
+    -<towards, step> <= 0. And where the student already answers like its teacher, nothing pulls.
+
+    Args:
+        pull: `(rows, n)`, the step a discriminator asks of every row of logits.
+        towards: `(rows, n)`, the step the teacher asks for.
+        max_ratio: longest result, in lengths of `towards`.
+
+    Returns:
+        `(rows, n)`.
+    """
+    square = ops.maximum(ops.sum(ops.square(towards), axis=-1, keepdims=True), 1e-30)
+    away = ops.minimum(ops.sum(pull * towards, axis=-1, keepdims=True), 0.0)
+    sideways = pull - away / square * towards
+    length = ops.sqrt(ops.maximum(ops.sum(ops.square(sideways), -1, keepdims=True), 1e-30))
+    return sideways * ops.minimum(1.0, max_ratio * ops.sqrt(square) / length)

@@ -18,8 +18,8 @@ class AdversarialDistiller(_keras.ReplicaModel):
     """Trains a student with the help of a teacher; the recovery step of AIP (arXiv 2108.13591).
 
     The student's loss is `supervised_weight * compiled loss + sum of weight * transfer loss`, plus
-    the student's own regularisers. One step makes exactly one forward pass of the teacher (inference
-    mode, no gradient), one of the student and one of the discriminator.
+    the student's own regularisers. One step makes exactly one forward pass of the teacher
+    (inference mode, no gradient), one of the student and one of the discriminator.
 
     It is used like any keras.Model: `compile`, `fit`, callbacks. `evaluate`, `predict` and calling
     it speak of the student alone (so `val_loss` is the compiled loss, while the training log's

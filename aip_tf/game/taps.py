@@ -110,14 +110,32 @@ def tap_shapes(model, paths):
     return {path: shapes[path] for path in paths}
 
 
+def symbolic_outputs(model):
+    """The model's outputs as a flat list of symbolic tensors.
+
+    Raises:
+        ValueError: for a subclassed model, which has none.
+    """
+    if not _keras.is_graph(model):
+        raise ValueError(
+            f"Received the {type(model).__name__} {model.name!r}, whose outputs are unknown before "
+            "it runs. Expected a Functional or built Sequential keras.Model."
+        )
+    return keras.tree.flatten(model.outputs)
+
+
+def output_names(model):
+    """Names of the outputs; a Sequential's is that of its last layer."""
+    outputs = symbolic_outputs(model)
+    return list(getattr(model, "output_names", None) or [model.layers[-1].name])[: len(outputs)]
+
+
 def output_kinds(model):
     """What each output is: `"softmax"`, `"sigmoid"` or `"logits"`, from the operation that made it.
 
     Operations that only move values (Reshape, Flatten, Dropout, linear Activation) are looked
-    through. Subclassed models have no graph to look at: their outputs count as logits.
+    through.
     """
-    if not _keras.is_graph(model):
-        return ["logits"] * len(keras.tree.flatten(getattr(model, "outputs", None) or [None]))
     _, makers, outputs = _trace(model)
     return [_kind(tensor, makers) for tensor in keras.tree.flatten(outputs)]
 

@@ -130,9 +130,11 @@ class OutputTransfer(Transfer):
         self._views = LogitViews(teacher, student, self.outputs, self.from_logits)
 
     def loss(self, teacher, student):
-        pairs = zip(self._views(teacher), self._views.of_student(student), strict=True)
+        views = self._views
         total = 0.0
-        for (teacher_logits, is_binary), (student_logits, _) in pairs:
+        for is_binary, teacher_logits, student_logits in zip(
+            views.are_binary, views.of_teacher(teacher), views.of_student(student), strict=True
+        ):
             divergence = losses.binary_output_loss if is_binary else losses.output_loss
             total += ops.mean(divergence(teacher_logits, student_logits, self.temperature))
         return total
@@ -166,7 +168,7 @@ class AttentionTransfer(Transfer):
 
     def __init__(self, taps="auto", weight=0.2, name="attention"):
         super().__init__(weight, name)
-        if isinstance(taps, str) and taps != "auto" or len(taps) == 0:
+        if (isinstance(taps, str) and taps != "auto") or not taps:
             raise ValueError(
                 f"Received taps={taps!r}. Expected 'auto' or a non-empty list of layer paths."
             )
@@ -205,17 +207,22 @@ class AttentionTransfer(Transfer):
 class LogitViews:
     """The outputs of two networks as float32 logits, whatever their last activation is.
 
-    Calling it with the teacher's `Reading` gives [(logits, whether they are yes/no)].
+    `of_teacher` and `of_student` turn a `Reading` into a list with the logits of every output.
     """
 
     def __init__(self, teacher, student, outputs=None, from_logits="auto"):
         self._indices = _output_indices(teacher, outputs)
         self._teacher_kinds = self._kinds(teacher, from_logits)
         self._student_kinds = self._kinds(student, from_logits)
-        self.num_classes = [keras.tree.flatten(teacher.outputs)[i].shape[-1] for i in self._indices]
-        self.ranks = [len(keras.tree.flatten(teacher.outputs)[i].shape) for i in self._indices]
+        shapes = [x.shape for x in taps_module.symbolic_outputs(teacher)]
+        self.num_classes = [shapes[i][-1] for i in self._indices]
+        self.ranks = [len(shapes[i]) for i in self._indices]
+        self.are_binary = [
+            kind == "sigmoid" or n == 1
+            for kind, n in zip(self._teacher_kinds, self.num_classes, strict=True)
+        ]
 
-    def __call__(self, reading):
+    def of_teacher(self, reading):
         return self._view(reading, self._teacher_kinds)
 
     def of_student(self, reading):
@@ -236,14 +243,11 @@ class LogitViews:
             "logits": lambda x: ops.cast(x, "float32"),
         }
         outputs = [reading.outputs[i] for i in self._indices]
-        return [
-            (to_logits[kind](x), kind == "sigmoid" or x.shape[-1] == 1)
-            for kind, x in zip(kinds, outputs, strict=True)
-        ]
+        return [to_logits[kind](x) for kind, x in zip(kinds, outputs, strict=True)]
 
 
 def _output_indices(model, outputs):
-    names = list(model.output_names)
+    names = taps_module.output_names(model)
     if outputs is None:
         return list(range(len(names)))
     chosen = [outputs] if isinstance(outputs, str | int) else list(outputs)

@@ -1,0 +1,214 @@
+"""How fast is a step of the game, against the ideal and against keras.distillation.Distiller?
+
+    python benchmarks/game.py            # all three networks, about 15 minutes on 2 idle cores
+    python benchmarks/game.py --quick    # ResNet-20 with few steps, about a minute
+
+Every arm is built once and timed in turn, round after round, in one process; the table shows
+medians over the rounds and ratios of paired times. `ideal` is the sum of the times of
+`teacher.predict` and `student.fit`. Memory is the growth of the process' peak over its state with
+the models built, of one fresh process per arm.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from aip_tf import zoo
+from aip_tf.channels import find_channel_groups, prune_channels
+from aip_tf.game import (
+    AdversarialDistiller,
+    AdversarialTransfer,
+    AttentionTransfer,
+    OutputTransfer,
+    find_taps,
+)
+
+NETWORKS = {
+    "resnet20": (zoo.resnet20, (32, 32, 3), 10, 128),
+    "resnet56": (zoo.resnet56, (32, 32, 3), 10, 128),
+    "mobilenet": (lambda: _mobilenet(), (96, 96, 3), 10, 32),
+}
+ARMS = ("teacher predict", "student fit", "output", "full", "peer logits", "peer features")
+
+
+def _mobilenet():
+    return keras.applications.MobileNet(
+        (96, 96, 3), weights=None, classes=10, classifier_activation=None
+    )
+
+
+def cut_in_half(model):
+    """The student: half of every channel group that may be cut."""
+    masks = {
+        group.name: np.arange(group.num_channels) % 2 == 0
+        for group in find_channel_groups(model)
+        if group.prunable
+    }
+    return prune_channels(model, masks)
+
+
+def _optimizer():
+    return keras.optimizers.SGD(1e-3, momentum=0.9)
+
+
+def _loss():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def _peer(teacher, student, distillation_losses):
+    return keras.distillation.Distiller(
+        teacher, student, distillation_losses, student_loss_weight=0.1
+    )
+
+
+def _peer_features(teacher, student):
+    """Feature losses at our taps; the peer cannot compare widths, so the squares are summed."""
+    energy = SameEnergy()
+    features = [
+        keras.distillation.FeatureDistillation(energy, path, path) for path in find_taps(teacher)
+    ]
+    logits = keras.distillation.LogitsDistillation(temperature=4.0)
+    return _peer(teacher, student, [logits, *features])
+
+
+class SameEnergy(keras.losses.Loss):
+    """Mean squared difference of the energy maps: what the peer needs for unequal widths."""
+
+    def call(self, y_true, y_pred):
+        def energy(x):
+            return keras.ops.mean(keras.ops.square(x), axis=-1)
+
+        return keras.ops.square(energy(y_true) - energy(y_pred))
+
+
+def build(arm, name):
+    """The callable that runs `arm` on a dataset, once, for network `name`."""
+    teacher = NETWORKS[name][0]()
+    if arm == "teacher predict":
+        return lambda data: teacher.predict(data, verbose=0)
+    student = cut_in_half(teacher)
+    model = {
+        "student fit": lambda: student,
+        "output": lambda: AdversarialDistiller(teacher, student, [OutputTransfer()]),
+        "full": lambda: AdversarialDistiller(
+            teacher, student, [OutputTransfer(), AttentionTransfer(), AdversarialTransfer()]
+        ),
+        "peer logits": lambda: _peer(
+            teacher, student, [keras.distillation.LogitsDistillation(temperature=4.0)]
+        ),
+        "peer features": lambda: _peer_features(teacher, student),
+    }[arm]()
+    model.compile(_optimizer(), loss=_loss(), metrics=["accuracy"])
+    return lambda data: model.fit(data, epochs=1, verbose=0)
+
+
+def batches(name, num_steps):
+    _, shape, num_classes, batch_size = NETWORKS[name]
+    generator = np.random.default_rng(0)
+    images = generator.random((batch_size, *shape), dtype="float32")
+    labels = generator.integers(0, num_classes, batch_size)
+    return tf.data.Dataset.from_tensors((images, labels)).cache().repeat(num_steps)
+
+
+def time_arms(name, num_steps, num_rounds):
+    """{arm: seconds per step in every round}; the first round warms up and is dropped."""
+    runs = {arm: build(arm, name) for arm in ARMS}
+    data = batches(name, num_steps)
+    seconds = {arm: [] for arm in ARMS}
+    for round_ in range(num_rounds + 1):
+        # Every other round backwards, so that no arm always follows the same one.
+        for arm in ARMS if round_ % 2 else reversed(ARMS):
+            start = time.perf_counter()
+            runs[arm](data)
+            if round_:
+                seconds[arm].append((time.perf_counter() - start) / num_steps)
+    return seconds
+
+
+def peak_memory(arm, name):
+    """Growth of the peak resident memory of a fresh process that runs three steps, in MB."""
+    command = [sys.executable, __file__, "--memory", arm, "--network", name]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def _report_memory(arm, name):
+    run = build(arm, name)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run(batches(name, 3))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sys.stdout.write(json.dumps((peak - before) / 1024) + "\n")
+
+
+def _paired(numerators, denominators):
+    ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
+    return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def report(name, seconds):
+    """Print medians and the claims' ratios (rates: larger than 1 is faster)."""
+    print(f"\n{name}: median ms per step over {len(seconds['full'])} rounds")
+    for arm in ARMS:
+        print(f"  {arm:16s} {1e3 * statistics.median(seconds[arm]):9.1f}")
+    ideal = [
+        a + b for a, b in zip(seconds["teacher predict"], seconds["student fit"], strict=True)
+    ]
+    claims = (
+        ("full / ideal rate", ideal, "full", ">= 0.95"),
+        ("output / peer logits", seconds["peer logits"], "output", ">= 1.00"),
+        ("full / peer logits", seconds["peer logits"], "full", ">= 0.95"),
+        ("full / peer features", seconds["peer features"], "full", ">  1.00"),
+    )
+    for label, reference, arm, target in claims:
+        middle, low, high = _paired(reference, seconds[arm])
+        print(f"  {label:22s} {middle:5.2f}  (rounds {low:.2f} to {high:.2f}; target {target})")
+
+
+def report_memory(name):
+    used = {arm: peak_memory(arm, name) for arm in ("teacher predict", "student fit", "full")}
+    total = used["teacher predict"] + used["student fit"]
+    print(
+        f"  memory: full {used['full']:.0f} MB, teacher predict + student fit {total:.0f} MB: "
+        f"{used['full'] / total:.2f}  (target <= 1.10)"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="ResNet-20, 3 rounds of 3 steps")
+    parser.add_argument("--network", choices=NETWORKS, help="only this one")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--memory", choices=ARMS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.memory:
+        _report_memory(args.memory, args.network)
+        return
+    names = [args.network] if args.network else list(NETWORKS)
+    rounds, steps = args.rounds, args.steps
+    if args.quick:
+        names, rounds, steps = names[:1], 3, 3
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+          f"keras {keras.__version__}, tensorflow {tf.__version__}; "
+          f"{rounds} rounds of {steps} steps")
+    for name in names:
+        report(name, time_arms(name, steps, rounds))
+        report_memory(name)
+
+
+if __name__ == "__main__":
+    main()

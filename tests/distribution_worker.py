@@ -1,0 +1,126 @@
+"""Trains a small game for 20 steps under one strategy and writes what came out of it.
+
+    python distribution_worker.py STRATEGY RESULT.npz [die]
+
+Started by test_distribution.py, one process per strategy and worker.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from aip_tf.game import (
+    AdversarialDistiller,
+    AdversarialTransfer,
+    AttentionTransfer,
+    OutputTransfer,
+    distribution,
+)
+
+NUM_STEPS, BATCH_SIZE = 20, 16
+
+
+def network(width, seed):
+    """A small CNN whose result does not depend on how a batch is split.
+
+    Smooth on purpose: where rounding pushes one ReLU over its kink, results jump by 1e-3.
+    """
+    keras.utils.set_random_seed(seed)
+    inputs = x = keras.Input((8, 8, 1))
+    for i, strides in enumerate((1, 2)):
+        x = keras.layers.Conv2D(
+            width,
+            3,
+            strides,
+            padding="same",
+            use_bias=False,
+            name=f"conv{i}",
+            kernel_regularizer=keras.regularizers.L2(1e-3),
+        )(x)
+        x = keras.layers.BatchNormalization(synchronized=True, name=f"bn{i}")(x)
+        x = keras.layers.Activation("silu", name=f"act{i}")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, keras.layers.Dense(4, name="out")(x))
+
+
+def batches():
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(NUM_STEPS * BATCH_SIZE, 8, 8, 1)).astype("float32")
+    labels = generator.integers(0, 4, len(images))
+    data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(
+        BATCH_SIZE, drop_remainder=True
+    )
+    return distribution.share_batches(data)
+
+
+def discriminator():
+    keras.utils.set_random_seed(2)
+    layers = [keras.Input((4,)), keras.layers.Dense(32, "tanh"), keras.layers.Dense(1)]
+    return keras.Sequential(layers)
+
+
+def build():
+    distiller = AdversarialDistiller(
+        network(8, 0),
+        network(6, 1),
+        [
+            OutputTransfer(weight=0.5),
+            AttentionTransfer(),
+            AdversarialTransfer(discriminator=discriminator()),
+        ],
+    )
+    distiller.compile(
+        keras.optimizers.SGD(0.05, momentum=0.9, weight_decay=1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return distiller
+
+
+class Die(keras.callbacks.Callback):
+    """The process of worker 1 disappears in the middle of training."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 3 and not distribution.is_chief(self.model.distribute_strategy):
+            os._exit(9)
+
+
+def main(strategy_name, result, mode="none"):
+    if strategy_name == "mirrored":
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration() for _ in range(2)]
+        )
+    strategy = distribution.strategy_from(strategy_name)
+    with strategy.scope():
+        distiller = build()
+    data = batches()
+    callbacks = [Die()] if mode == "die" else []
+    history = distiller.fit(
+        data, validation_data=data, epochs=1, verbose=0, callbacks=callbacks
+    ).history
+    predictions = distiller.predict(batches(), verbose=0)
+    values = {f"student{i}": w for i, w in enumerate(distiller.student.get_weights())}
+    discriminator = distiller.discriminators[0].get_weights()
+    values |= {f"discriminator{i}": w for i, w in enumerate(discriminator)}
+    logs = json.dumps({k: float(v[-1]) for k, v in history.items()})
+    facts = {
+        "logs": logs,
+        "num_replicas": strategy.num_replicas_in_sync,
+        "is_chief": distribution.is_chief(strategy),
+        "num_predictions": len(predictions),
+    }
+    np.savez(result, **values, **facts)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

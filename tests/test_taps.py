@@ -1,0 +1,130 @@
+"""Where attention is read, and what kind of answer an output is."""
+
+import keras
+import numpy as np
+import pytest
+from game_models import small_cnn, two_headed
+from keras import layers
+
+from aip_tf.game import taps
+
+
+def nested():
+    inner = small_cnn()
+    backbone = keras.Model(inner.input, inner.get_layer("relu1").output, name="backbone")
+    return keras.Sequential(
+        [keras.Input((8, 8, 1)), backbone, layers.GlobalAveragePooling2D(), layers.Dense(4)]
+    )
+
+
+def test_auto_taps_are_the_last_tensor_of_each_resolution():
+    assert taps.find_taps(small_cnn()) == ("relu0", "relu1")
+
+
+def test_auto_taps_look_into_nested_models():
+    assert taps.find_taps(nested()) == ("backbone/relu0", "backbone/relu1")
+
+
+def test_auto_taps_of_mobilenet_skip_padding_and_single_positions():
+    model = keras.applications.MobileNet((64, 64, 3), alpha=0.25, weights=None, classes=5)
+    paths = taps.find_taps(model)
+    sizes = [shape[1] for shape in taps.tap_shapes(model, paths).values()]
+    assert sizes == [32, 16, 8, 4, 2]
+    assert paths[-1] == "conv_pw_13_relu"
+
+
+def test_auto_taps_of_residual_networks_are_the_stage_ends():
+    x = inputs = keras.Input((16, 16, 3))
+    for stage, width in enumerate((4, 8, 8)):
+        x = layers.Conv2D(width, 3, 1 if stage == 0 else 2, padding="same")(x)
+        y = layers.Conv2D(width, 3, padding="same")(layers.ReLU()(x))
+        x = layers.Add(name=f"end{stage}")([x, y])
+    model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
+    assert taps.find_taps(model) == ("end0", "end1", "end2")
+
+
+def test_auto_taps_with_open_sizes():
+    x = inputs = keras.Input((None, None, 3))
+    x = layers.Conv2D(4, 3, 2, name="half")(x)
+    x = layers.Conv2D(4, 3, 2, name="quarter")(x)
+    model = keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
+    assert taps.find_taps(model) == ("half", "quarter")
+
+
+def test_sequences_have_positions_too():
+    model = keras.Sequential(
+        [keras.Input((12, 3)), layers.Conv1D(4, 3, name="a"), layers.Flatten(), layers.Dense(2)]
+    )
+    assert taps.find_taps(model) == ("a",)
+
+
+def test_a_model_without_positions_is_refused():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    with pytest.raises(ValueError, match="without a tensor that has spatial positions"):
+        taps.find_taps(model)
+
+
+def test_unknown_taps_are_named():
+    with pytest.raises(ValueError, match=r"\['nowhere'\]"):
+        taps.tap_shapes(small_cnn(), ("relu0", "nowhere"))
+
+
+def test_finding_taps_adds_nothing_to_the_model():
+    model = small_cnn()
+    taps.find_taps(model)
+    taps.Reader(model, ("relu0",))(np.zeros((1, 8, 8, 1), "float32"), training=False)
+    assert model.get_layer("relu0").output.shape == (None, 8, 8, 6)  # fails with a second node
+
+
+@pytest.mark.parametrize("make", [small_cnn, nested])
+@pytest.mark.parametrize("training", [False, True])
+def test_reading_taps_is_the_models_own_forward_pass(make, training):
+    model, twin = make(), make()
+    paths = taps.find_taps(model)
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype("float32")
+    outputs, reading = taps.Reader(model, paths)(x, training=training)
+    np.testing.assert_array_equal(outputs, twin(x, training=training))
+    np.testing.assert_array_equal(reading.outputs[0], outputs)
+    assert [reading.taps[p].shape[1] for p in paths] == [8, 4]
+    for a, b in zip(model.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)  # moving statistics as well
+
+
+def _ends_in(end):
+    x = inputs = keras.Input((6,))
+    return keras.Model(inputs, end(layers.Dense(4, name="logits")(x)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "end"),
+    [
+        ("logits", lambda x: x),
+        ("logits", lambda x: layers.ReLU()(x)),
+        ("softmax", lambda x: layers.Softmax()(x)),
+        ("softmax", lambda x: layers.Activation("softmax")(x)),
+        ("softmax", lambda x: layers.Dense(3, activation="softmax")(x)),
+        ("softmax", lambda x: keras.ops.softmax(x)),
+        ("softmax", lambda x: layers.Activation("linear")(layers.Softmax()(x))),
+        ("softmax", lambda x: layers.Reshape((2, 2))(layers.Softmax()(x))),
+        ("sigmoid", lambda x: layers.Dense(3, activation="sigmoid")(x)),
+        ("sigmoid", lambda x: keras.ops.sigmoid(x)),
+        ("logits", lambda x: layers.Dense(3)(layers.Softmax()(x))),
+    ],
+)
+def test_output_kinds(kind, end):
+    assert taps.output_kinds(_ends_in(end)) == [kind]
+
+
+def test_output_kinds_through_nested_models_and_for_several_outputs():
+    assert taps.output_kinds(two_headed()) == ["softmax", "logits"]
+    inner = _ends_in(lambda x: layers.Softmax()(x))
+    assert taps.output_kinds(keras.Sequential([keras.Input((6,)), inner])) == ["softmax"]
+
+
+def test_a_subclassed_model_is_refused():
+    class Own(keras.Model):
+        def call(self, x):
+            return x
+
+    with pytest.raises(ValueError, match="Functional or built Sequential"):
+        taps.output_names(Own())

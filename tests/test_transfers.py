@@ -1,0 +1,241 @@
+"""Each transfer alone: what it computes, what it refuses."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from game_models import small_cnn, small_data, two_headed
+
+from aip_tf import losses
+from aip_tf.game import AdversarialTransfer, AttentionTransfer, OutputTransfer, build_discriminator
+from aip_tf.game.taps import Reader
+
+IMAGES, _ = small_data(8)
+
+
+def read(model, transfer=None):
+    return Reader(model, transfer.taps if transfer else ())(IMAGES, training=False)[1]
+
+
+def play(transfer, teacher, student):
+    """The bound transfer's move, and its gradient with respect to the student's last kernel."""
+    bound = transfer.bind(teacher, student)
+    kernel = student.get_layer("out").kernel
+    with tf.GradientTape() as tape:
+        move = bound.play(read(teacher, bound), read(student, bound))
+    return move, tape.gradient(move.loss, kernel.value), bound
+
+
+def with_softmax(model):
+    copy = keras.models.clone_model(model)
+    outputs = keras.layers.Softmax()(copy.output)
+    copy.set_weights(model.get_weights())
+    return keras.Model(copy.input, outputs)
+
+
+# --- output -------------------------------------------------------------------------------------
+
+
+def test_output_transfer_is_the_mean_divergence():
+    teacher, student = small_cnn(seed=1), small_cnn(seed=2)
+    move, gradient, _ = play(OutputTransfer(temperature=3), teacher, student)
+    expected = np.mean(losses.output_loss(teacher(IMAGES), student(IMAGES), 3.0))
+    np.testing.assert_allclose(move.loss, expected, rtol=1e-5)
+    assert np.abs(gradient).max() > 0
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_no_double_softmax(both):
+    teacher, student = small_cnn(seed=1), small_cnn(seed=2)
+    expected = play(OutputTransfer(), teacher, student)[0].loss
+    softmax_student = with_softmax(student) if both else student
+    softmax_move = play(OutputTransfer(), with_softmax(teacher), softmax_student)[0]
+    np.testing.assert_allclose(softmax_move.loss, expected, rtol=1e-3)
+
+
+def test_from_logits_overrules_recognition():
+    teacher, student = small_cnn(seed=1, last="softmax"), small_cnn(seed=2, last="softmax")
+    move, _, _ = play(OutputTransfer(1.0, from_logits=True), teacher, student)
+    expected = np.mean(losses.output_loss(teacher(IMAGES), student(IMAGES)))
+    np.testing.assert_allclose(move.loss, expected, rtol=1e-5)
+
+
+def test_several_outputs_are_summed_and_can_be_chosen():
+    teacher, student = two_headed(seed=1), two_headed(seed=2)
+
+    def loss(outputs):
+        bound = OutputTransfer(outputs=outputs).bind(teacher, student)
+        return float(bound.loss(read(teacher), read(student)))
+
+    assert loss(None) == pytest.approx(loss("kind") + loss(1), rel=1e-5)
+    expected = np.mean(losses.binary_output_loss(teacher(IMAGES)[1], student(IMAGES)[1], 4.0))
+    assert loss(["alive"]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("outputs", ["nothing", 2, -1, []])
+def test_unknown_outputs_are_refused(outputs):
+    with pytest.raises(ValueError, match="Received outputs="):
+        OutputTransfer(outputs=outputs).bind(two_headed(seed=1), two_headed(seed=2))
+
+
+@pytest.mark.parametrize("temperature", [0, -1, float("nan")])
+def test_temperature_must_be_positive(temperature):
+    with pytest.raises(ValueError, match="Received temperature"):
+        OutputTransfer(temperature=temperature)
+
+
+@pytest.mark.parametrize("make", [OutputTransfer, AttentionTransfer, AdversarialTransfer])
+def test_weights_must_not_be_negative(make):
+    with pytest.raises(ValueError, match=r"Received weight=-0\.5"):
+        make(weight=-0.5)
+
+
+# --- attention ----------------------------------------------------------------------------------
+
+
+def test_attention_transfer_compares_networks_of_different_width():
+    teacher, student = small_cnn(width=8, seed=1), small_cnn(width=5, seed=2)
+    move, _, bound = play(AttentionTransfer(), teacher, student)
+    a, b = read(teacher, bound).taps, read(student, bound).taps
+    expected = sum(np.mean(losses.attention_loss(a[p], b[p])) for p in ("relu0", "relu1"))
+    np.testing.assert_allclose(move.loss, expected, rtol=1e-5)
+    assert 0 < float(move.loss) < 4
+
+
+def test_attention_taps_by_name():
+    _, _, bound = play(AttentionTransfer(["conv1"]), small_cnn(seed=1), small_cnn(seed=2))
+    assert bound.taps == ("conv1",)
+
+
+@pytest.mark.parametrize("taps", ["relu0", [], ()])
+def test_attention_taps_must_be_auto_or_a_list(taps):
+    with pytest.raises(ValueError, match="Received taps="):
+        AttentionTransfer(taps)
+
+
+def test_taps_that_do_not_exist_are_refused():
+    with pytest.raises(ValueError, match="nowhere"):
+        AttentionTransfer(["nowhere"]).bind(small_cnn(seed=1), small_cnn(seed=2))
+
+
+def test_taps_of_other_size_are_refused():
+    student = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3, name="conv1"),
+         keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(4)]
+    )
+    with pytest.raises(ValueError, match=r"\(4, 4\) in the teacher and \(6, 6\)"):
+        AttentionTransfer(["conv1"]).bind(small_cnn(), student)
+    with pytest.raises(ValueError, match="at least one spatial axis"):
+        AttentionTransfer(["pool"]).bind(small_cnn(), small_cnn(seed=1))
+
+
+# --- adversarial --------------------------------------------------------------------------------
+
+
+def test_without_guard_the_gradient_is_that_of_the_plain_adversarial_loss():
+    teacher, student = small_cnn(seed=1), small_cnn(seed=2)
+    move, gradient, bound = play(AdversarialTransfer(max_pull=None), teacher, student)
+    kernel = student.get_layer("out").kernel
+    with tf.GradientTape() as tape:
+        verdicts = bound.discriminator(student(IMAGES))
+        expected = tf.reduce_mean(losses.adversarial_loss(verdicts))
+    np.testing.assert_allclose(move.loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        gradient, tape.gradient(expected, kernel.value), rtol=1e-4, atol=1e-7
+    )
+
+
+def test_the_student_feels_the_discriminator():
+    _, gradient, _ = play(AdversarialTransfer(), small_cnn(seed=1), small_cnn(seed=2))
+    assert np.abs(gradient).max() > 1e-5
+
+
+def test_the_discriminator_learns_once_per_move_and_never_before():
+    teacher, student = small_cnn(seed=1), small_cnn(seed=2)
+    move, _, bound = play(AdversarialTransfer(), teacher, student)
+    bound.compile(keras.optimizers.SGD())
+    before = bound.discriminator.get_weights()
+    losses_seen = []
+    for _ in range(8):
+        move = bound.play(read(teacher), read(student))
+        losses_seen.append(float(move.logs["discriminator_loss"]))
+        move.learn()
+    assert int(bound.player_optimizer.iterations) == 8
+    assert losses_seen[-1] < losses_seen[0]
+    assert any((a != b).any() for a, b in zip(before, bound.discriminator.get_weights(), strict=True))
+
+
+def test_pooled_features_are_shown_too():
+    teacher, student = small_cnn(seed=1), small_cnn(seed=2)
+    bound = AdversarialTransfer(features="relu1").bind(teacher, student)
+    assert bound.discriminator.input_shape == (None, 4 + 6)
+    assert np.isfinite(bound.play(read(teacher, bound), read(student, bound)).loss)
+
+
+def test_features_of_unequal_width_are_refused():
+    with pytest.raises(ValueError, match="8 channels in the teacher and 5"):
+        AdversarialTransfer(features="relu1").bind(small_cnn(8), small_cnn(5, seed=1))
+
+
+def test_any_model_can_be_the_discriminator_if_it_fits():
+    own = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    bound = AdversarialTransfer(discriminator=own).bind(small_cnn(), small_cnn(seed=1))
+    assert bound.discriminator is own
+    with pytest.raises(ValueError, match=r"Expected \(None, 4\) -> \(None, 1\)"):
+        wrong = build_discriminator(10)
+        AdversarialTransfer(discriminator=wrong).bind(small_cnn(), small_cnn(seed=1))
+
+
+def test_the_papers_discriminator():
+    model = build_discriminator(10)
+    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    assert [layer.units for layer in dense] == [128, 256, 128, 1]
+    assert dense[-1].activation is keras.activations.linear
+
+
+def test_bound_transfers_do_not_share_a_discriminator():
+    transfer, teacher, student = AdversarialTransfer(), small_cnn(), small_cnn(seed=1)
+    first, second = (transfer.bind(teacher, student) for _ in range(2))
+    assert first.discriminator is not second.discriminator
+    assert transfer.discriminator is None
+
+
+def test_two_players_cannot_share_an_optimizer():
+    optimizer = keras.optimizers.SGD()
+    bound = AdversarialTransfer(optimizer=optimizer).bind(small_cnn(), small_cnn(seed=1))
+    with pytest.raises(ValueError, match="one optimizer for the student"):
+        bound.compile(optimizer)
+
+
+@pytest.mark.parametrize("max_pull", [0, -1.0])
+def test_max_pull_must_be_positive(max_pull):
+    with pytest.raises(ValueError, match="Received max_pull"):
+        AdversarialTransfer(max_pull=max_pull)
+
+
+def test_outputs_with_positions_cannot_be_mixed():
+    x = inputs = keras.Input((8, 8, 1))
+    dense = keras.layers.Conv2D(4, 1)(x)
+
+    def model():
+        pooled = keras.layers.GlobalAveragePooling2D()(dense)
+        return keras.Model(inputs, [dense, pooled])
+
+    with pytest.raises(ValueError, match="a single output with positions"):
+        AdversarialTransfer().bind(model(), model())
+    alone = AdversarialTransfer(outputs=0).bind(model(), model())
+    assert alone.discriminator.input_shape == (None, 4)
+
+
+@pytest.mark.parametrize(
+    "transfer",
+    [
+        OutputTransfer(2.0, 0.3, outputs=["a"], from_logits=False, name="soft"),
+        AttentionTransfer(["a", "b"], 0.7),
+        AdversarialTransfer(0.5, build_discriminator(3), "sgd", "pool", [0], 0.25, name="game"),
+    ],
+)
+def test_transfers_survive_their_configuration(transfer):
+    config = keras.saving.serialize_keras_object(transfer)
+    copy = keras.saving.deserialize_keras_object(config)
+    assert keras.saving.serialize_keras_object(copy) == config
