@@ -164,30 +164,40 @@ def test_ssd300_has_the_published_size():
     assert model.output["classes"].shape == (None, 8732, 21)
 
 
-def test_weights_of_vgg16_are_taken_over():
-    model = detection.ssd_vgg16(num_classes=1, input_size=64, width=1 / 16)
+@pytest.fixture
+def narrow_vgg16():
+    """The layers of `keras.applications.VGG16` at 1/16 of the width."""
+    layers = keras.layers
     vgg = keras.Sequential([keras.Input((14, 14, 3))])
     for block, (depth, filters) in enumerate(((2, 4), (2, 8), (3, 16), (3, 32), (3, 32)), start=1):
         for k in range(1, depth + 1):
             name = f"block{block}_conv{k}"
-            vgg.add(keras.layers.Conv2D(filters, 3, padding="same", name=name))
-    vgg.add(keras.layers.MaxPooling2D(2))
-    vgg.add(keras.layers.Flatten())
-    vgg.add(keras.layers.Dense(256, name="fc1"))
-    vgg.add(keras.layers.Dense(256, name="fc2"))
-    names = detection.copy_vgg16_weights(model, vgg)
-    assert len(names) == 15
-    kernel = model.get_layer("block1_conv1").kernel.numpy()
-    np.testing.assert_array_equal(kernel, vgg.get_layer("block1_conv1").kernel.numpy()[:, :, ::-1])
-    fc1 = vgg.get_layer("fc1").kernel.numpy().reshape(7, 7, 32, 256)
-    np.testing.assert_array_equal(
-        model.get_layer("fc6").kernel.numpy()[1, 2, :, 5], fc1[3, 6, :, 20]
-    )
-    fc2 = vgg.get_layer("fc2").kernel.numpy()
-    np.testing.assert_array_equal(model.get_layer("fc7").kernel.numpy()[0, 0, 3, 4], fc2[12, 16])
+            vgg.add(layers.Conv2D(filters, 3, padding="same", name=name))
+    for layer in (layers.MaxPooling2D(2), layers.Flatten()):
+        vgg.add(layer)
+    for name in ("fc1", "fc2"):
+        vgg.add(layers.Dense(256, name=name))
+    return vgg
+
+
+def test_weights_of_vgg16_are_taken_over(narrow_vgg16, monkeypatch):
+    monkeypatch.setattr(keras.applications, "VGG16", lambda weights: narrow_vgg16)
+    model = detection.ssd_vgg16(1, input_size=64, width=1 / 16, weights="imagenet")
+
+    def kernel(network, name):
+        return network.get_layer(name).kernel.numpy()
+
+    first = kernel(narrow_vgg16, "block1_conv1")
+    np.testing.assert_array_equal(kernel(model, "block1_conv1"), first[:, :, ::-1])
+    last = kernel(narrow_vgg16, "block5_conv3")
+    np.testing.assert_array_equal(kernel(model, "block5_conv3"), last)
+    fc1 = kernel(narrow_vgg16, "fc1").reshape(7, 7, 32, 256)
+    np.testing.assert_array_equal(kernel(model, "fc6")[1, 2, :, 5], fc1[3, 6, :, 20])
+    fc2 = kernel(narrow_vgg16, "fc2")
+    np.testing.assert_array_equal(kernel(model, "fc7")[0, 0, 3, 4], fc2[12, 16])
     wider = detection.ssd_vgg16(num_classes=1, input_size=64, width=1 / 8)
     with pytest.raises(ValueError, match="do not fit layer 'block1_conv1'"):
-        detection.copy_vgg16_weights(wider, vgg)
+        detection.copy_vgg16_weights(wider, narrow_vgg16)
 
 
 def test_bad_arguments_are_errors():
