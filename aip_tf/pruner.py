@@ -111,7 +111,7 @@ class _Loop:
     def _start(self):
         self.student = prune_channels(self.teacher, {}, self.input_shape)
         self.round, self.epoch, self.seconds = 0, 0, 0.0
-        self.rounds, self.history = [], []
+        self.rounds, self.history, self.keep_masks = [], [], []
         cost = CostModel(self.teacher, self.input_shape)
         self.teacher_record = ModelRecord(cost.macs(), cost.parameters(), self._evaluate())
         self._log_cost("teacher", self.teacher_record, self.teacher_record.metrics)
@@ -119,13 +119,23 @@ class _Loop:
 
     def _resume(self):
         progress = self.state.progress
-        self.student = self.state.load_student()
         self.round, self.epoch = progress["round"], progress["epoch"]
         self.seconds = progress["seconds"]
-        self.history = progress["history"]
+        self.history, self.keep_masks = progress["history"], progress["keep_masks"]
+        self.student = self._replay()
+        self.state.load_student(self.student)
         self.rounds = [_round_record(r) for r in progress["rounds"]]
         self.teacher_record = ModelRecord(**progress["teacher"])
         _log.info("Going on after %d epochs and %d cuts.", self.epoch, self.round)
+
+    def _replay(self):
+        """The teacher after all cuts so far: layers keep the names they have in this process."""
+        student = prune_channels(self.teacher, {}, self.input_shape)
+        for cut in self.keep_masks:
+            groups = find_channel_groups(student, self.input_shape)
+            masks = {groups[int(i)].name: np.array(keep, bool) for i, keep in cut.items()}
+            student = prune_channels(student, masks, self.input_shape)
+        return student
 
     def run(self):
         """Recover and cut in turn; returns the student and the report."""
@@ -194,6 +204,9 @@ class _Loop:
         smaller = prune_channels(self.student, keep_masks, self.input_shape)
         error = check_cut(self.student, smaller, keep_masks, self.batch)
         recalibrate(smaller, self.train, self.recovery.recalibration_batches)
+        groups = find_channel_groups(self.student, self.input_shape)
+        places = {g.name: i for i, g in enumerate(groups)}
+        self.keep_masks.append({places[n]: np.asarray(k).tolist() for n, k in keep_masks.items()})
         self.student = smaller
         self.round += 1
         cost = CostModel(self.student, self.input_shape)
@@ -230,6 +243,7 @@ class _Loop:
             "epoch": self.epoch,
             "seconds": self._elapsed(),
             "history": self.history,
+            "keep_masks": self.keep_masks,
             "rounds": [dataclasses.asdict(r) for r in self.rounds],
             "teacher": dataclasses.asdict(self.teacher_record),
         }
@@ -299,6 +313,7 @@ def _difference(expected, actual, inputs):
 
 
 def _in_float64(x):
+    x = tf.convert_to_tensor(x)
     return tf.cast(x, tf.float64) if x.dtype.is_floating else x
 
 
@@ -328,7 +343,6 @@ def _settings(model, cuts, selection, criterion, recovery):
     described = {"selection": selection, "criterion": criterion}
     described |= {f.name: getattr(recovery, f.name) for f in dataclasses.fields(recovery)}
     return {
-        "model": model.name,
         "parameters": model.count_params(),
         "cuts": [[cut.epoch, cut.amount] for cut in cuts],
         **{name: describe(value) for name, value in described.items() if name != "callbacks"},

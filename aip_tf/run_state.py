@@ -75,9 +75,9 @@ class RunState:
             self._write_state()
             self._drop_checkpoints(name)
 
-    def load_student(self):
-        """The student right after the last cut, as it was saved."""
-        return keras.saving.load_model(self._student_path(self.progress["round"]), compile=False)
+    def load_student(self, student):
+        """Give `student`, cut like the saved one, the weights right after the last cut."""
+        student.load_weights(self._student_path(self.progress["round"]))
 
     def restore(self, game):
         """Load the last checkpoint into a game that was built and compiled like the saved one."""
