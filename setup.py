@@ -26,12 +26,12 @@ setup(
         "ai-edge-litert>=2.1",
         "gin-config>=0.5",
         "keras>=3.12",
-        "matplotlib>=3.8",
-        "scikit-learn>=1.4",
+        "matplotlib>=3.10",
+        "scikit-learn>=1.4.2",
         "tensorboard>=2.20",
         "tensorflow>=2.20",
-        "tensorflow-datasets>=4.9.9",
-        "tensorflow-model-optimization>=0.8",
+        "tensorflow-datasets>=4.9.10",
+        "tensorflow-model-optimization>=0.8.1",
     ],
     extras_require={
         # ruff formats differently from one minor release to the next, hence the narrow range.

@@ -120,7 +120,8 @@ def load(gin_files, gin_params=()):
     _check_all_read(on_command_line, bindings)
     read, _ = _reach(bindings)
     _check_complete(read)
-    _check_values()
+    if gin.get_bindings(_RUN).get("strategy") != "multi_worker":
+        _check_values()  # makes optimizers; several workers must meet before there is a variable
     return _resolved(read)
 
 

@@ -5,16 +5,15 @@ the distribution strategy. gin files name those functions (see `config`); a scri
 with plain ones just as well.
 """
 
-import contextlib
 import inspect
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
-import tensorflow as tf
 
 from aip_tf.cost import count_macs, count_parameters, summary
+from aip_tf.game.distribution import is_chief, strategy_from
 from aip_tf.pruner import Recovery
 from aip_tf.run_state import replace
 from aip_tf.schedules import list_cuts
@@ -48,27 +47,17 @@ def run(teacher, data, prune, export=None, strategy="none", seed=0, *, run_dir):
         ValueError: for an unknown strategy; and whatever the parts raise.
     """
     run_dir = Path(run_dir)
+    scope = strategy_from(strategy).scope()  # before anything else touches TensorFlow
     keras.utils.set_random_seed(seed)
-    with _scope(strategy):
+    with scope:
         images = data()
         network = _cached_teacher(teacher, images, run_dir)
         student, report = prune(network, images.train, images.test, run_dir=run_dir)
+        writes_files = is_chief()
     paths = {"student": run_dir / "student.keras", "report": run_dir / "report.html"}
-    if export is not None:
+    if export is not None and writes_files:
         paths |= export(student, run_dir / "export", check_data=images.test).paths
     return Outcome(report, paths)
-
-
-def _scope(strategy):
-    strategies = {
-        "none": contextlib.nullcontext,
-        "mirrored": lambda: tf.distribute.MirroredStrategy().scope(),
-        "multi_worker": lambda: tf.distribute.MultiWorkerMirroredStrategy().scope(),
-    }
-    if strategy not in strategies:
-        known = ", ".join(map(repr, strategies))
-        raise ValueError(f"`strategy` is {strategy!r}; expected one of {known}.")
-    return strategies[strategy]()
 
 
 def _cached_teacher(teacher, data, run_dir):
@@ -81,7 +70,8 @@ def _cached_teacher(teacher, data, run_dir):
     at_hand = {"data": data, "checkpoint_dir": run_dir / "teacher"}
     wanted = inspect.signature(teacher).parameters
     network = teacher(**{name: at_hand[name] for name in at_hand if name in wanted})
-    replace(path, network.save)
+    if is_chief():
+        replace(path, network.save)
     return network
 
 

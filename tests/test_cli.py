@@ -103,7 +103,7 @@ def test_an_error_of_the_package_is_a_paragraph(run_file, capsys):
     parameter = "--gin_param=run.strategy = 'mirored'"
     assert cli.main([run_file, parameter]) == 1
     error = capsys.readouterr().err
-    assert "'mirored'; expected one of 'none', 'mirrored', 'multi_worker'" in error
+    assert "'mirored'" in error and "'multi_worker'" in error
     assert "Traceback" not in error and " at 0x" not in error
     with pytest.raises(ValueError, match="mirored"):
         cli.main([run_file, parameter, "--traceback"])
