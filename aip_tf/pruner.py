@@ -13,6 +13,7 @@ from aip_tf import selection as selections
 from aip_tf.channels import find_channel_groups, mask_channels, prune_channels
 from aip_tf.channels.surgery import recast
 from aip_tf.cost import CostModel
+from aip_tf.game.distribution import share_batches
 from aip_tf.recovery import Recovery, recalibrate
 from aip_tf.report import GroupRecord, ModelRecord, PruningReport, RoundRecord
 from aip_tf.run_state import RunState
@@ -231,8 +232,8 @@ class _Loop:
         """Validation metrics of the student."""
         if self.validation is None:
             return {}
-        self.recovery.compile(self.student)
-        return self.student.evaluate(self.validation, verbose=0, return_dict=True)
+        judge = self.recovery.judge(self.teacher, self.student)
+        return judge.evaluate(self.validation, verbose=0, return_dict=True)
 
     def _elapsed(self):
         return self.seconds + time.monotonic() - self.started
@@ -335,7 +336,7 @@ def _dataset(data):
             f"Received a dataset of unknown or infinite size (cardinality {size}). Expected a "
             "finite one: apply tf.data.experimental.assert_cardinality."
         )
-    return data
+    return share_batches(data)
 
 
 def _settings(model, cuts, selection, criterion, recovery):

@@ -83,6 +83,15 @@ class Recovery:
         self.compile(distiller, steps)
         return distiller
 
+    def judge(self, teacher, student):
+        """A compiled model whose `evaluate` speaks of the student, under any strategy.
+
+        The student's own `evaluate` would do, but plain Keras 3 has none for several machines.
+        """
+        judge = AdversarialDistiller(teacher, student, transfers=[])
+        self.compile(judge)
+        return judge
+
 
 def default_loss(model, labels):
     """The cross-entropy that fits a classifier's output and its labels.

@@ -12,11 +12,12 @@ the last finished epoch.
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import keras
-import tensorflow as tf
 
+from aip_tf.game.distribution import is_chief
 from aip_tf.report import PruningReport
 
 
@@ -44,25 +45,11 @@ class RunState:
             self._check_settings(saved["settings"])
             self.progress = saved["progress"]
 
-    @property
-    def is_writer(self):
-        """Whether this process writes files: with several workers only the chief does."""
-        resolver = tf.distribute.get_strategy().cluster_resolver
-        if resolver is None or not resolver.task_type:
-            return self.directory is not None
-        chief = resolver.task_type == "chief" or (
-            resolver.task_type == "worker"
-            and resolver.task_id == 0
-            and "chief" not in resolver.cluster_spec().jobs
-        )
-        return self.directory is not None and chief
-
     def start_round(self, student, progress):
         """Note a new student, cut but not yet trained, and the progress so far."""
         self.progress = {**progress, "checkpoint": None}
-        if self.is_writer:
-            path = self._student_path(progress["round"])
-            replace(path, student.save)
+        if self.directory is not None:
+            self._save(self._student_path(progress["round"]), student.save)
             self._write_state()
             self._drop_checkpoints()
 
@@ -70,8 +57,8 @@ class RunState:
         """Note the game (student, discriminator, optimizers) after an epoch."""
         name = f"epoch_{progress['epoch']:04d}.weights.h5"
         self.progress = {**progress, "checkpoint": name}
-        if self.is_writer:
-            replace(self.directory / "checkpoint" / name, game.save_weights)
+        if self.directory is not None:
+            self._save(self.directory / "checkpoint" / name, game.save_weights)
             self._write_state()
             self._drop_checkpoints(name)
 
@@ -91,10 +78,11 @@ class RunState:
 
     def finish(self, student, report):
         """Write the final student, then the report: with the report a run is complete."""
-        if self.is_writer:
-            replace(self.directory / "student.keras", student.save)
-            replace(self.directory / "report.json", _text(report.to_json()))
+        if self.directory is not None:
+            self._save(self.directory / "student.keras", student.save)
+        if self._is_writer:
             replace(self.directory / "report.html", _text(report.to_html()))
+            replace(self.directory / "report.json", _text(report.to_json()))
 
     def read_report(self):
         """The report of a complete run, or None."""
@@ -105,7 +93,19 @@ class RunState:
 
     def events(self):
         """Folder of the TensorBoard logs, or None."""
-        return str(self.directory / "events") if self.is_writer else None
+        return str(self.directory / "events") if self._is_writer else None
+
+    @property
+    def _is_writer(self):
+        return self.directory is not None and is_chief()
+
+    def _save(self, path, write):
+        """Save a model. All workers do, as reading may need all; the chief's file stays."""
+        if self._is_writer:
+            replace(path, write)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                write(Path(folder) / path.name)
 
     def _student_path(self, number):
         return self.directory / f"round_{number:02d}" / "student.keras"
@@ -115,10 +115,14 @@ class RunState:
         return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else None
 
     def _write_state(self):
+        if not self._is_writer:
+            return
         state = {"settings": self.settings, "progress": self.progress}
         replace(self.directory / "state.json", _text(json.dumps(state, indent=1)))
 
     def _drop_checkpoints(self, valid=None):
+        if not self._is_writer:
+            return
         for path in (self.directory / "checkpoint").glob("*.weights.h5"):
             if path.name != valid:
                 path.unlink()
