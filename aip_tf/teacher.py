@@ -1,5 +1,6 @@
 """Teachers: load one from a file, build one by name, or train one with resume."""
 
+import os
 import re
 from pathlib import Path
 
@@ -90,9 +91,8 @@ def train_teacher(
         ValueError: if an argument is out of range or the checkpoint is of another run.
 
     >>> from aip_tf import datasets, zoo
-    >>> model = zoo.digits_resnet(width=4)
-    >>> teacher = train_teacher(model, datasets.digits(), epochs=1)     # doctest: +ELLIPSIS
-    >>> teacher.compiled
+    >>> keras.utils.disable_interactive_logging()     # or watch Keras' progress bar
+    >>> train_teacher(zoo.digits_resnet(width=4), datasets.digits(), epochs=1).compiled
     True
     """
     _check_arguments(model, data, epochs, decay)
@@ -181,12 +181,13 @@ class _Checkpoint(keras.callbacks.Callback):
         self.directory.mkdir(parents=True, exist_ok=True)
         old = self._found()
         path = self.directory / f"epoch_{epoch + 1:04d}.weights.h5"
-        temporary = self.directory / "unfinished.weights.h5"
+        # Several workers may share the directory; what they write is the same.
+        temporary = self.directory / f"unfinished_{os.getpid()}.weights.h5"
         self.model.save_weights(temporary, overwrite=True)
         temporary.replace(path)
         for _, found in old:
             if found != path:
-                found.unlink()
+                found.unlink(missing_ok=True)
 
     def _found(self):
         matches = ((_CHECKPOINT.fullmatch(path.name), path) for path in self._files())

@@ -1,5 +1,7 @@
 """Loading teachers from everything that can be named, and training one that may be killed."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -55,7 +57,7 @@ def test_a_killed_training_goes_on_from_its_last_finished_epoch(data, small, tmp
     with pytest.raises(KilledError):
         train_teacher(small, data, 3, checkpoint_dir=tmp_path, callbacks=[KillDuring(2)])
     assert [path.name for path in tmp_path.iterdir()] == ["epoch_0002.weights.h5"]
-    (tmp_path / "unfinished.weights.h5").write_bytes(b"killed while writing")
+    (tmp_path / f"unfinished_{os.getpid()}.weights.h5").write_bytes(b"killed while writing")
     watch = KillDuring(None)
     again = tiny()
     teacher = train_teacher(again, data, 3, checkpoint_dir=tmp_path, callbacks=[watch])

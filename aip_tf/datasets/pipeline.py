@@ -57,7 +57,8 @@ def to_unit_range(images, labels):
 def finish(batches, num_batches):
     """Pins the cardinality, shards by example over workers and prefetches."""
     options = tf.data.Options()
-    # Every worker draws the same seeded stream and keeps its part: as one device would see it.
+    # Every worker draws the same seeded stream and keeps its part of each batch: what one device
+    # would see. The price: every machine decodes the whole stream.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     batches = batches.apply(tf.data.experimental.assert_cardinality(num_batches))
     return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
