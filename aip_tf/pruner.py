@@ -145,8 +145,8 @@ class _Loop:
             self._cut()
             self._recover()
         report = self._report()
-        self.recovery.compile(self.student)
         self.state.finish(self.student, report)
+        self.recovery.compile(self.student)
         return self.student, report
 
     def _recover(self):
@@ -360,7 +360,8 @@ def describe(value):
         return {str(k): describe(v) for k, v in value.items()}
     if isinstance(value, type) or not hasattr(value, "__dict__") or hasattr(value, "__name__"):
         return getattr(value, "__name__", type(value).__name__)
-    config = value.get_config() if hasattr(value, "get_config") else vars(value)
+    config = dict(value.get_config() if hasattr(value, "get_config") else vars(value))
+    config.pop("name", None)  # Keras numbers names: they differ from process to process
     return {"class": type(value).__name__, **describe(config)}
 
 

@@ -69,11 +69,12 @@ class Recovery:
             metrics = self.metrics or ["accuracy"]
         return dataclasses.replace(self, loss=loss, metrics=metrics)
 
-    def compile(self, model, steps=1):
-        """Compile a student or distiller for a stretch of `steps` training steps."""
+    def compile(self, model, steps=None):
+        """Compile a student or distiller for a stretch of `steps` training steps; None: no end."""
         metrics = keras.tree.map_structure(_fresh_metric, self.metrics)
         optimizer = decayed_optimizer(self.optimizer, self.decay, steps)
         model.compile(optimizer=optimizer, loss=self.loss, metrics=metrics)
+        optimizer.build(model.trainable_variables)
 
     def distiller(self, teacher, student, steps):
         """The compiled `AdversarialDistiller` of one stretch of `steps` training steps."""
@@ -117,12 +118,15 @@ def default_loss(model, labels):
 
 
 def decayed_optimizer(optimizer, decay, steps):
-    """A fresh optimizer like `optimizer`; its learning rate falls by `decay` over `steps` steps."""
+    """A fresh optimizer like `optimizer`; its learning rate falls by `decay` over `steps` steps.
+
+    With `steps=None` it stays, and the optimizer is one of Keras alone.
+    """
     if optimizer == "sgd":
         optimizer = keras.optimizers.SGD(0.02, momentum=0.9, nesterov=True, weight_decay=5e-4)
     optimizer = keras.optimizers.get(optimizer)
     config = optimizer.get_config()
-    if not isinstance(config["learning_rate"], dict):
+    if steps is not None and not isinstance(config["learning_rate"], dict):
         factor = schedules.get(decay)
         size = min(steps, _TABLE_SIZE)
         rate = float(config["learning_rate"])

@@ -5,8 +5,12 @@ import re
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 
 from aip_tf import _keras, schedules, zoo
+from aip_tf.channels import prune_channels
+from aip_tf.game import AdversarialDistiller
+from aip_tf.game.distribution import share_batches
 from aip_tf.recovery import decayed_optimizer, default_loss
 from aip_tf.zoo.weights import load_weights
 
@@ -101,13 +105,14 @@ def train_teacher(
     optimizer = keras.optimizers.get(optimizer)
     loss, metrics = _loss_and_metrics(model, data)
     steps = epochs * int(data.train.cardinality())
-    model.compile(decayed_optimizer(optimizer, decay, steps), loss=loss, metrics=metrics)
+    trainer = _trainer(model)
+    trainer.compile(decayed_optimizer(optimizer, decay, steps), loss=loss, metrics=metrics)
     checkpoint = _Checkpoint(checkpoint_dir, epochs) if checkpoint_dir is not None else None
-    finished = checkpoint.restore(model) if checkpoint else 0
+    finished = checkpoint.restore(trainer) if checkpoint else 0
     if finished < epochs:
-        model.fit(
-            data.train,
-            validation_data=data.test,
+        trainer.fit(
+            share_batches(data.train),
+            validation_data=share_batches(data.test),
             epochs=epochs,
             initial_epoch=finished,
             callbacks=[*callbacks, *([checkpoint] if checkpoint else [])],
@@ -116,6 +121,14 @@ def train_teacher(
     fresh = type(optimizer).from_config(optimizer.get_config())
     model.compile(fresh, loss=loss, metrics=metrics)
     return model
+
+
+def _trainer(model):
+    """What trains a model: itself, or on several machines, which plain Keras 3 cannot use
+    (keras#20585), a game without transfers, whose steps are the same."""
+    if not _keras.is_multi_worker(tf.distribute.get_strategy()):
+        return model
+    return AdversarialDistiller(prune_channels(model, {}), model, transfers=[])
 
 
 def _load_file(path, arguments):
