@@ -17,7 +17,7 @@ def graph(request):
 
 
 def build(graph, seed=0):
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     model, rng = graph.build(), np.random.default_rng(seed)
     batch = laws.random_batch(model, rng)
     return laws.randomize(model, rng, batch), batch, rng
@@ -44,9 +44,8 @@ def test_what_must_stay_is_kept_with_a_reason(graph):
     assert any(graph.reason.lower() in g.reason.lower() for g in groups if not g.prunable)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_masked_is_cut_and_a_wrong_channel_shows(graph, seed):
-    model, batch, rng = build(graph, seed)
+def test_masked_is_cut_and_a_wrong_channel_shows(graph):
+    model, batch, rng = build(graph, seed=1)
     masks = laws.random_masks(aip_tf.find_channel_groups(model), rng)
     before = laws.snapshot(model)
     error, cut = laws.masked_is_cut(model, masks, batch)
