@@ -79,7 +79,7 @@ def build():
         ],
     )
     distiller.compile(
-        keras.optimizers.SGD(0.05, momentum=0.9, weight_decay=1e-3),
+        keras.optimizers.SGD(0.1, momentum=0.9, weight_decay=1e-3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
@@ -103,6 +103,7 @@ def main(strategy_name, result, mode="none"):
     strategy = distribution.strategy_from(strategy_name)
     with strategy.scope():
         distiller = build()
+    start = distiller.student.get_weights()
     data = batches()
     callbacks = [Die()] if mode == "die" else []
     history = distiller.fit(
@@ -118,6 +119,9 @@ def main(strategy_name, result, mode="none"):
         "num_replicas": strategy.num_replicas_in_sync,
         "is_chief": distribution.is_chief(strategy),
         "num_predictions": len(predictions),
+        "moved": min(
+            np.abs(a - b).max() for a, b in zip(start, distiller.student.get_weights(), strict=True)
+        ),
     }
     np.savez(result, **values, **facts)
 

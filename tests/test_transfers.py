@@ -120,8 +120,12 @@ def test_taps_that_do_not_exist_are_refused():
 
 def test_taps_of_other_size_are_refused():
     student = keras.Sequential(
-        [keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3, name="conv1"),
-         keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(4)]
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(4, 3, name="conv1"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(4),
+        ]
     )
     with pytest.raises(ValueError, match=r"\(4, 4\) in the teacher and \(6, 6\)"):
         AttentionTransfer(["conv1"]).bind(small_cnn(), student)
@@ -162,7 +166,9 @@ def test_the_discriminator_learns_once_per_move_and_never_before():
         move.learn()
     assert int(bound.player_optimizer.iterations) == 8
     assert losses_seen[-1] < losses_seen[0]
-    assert any((a != b).any() for a, b in zip(before, bound.discriminator.get_weights(), strict=True))
+    assert any(
+        (a != b).any() for a, b in zip(before, bound.discriminator.get_weights(), strict=True)
+    )
 
 
 def test_pooled_features_are_shown_too():

@@ -1,0 +1,403 @@
+"""AdversarialDistiller: the step is what it says, and Keras' own machinery works around it."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from game_models import cross_entropy, small_cnn, small_data, two_headed
+
+from aip_tf.game import (
+    AdversarialDistiller,
+    AdversarialTransfer,
+    AttentionTransfer,
+    OutputTransfer,
+    Transfer,
+)
+
+IMAGES, LABELS = small_data()
+ALL_LOGS = {
+    "loss", "accuracy", "supervised_loss", "output_loss", "attention_loss", "adversarial_loss",
+    "discriminator_loss", "discriminator_accuracy",
+}  # fmt: skip
+
+
+def sgd(**settings):
+    return keras.optimizers.SGD(0.05, momentum=0.9, **settings)
+
+
+def game(transfers=None, student=None, optimizer=None, supervised_weight=None, **settings):
+    distiller = AdversarialDistiller(
+        small_cnn(8, seed=7), student or small_cnn(seed=1), transfers, supervised_weight
+    )
+    settings = {"loss": cross_entropy(), "metrics": ["accuracy"]} | settings
+    distiller.compile(optimizer or sgd(), **settings)
+    return distiller
+
+
+def assert_same_weights(a, b):
+    for x, y in zip(a.get_weights(), b.get_weights(), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+# --- what a step does -------------------------------------------------------------------------
+
+
+class Count(keras.layers.Layer):
+    """Counts how often the graph runs through it, by mode."""
+
+    def build(self, shape):
+        self.counts = self.add_weight(shape=(2,), dtype="int32", initializer="zeros",
+                                      trainable=False, name="counts")  # fmt: skip
+
+    def call(self, x, training=False):
+        self.counts.assign_add([0, 1] if training else [1, 0])
+        return x
+
+
+def counted(width, seed):
+    model = small_cnn(width, seed)
+    return keras.Model(model.input, Count(name="count")(model.output))
+
+
+def test_every_network_is_asked_exactly_once_per_step():
+    keras.utils.set_random_seed(0)
+    judge = keras.Sequential([keras.Input((4,)), Count(name="count"), keras.layers.Dense(1)])
+    teacher, student = counted(8, 0), counted(6, 1)
+    distiller = AdversarialDistiller(
+        teacher,
+        student,
+        [OutputTransfer(), AttentionTransfer(), AdversarialTransfer(discriminator=judge)],
+    )
+    distiller.compile(sgd(), cross_entropy())
+    distiller.fit(IMAGES, LABELS, batch_size=8, verbose=0)
+    inference, training = [0, 4], [4, 0]
+    np.testing.assert_array_equal(teacher.get_layer("count").counts, inference[::-1])
+    np.testing.assert_array_equal(student.get_layer("count").counts, training[::-1])
+    np.testing.assert_array_equal(judge.get_layer("count").counts, training[::-1])
+
+
+def test_the_game_moves_student_statistics_as_plain_training_does():
+    plain = small_cnn(seed=1)
+    plain.compile(keras.optimizers.SGD(0.0), cross_entropy())
+    plain.fit(IMAGES, LABELS, batch_size=8, shuffle=False, verbose=0)
+    distiller = game(optimizer=keras.optimizers.SGD(0.0))
+    distiller.fit(IMAGES, LABELS, batch_size=8, shuffle=False, verbose=0)
+    assert_same_weights(plain, distiller.student)
+
+
+def test_the_game_trains_student_and_discriminator_and_leaves_the_teacher_alone():
+    distiller = game()
+    teacher, student = distiller.teacher, distiller.student
+    twin = keras.models.clone_model(teacher)
+    twin.set_weights(teacher.get_weights())
+    before = student.get_weights(), distiller.discriminators[0].get_weights()
+    history = distiller.fit(IMAGES, LABELS, batch_size=8, verbose=0).history
+    assert_same_weights(teacher, twin)
+    assert teacher.trainable
+    assert all(layer.trainable for layer in teacher.layers)
+    for old, model in zip(before, (student, distiller.discriminators[0]), strict=True):
+        assert all((a != b).any() for a, b in zip(old, model.get_weights(), strict=True))
+    assert set(history) == ALL_LOGS
+
+
+def test_the_logged_loss_is_the_weighted_sum_of_its_terms():
+    student = small_cnn(seed=1, kernel_regularizer=keras.regularizers.L2(0.1))
+    transfers = [
+        OutputTransfer(weight=0.7),
+        AttentionTransfer(weight=0.4),
+        AdversarialTransfer(2.0),
+    ]
+    distiller = game(transfers, student, keras.optimizers.SGD(0.0))
+    penalty = float(sum(student.losses))
+    logs = distiller.train_on_batch(IMAGES, LABELS, return_dict=True)
+    expected = (
+        0.3 * logs["supervised_loss"]
+        + 0.7 * logs["output_loss"]
+        + 0.4 * logs["attention_loss"]
+        + 2.0 * logs["adversarial_loss"]
+        + penalty
+    )
+    assert penalty > 0.1
+    assert logs["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [{"class_weight": {0: 2.0, 1: 0.5}}, {"sample_weight": np.linspace(0.5, 1.5, len(IMAGES))}],
+)
+def test_without_transfers_training_is_the_students_own_fit(weights):
+    """Regulariser, clipping, weight decay, EMA, class or sample weights, two epochs: all equal."""
+
+    def run(wrap):
+        student = small_cnn(seed=1, kernel_regularizer=keras.regularizers.L2(1e-2))
+        model = AdversarialDistiller(small_cnn(8), student, []) if wrap else student
+        optimizer = sgd(weight_decay=1e-2, global_clipnorm=0.5, use_ema=True)
+        model.compile(optimizer, cross_entropy(), weighted_metrics=["accuracy"])
+        keras.utils.set_random_seed(3)
+        options = {"batch_size": 8, "epochs": 2, "verbose": 0, "validation_split": 0.25}
+        return student, model.fit(IMAGES, LABELS, **options, **weights).history
+
+    (plain, plain_history), (student, history) = run(False), run(True)
+    assert_same_weights(plain, student)
+    assert history == plain_history
+
+
+def test_evaluate_and_predict_speak_of_the_student_alone():
+    distiller = game()
+    student = distiller.student
+    student.compile(loss=cross_entropy(), metrics=["accuracy"])
+    expected = student.evaluate(IMAGES, LABELS, verbose=0, return_dict=True)
+    assert distiller.evaluate(IMAGES, LABELS, verbose=0, return_dict=True) == expected
+    assert distiller.evaluate(IMAGES, LABELS, verbose=0) == list(expected.values())[::-1] or (
+        distiller.evaluate(IMAGES, LABELS, verbose=0) == list(expected.values())
+    )
+    np.testing.assert_array_equal(
+        distiller.predict(IMAGES, verbose=0), student.predict(IMAGES, verbose=0)
+    )
+    np.testing.assert_array_equal(distiller(IMAGES), student(IMAGES))
+
+
+def test_a_transfer_of_ones_own_needs_only_a_loss():
+    class Matching(Transfer):
+        def loss(self, teacher, student):
+            return tf.reduce_mean(tf.square(teacher.outputs[0] - student.outputs[0]))
+
+    distiller = game([Matching(weight=3.0, name="matching")], supervised_weight=0.0)
+    logs = distiller.train_on_batch(IMAGES, LABELS, return_dict=True)
+    assert logs["loss"] == pytest.approx(3.0 * logs["matching_loss"], rel=1e-6)
+
+
+def test_the_transfers_alone_can_teach():
+    distiller = game([OutputTransfer(weight=1.0)], loss=None, metrics=None)
+    losses = distiller.fit(IMAGES, epochs=6, batch_size=8, verbose=0).history["output_loss"]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("transfers", "given", "expected"),
+    [
+        ([], None, 1.0),
+        ([AttentionTransfer(weight=5.0)], None, 1.0),
+        ([OutputTransfer(weight=0.9)], None, 0.1),
+        ([OutputTransfer(weight=3.0)], 2.0, 2.0),
+    ],
+)
+def test_supervised_weight(transfers, given, expected):
+    distiller = AdversarialDistiller(small_cnn(8), small_cnn(seed=1), transfers, given)
+    assert distiller.supervised_weight == pytest.approx(expected)
+
+
+# --- a discriminator that wins ------------------------------------------------------------------
+
+
+def test_a_discriminator_that_wins_outright_does_not_destroy_the_student():
+    """Measured: loss 0.89 without a discriminator, 0.90 with one, 10.4 with one and no guard."""
+    images, _ = small_data(256, seed=3)
+    labels = (images[:, :4].mean((1, 2, 3)) > 0) + 2 * (images[:, 4:].mean((1, 2, 3)) > 0)
+    teacher = small_cnn(12, seed=7)
+    teacher.compile(keras.optimizers.Adam(1e-2), cross_entropy())
+    teacher.fit(images, labels, epochs=15, verbose=0)
+
+    def train(transfers):
+        distiller = AdversarialDistiller(teacher, small_cnn(seed=1), transfers)
+        distiller.compile(sgd(), cross_entropy())
+        return distiller.fit(images, labels, epochs=8, verbose=0, shuffle=False).history
+
+    judge = keras.optimizers.Adam(3e-3, beta_1=0.5)
+    alone = train([])["loss"][-1]
+    guarded = train([AdversarialTransfer(optimizer=judge)])
+    exposed = train([AdversarialTransfer(optimizer=judge, max_pull=None)])
+    assert max(guarded["discriminator_accuracy"]) > 0.95  # it does win
+    assert guarded["supervised_loss"][-1] < alone + 0.1
+    assert exposed["supervised_loss"][-1] > alone + 1.0
+
+
+# --- Keras' machinery ---------------------------------------------------------------------------
+
+
+def test_saved_and_loaded_it_trains_on_identically(tmp_path):
+    distiller = game()
+    distiller.fit(IMAGES, LABELS, batch_size=8, verbose=0)
+    distiller.save(tmp_path / "game.keras")
+    loaded = keras.saving.load_model(tmp_path / "game.keras")
+    options = {"batch_size": 8, "shuffle": False, "verbose": 0}
+    expected = distiller.fit(IMAGES, LABELS, **options).history
+    assert loaded.fit(IMAGES, LABELS, **options).history == expected
+    assert_same_weights(loaded.student, distiller.student)
+    assert_same_weights(loaded.discriminators[0], distiller.discriminators[0])
+    assert_same_weights(loaded.teacher, distiller.teacher)
+
+
+def test_weights_alone_carry_the_whole_game(tmp_path):
+    distiller = game()
+    distiller.fit(IMAGES, LABELS, batch_size=8, verbose=0)
+    distiller.save_weights(tmp_path / "game.weights.h5")
+    other = game(student=small_cnn(seed=99))
+    other.load_weights(tmp_path / "game.weights.h5")
+    assert_same_weights(other.student, distiller.student)
+    assert_same_weights(other.discriminators[0], distiller.discriminators[0])
+
+
+def test_several_outputs():
+    distiller = AdversarialDistiller(two_headed(8, 7), two_headed(6, 1))
+    distiller.compile(
+        sgd(),
+        {"kind": cross_entropy(False), "alive": keras.losses.BinaryCrossentropy(True)},
+        metrics={"kind": ["accuracy"]},
+    )
+    labels = {"kind": LABELS, "alive": (LABELS > 1).astype("float32")[:, None]}
+    history = distiller.fit(IMAGES, labels, batch_size=8, verbose=0).history
+    assert np.isfinite([v[-1] for v in history.values()]).all()
+    assert {"kind_loss", "alive_loss", "kind_accuracy", "discriminator_loss"} <= set(history)
+    assert distiller.discriminators[0].input_shape == (None, 5)
+
+
+def test_steps_per_execution_changes_nothing():
+    options = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0}
+    one, four = game(), game(steps_per_execution=4)
+    expected = one.fit(IMAGES, LABELS, **options).history
+    history = four.fit(IMAGES, LABELS, **options).history
+    assert set(history) == set(expected)
+    for name, values in expected.items():
+        assert history[name] == pytest.approx(values, rel=1e-4), name
+
+
+def test_mixed_precision_scales_the_loss():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        teacher, student = small_cnn(8, seed=7), small_cnn(seed=1)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    distiller = AdversarialDistiller(teacher, student)
+    distiller.compile(sgd(), cross_entropy())
+    assert isinstance(distiller.optimizer, keras.optimizers.LossScaleOptimizer)
+    distiller.fit(IMAGES, LABELS, batch_size=8, epochs=3, verbose=0)
+    assert int(distiller.optimizer.iterations) > 0
+    assert distiller.discriminators[0].dtype_policy.name == "float32"
+    full = game(optimizer=sgd()).train_on_batch(IMAGES, LABELS, return_dict=True)
+    mixed = AdversarialDistiller(teacher, student)
+    mixed.student.set_weights(small_cnn(seed=1).get_weights())
+    mixed.compile(sgd(), cross_entropy())
+    logs = mixed.train_on_batch(IMAGES, LABELS, return_dict=True)
+    for name in ("supervised_loss", "output_loss", "attention_loss"):
+        assert logs[name] == pytest.approx(full[name], rel=0.02), name
+
+
+def test_xla_compiles_the_step_on_one_device():
+    plain, compiled = game(), game(jit_compile=True)
+    assert not plain.jit_compile
+    assert compiled.jit_compile
+    expected = plain.train_on_batch(IMAGES, LABELS, return_dict=True)
+    logs = compiled.train_on_batch(IMAGES, LABELS, return_dict=True)
+    assert logs == pytest.approx(expected, rel=1e-3)
+
+
+def test_xla_is_refused_under_a_strategy():
+    distiller = AdversarialDistiller(small_cnn(8), small_cnn(seed=1), [])
+    with (
+        tf.distribute.OneDeviceStrategy("CPU:0").scope(),
+        pytest.raises(ValueError, match="jit_compile=True under OneDeviceStrategy"),
+    ):
+        distiller.compile(sgd(), cross_entropy(), jit_compile=True)
+
+
+def test_the_teacher_may_be_nested_and_the_input_a_dataset_with_a_short_last_batch():
+    def nested(width, seed):
+        inner = small_cnn(width, seed)
+        backbone = keras.Model(inner.input, inner.get_layer("relu1").output, name="backbone")
+        layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(4)]
+        return keras.Sequential([keras.Input((8, 8, 1)), backbone, *layers])
+
+    distiller = AdversarialDistiller(nested(8, 7), nested(6, 1))
+    distiller.compile(sgd(), cross_entropy(), metrics=["accuracy"])
+    data = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(9)
+    history = distiller.fit(data, verbose=0).history
+    assert set(history) == ALL_LOGS
+    assert np.isfinite([v[-1] for v in history.values()]).all()
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        (lambda: small_cnn(seed=1, num_classes=5), r"outputs \[\(4,\)\] and a student"),
+        (lambda: small_cnn(seed=1, shape=(16, 16, 1)), r"inputs \[\(8, 8, 1\)\] and a student"),
+        (lambda: "student", "as student. Expected a built keras.Model"),
+        (lambda: keras.Sequential([keras.layers.Dense(3)]), "as student. Expected a built"),
+    ],
+)
+def test_students_that_do_not_fit_are_refused(student, message):
+    with pytest.raises(ValueError, match=message):
+        AdversarialDistiller(small_cnn(), student(), [])
+
+
+def test_a_student_that_is_its_own_teacher_is_refused():
+    model = small_cnn()
+    with pytest.raises(ValueError, match="share"):
+        AdversarialDistiller(model, model, [])
+
+
+def test_transfers_need_different_names():
+    with pytest.raises(ValueError, match=r"\['output', 'output'\]"):
+        AdversarialDistiller(small_cnn(), small_cnn(seed=1), [OutputTransfer(), OutputTransfer()])
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan")])
+def test_supervised_weight_must_not_be_negative(weight):
+    with pytest.raises(ValueError, match="Received supervised_weight"):
+        AdversarialDistiller(small_cnn(), small_cnn(seed=1), [], weight)
+
+
+def test_output_transfers_that_leave_nothing_for_the_labels_are_refused():
+    with pytest.raises(ValueError, match=r"leaves -0\.5 for the labels"):
+        AdversarialDistiller(small_cnn(), small_cnn(seed=1), [OutputTransfer(weight=1.5)])
+
+
+def test_two_players_with_one_optimizer_are_refused():
+    optimizer = sgd()
+    with pytest.raises(ValueError, match="one optimizer"):
+        game([AdversarialTransfer(optimizer=optimizer)], optimizer=optimizer)
+
+
+def test_a_frozen_student_is_refused():
+    student = small_cnn(seed=1)
+    student.trainable = False
+    with pytest.raises(ValueError, match="without trainable weights"):
+        game([], student)
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 2])
+def test_nan_in_a_batch_stops_the_run_and_is_named(steps_per_execution):
+    images = IMAGES.copy()
+    images[17, 0, 0, 0] = np.nan
+    distiller = game([], steps_per_execution=steps_per_execution)
+    last = 3 if steps_per_execution == 1 else 4
+    with pytest.raises(ValueError, match=f"training step {last} .*inputs themselves hold NaN"):
+        distiller.fit(images, LABELS, batch_size=8, shuffle=False, verbose=0)
+
+
+def test_a_loss_that_explodes_is_named_by_its_terms():
+    class Explosion(Transfer):
+        def loss(self, teacher, student):
+            return tf.reduce_mean(student.outputs[0]) / 0.0
+
+    distiller = game([Explosion(name="explosion")])
+    with pytest.raises(ValueError, match="loss, explosion_loss are not finite; the inputs are"):
+        distiller.fit(IMAGES, LABELS, verbose=0)
+
+
+def test_the_last_good_checkpoint_stays(tmp_path):
+    def batches():
+        yield IMAGES[:8], LABELS[:8]
+        yield IMAGES[:8], LABELS[:8]
+        yield IMAGES[:8] * np.nan, LABELS[:8]
+
+    path = tmp_path / "last.weights.h5"
+    distiller = game([])
+    callback = keras.callbacks.ModelCheckpoint(path, save_weights_only=True)
+    with pytest.raises(ValueError, match="not finite"):
+        distiller.fit(batches(), epochs=3, steps_per_epoch=1, callbacks=[callback], verbose=0)
+    distiller.load_weights(path)
+    assert all(np.isfinite(w).all() for w in distiller.student.get_weights())
