@@ -16,6 +16,17 @@ import os
 import warnings
 from dataclasses import dataclass
 
+__all__ = [
+    "Cut",
+    "PolynomialDecay",
+    "constant",
+    "cosine",
+    "get",
+    "list_cuts",
+    "one_shot",
+    "step_decay",
+]
+
 _MAX_CUTS = 3
 _TOLERANCE = 1e-5
 

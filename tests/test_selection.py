@@ -387,6 +387,16 @@ class TestPerGroup:
         with pytest.raises(ValueError, match="reachable minimum"):
             choose(scores_for(self.groups), self.groups, amount + 0.01, cost)
 
+    def test_pair_of_numbers_of_the_paper(self):
+        """ResNet-18 loses 36.78% of its parameters and 45.55% of its MACs (arXiv 2108.13591)."""
+        net = zoo.resnet18()
+        choose = PerGroup({"layer[123]_.*": 0.46, "layer4_.*": 0.658})
+        masks = selection.select_channels(net, 0.4555, selection=choose, criterion="random")
+        cost = Cost(net)
+        assert 1 - cost.macs(masks) / cost.macs({}) == pytest.approx(0.4555, abs=0.001)
+        assert 1 - cost.parameters(masks) / cost.parameters({}) == pytest.approx(0.3678, abs=0.001)
+        assert all(name.endswith("_conv1") for name in masks)
+
     def test_goes_there_in_proportion(self):
         cost = FakeCost(self.groups)
         choose = PerGroup({"stage[123].*": 0.5, "stage4.*": 0.75})

@@ -24,7 +24,7 @@ class PerGroup(Selection):
 
     AIP's ResNet-18 removes 36.8% of the parameters and 45.6% of the MACs with
 
-    >>> selection = PerGroup({"stage[123].*": 0.46, "stage4.*": 0.658})
+    >>> selection = PerGroup({"layer[123]_.*": 0.46, "layer4_.*": 0.658})
     """
 
     def __init__(self, shares_kept, scope="inner", round_to=1, max_sparsity=1.0, ignore=()):
