@@ -53,9 +53,9 @@ def run(teacher, data, prune, export=None, strategy="none", seed=0, *, run_dir):
         images = data()
         network = _cached_teacher(teacher, images, run_dir)
         student, report = prune(network, images.train, images.test, run_dir=run_dir)
-        writes_files = is_chief()
+        exports = export is not None and is_chief()
     paths = {"student": run_dir / "student.keras", "report": run_dir / "report.html"}
-    if export is not None and writes_files:
+    if exports:  # outside of the scope: what is exported runs on one device
         paths |= export(student, run_dir / "export", check_data=images.test).paths
     return Outcome(report, paths)
 
@@ -70,8 +70,7 @@ def _cached_teacher(teacher, data, run_dir):
     at_hand = {"data": data, "checkpoint_dir": run_dir / "teacher"}
     wanted = inspect.signature(teacher).parameters
     network = teacher(**{name: at_hand[name] for name in at_hand if name in wanted})
-    if is_chief():
-        replace(path, network.save)
+    replace(path, network.save)
     return network
 
 

@@ -49,7 +49,7 @@ class RunState:
         """Note a new student, cut but not yet trained, and the progress so far."""
         self.progress = {**progress, "checkpoint": None}
         if self.directory is not None:
-            self._save(self._student_path(progress["round"]), student.save)
+            replace(self._student_path(progress["round"]), student.save)
             self._write_state()
             self._drop_checkpoints()
 
@@ -58,7 +58,7 @@ class RunState:
         name = f"epoch_{progress['epoch']:04d}.weights.h5"
         self.progress = {**progress, "checkpoint": name}
         if self.directory is not None:
-            self._save(self.directory / "checkpoint" / name, game.save_weights)
+            replace(self.directory / "checkpoint" / name, game.save_weights)
             self._write_state()
             self._drop_checkpoints(name)
 
@@ -79,8 +79,7 @@ class RunState:
     def finish(self, student, report):
         """Write the final student, then the report: with the report a run is complete."""
         if self.directory is not None:
-            self._save(self.directory / "student.keras", student.save)
-        if self._is_writer:
+            replace(self.directory / "student.keras", student.save)
             replace(self.directory / "report.html", _text(report.to_html()))
             replace(self.directory / "report.json", _text(report.to_json()))
 
@@ -93,19 +92,7 @@ class RunState:
 
     def events(self):
         """Folder of the TensorBoard logs, or None."""
-        return str(self.directory / "events") if self._is_writer else None
-
-    @property
-    def _is_writer(self):
-        return self.directory is not None and is_chief()
-
-    def _save(self, path, write):
-        """Save a model. All workers do, as reading may need all; the chief's file stays."""
-        if self._is_writer:
-            replace(path, write)
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                write(Path(folder) / path.name)
+        return str(self.directory / "events") if self.directory and is_chief() else None
 
     def _student_path(self, number):
         return self.directory / f"round_{number:02d}" / "student.keras"
@@ -115,16 +102,12 @@ class RunState:
         return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else None
 
     def _write_state(self):
-        if not self._is_writer:
-            return
         state = {"settings": self.settings, "progress": self.progress}
         replace(self.directory / "state.json", _text(json.dumps(state, indent=1)))
 
     def _drop_checkpoints(self, valid=None):
-        if not self._is_writer:
-            return
         for path in (self.directory / "checkpoint").glob("*.weights.h5"):
-            if path.name != valid:
+            if path.name != valid and is_chief():
                 path.unlink()
 
     def _check_settings(self, saved):
@@ -142,7 +125,14 @@ class RunState:
 
 
 def replace(path, write):
-    """Write a file under a temporary name, `write(path)`, then rename it: never half a file."""
+    """Write a file under a temporary name, `write(path)`, then rename it: never half a file.
+
+    All workers must call it, as reading variables may need all of them; the chief's file stays.
+    """
+    if not is_chief():
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder) / path.name)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"unfinished_{path.name}")
     write(unfinished)
