@@ -89,7 +89,7 @@ class Taylor(Criterion):
     changes by dL/dz_c = sum of w * dL/dw over the consumers' kernel entries that read channel c:
     exact for any graph, from the gradient of the weights alone (after Molchanov et al. 2019, arXiv
     1906.10771). score_c = mean over slices of 32 samples of |dL/dz_c|, the network in inference
-    mode. These scores add up, so `per_cost=True` suits them.
+    mode. To first order these scores add up, as `per_cost=True` supposes.
 
     Args:
         loss: name, function or `keras.losses.Loss`; by default that of a compiled model, else

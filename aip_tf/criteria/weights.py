@@ -51,8 +51,8 @@ class ScaledMagnitude(Magnitude):
     """The criterion "l1_bn": `Magnitude` times the scale of the BatchNormalization that follows.
 
     score_c = norm_c * |gamma_c|. Producers that no BatchNormalization follows directly have factor
-    1. Dividing by the standard deviation too (the kernel with the normalisation folded in) sounds
-    right and ranks worse: it rewards filters whose input is small.
+    1. The variance is left out on purpose: with |gamma| / sqrt(variance) a CIFAR ResNet-20 at half
+    the MACs had 32% accuracy instead of 52% before recovery (one network, statistics re-estimated).
     """
 
     def observe(self, model, groups, data):
