@@ -276,7 +276,7 @@ def snapshot(model):
         "weights": [(w.path, w.trainable, w.numpy().tobytes()) for w in model.weights],
         "compiled": (model.compiled, id(getattr(model, "optimizer", None))),
         "inputs": [(x.name, x.shape) for x in model.inputs],
-        "outputs": list(model.output_names),
+        "outputs": [(x.name, x.shape) for x in model.outputs],
     }
 
 

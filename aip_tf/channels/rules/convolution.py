@@ -125,16 +125,17 @@ def einsum_dense(call, x):
     source, kernel, target = _subscripts(layer.equation, x.ndim)
     sizes = dict(zip(kernel + source, (*layer.kernel.shape, *x.shape), strict=True))
     axis = call.settle(x)
-    letter = None if axis is None else source[axis]
+    letter = "" if axis is None else source[axis]
+    carrier = letter
     summed = [c for c in source if c not in target]
     read = []
-    if letter in kernel:
+    if letter and letter in kernel:
         read = [call.channels(x, axis)]
         role = "consumer" if letter in summed else "channelwise"
         call.weight(layer.kernel, kernel.index(letter), read[0], role)
-    elif letter in summed:
+    elif letter and letter in summed:
         call.pin(x, f"{call.label} sums over these channels without weighing them")
-    if letter in target:
+    if letter and letter in target:
         ids = call.channels(x, axis)
     else:
         letter, ids = _new_letter(call, source, kernel, target, sizes)
@@ -142,8 +143,9 @@ def einsum_dense(call, x):
     if layer.bias is not None and -place <= len(layer.bias.shape) and layer.bias.shape[place] > 1:
         call.weight(layer.bias, place, ids, "producer")
     y = spread(ids, [sizes[c] for c in target], place)
-    rest = [sizes[c] for c in summed if not read or c != source[axis]]
-    call.macs(y, *(read if source[axis or 0] in summed else []), factor=math.prod(rest))
+    contracted = read if carrier in summed else []
+    rest = [sizes[c] for c in summed if not contracted or c != carrier]
+    call.macs(y, *contracted, factor=math.prod(rest))
     return activate(call, y, layer.activation)
 
 

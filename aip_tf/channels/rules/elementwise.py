@@ -138,7 +138,8 @@ def broadcast(call, *values, residual=False):
         if varying is not None and x.shape[varying] < shape[varying]:
             call.pin(x, f"{call.label} stretches it over other channels")
         elif axis is not None and output.shape[axis] < shape[axis]:
-            call.pin(x, f"{call.label} forms an outer product")
+            for operand in (x, output):  # each lies along an axis on which the other has none
+                call.pin(operand, f"{call.label} crosses these channels with others")
         else:
             call.unify(*np.broadcast_arrays(compact(x), compact(output)))
     if residual and len(arrays) > 1:
