@@ -90,6 +90,16 @@ def test_reading_taps_is_the_models_own_forward_pass(make, training):
         np.testing.assert_array_equal(a, b)  # moving statistics as well
 
 
+def test_reading_takes_inputs_in_the_models_own_structure():
+    inputs = {"a": keras.Input((4, 4, 1)), "b": keras.Input((4, 4, 1))}
+    x = layers.Conv2D(3, 3, name="conv")(layers.Concatenate()(list(inputs.values())))
+    model = keras.Model(inputs, {"answer": layers.Flatten()(x)})
+    data = {"b": np.ones((2, 4, 4, 1), "float32"), "a": np.zeros((2, 4, 4, 1), "float32")}
+    outputs, reading = taps.Reader(model, ("conv",))(data, training=False)
+    np.testing.assert_array_equal(outputs["answer"], model(data)["answer"])
+    assert reading.taps["conv"].shape == (2, 2, 2, 3)
+
+
 def _ends_in(end):
     x = inputs = keras.Input((6,))
     return keras.Model(inputs, end(layers.Dense(4, name="logits")(x)))
