@@ -98,9 +98,7 @@ def test_game_losses_against_binary_cross_entropy():
     teacher, student = np.array([[2.0]], "float32"), np.array([[-1.0]], "float32")
     s = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
     expected = -0.5 * (np.log(s(2.0)) + np.log(1 - s(-1.0)))
-    np.testing.assert_allclose(
-        losses.discriminator_loss(teacher, student), [[expected]], rtol=1e-6
-    )
+    np.testing.assert_allclose(losses.discriminator_loss(teacher, student), [[expected]], rtol=1e-6)
     np.testing.assert_allclose(losses.adversarial_loss(student), [[-np.log(s(-1.0))]], rtol=1e-6)
     np.testing.assert_allclose(losses.discriminator_loss(0.0, 0.0), np.log(2), rtol=1e-6)
 

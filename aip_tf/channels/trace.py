@@ -126,8 +126,11 @@ class Tracer:
         """Rule R6: unify along the axis that leaves most classes; returns the varying axis."""
         small = np.asarray(compact(array))
         long = [axis for axis, size in enumerate(small.shape) if size > 1]
-        if len(long) < 2:
-            return long[0] if long else None
+        if not long:
+            return None
+        ends = self.identities.find(small.reshape(-1)[[0, -1]])
+        if len(long) == 1 and ends[0] != ends[1]:  # the usual case: no need to look at all
+            return long[0]
         classes = self.identities.classes(small)
         axes = varying_axes(classes)
         if len(axes) < 2:

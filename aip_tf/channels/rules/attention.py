@@ -1,5 +1,7 @@
 """Attention layers: whole heads are channels; key and value dimensions stay what they are."""
 
+import math
+
 import numpy as np
 from keras import layers
 
@@ -19,7 +21,8 @@ def multi_head_attention(call, query, value, key=None, use_causal_mask=False):
     config = layer.get_config()
     output_shape = config["output_shape"]
     if several or mixed or not (output_shape is None or np.size(output_shape) == 1):
-        return keep_all(call, f"{call.path} attends over more than one axis")
+        reason = f"{call.path} attends over more than one axis or along these channels"
+        return keep_all(call, reason, 0 if several else _macs(layer, query, value))
     heads = call.new(layer.num_heads)
     query_dense, key_dense, value_dense, output_dense = _keras.attention_projections(layer)
     for x, projection in zip(inputs, (query_dense, key_dense, value_dense), strict=True):
@@ -49,6 +52,15 @@ def multi_head_attention(call, query, value, key=None, use_causal_mask=False):
     )
     call.macs(y, heads, factor=output_dense.kernel.shape[1])
     return y
+
+
+def _macs(layer, query, value):
+    """The multiply-accumulates of a MultiHeadAttention that is kept whole."""
+    projections = _keras.attention_projections(layer)
+    steps, others = query.shape[1], value.shape[1]
+    sizes = [math.prod(p.kernel.shape) for p in projections]
+    inside = layer.num_heads * sum(p.kernel.shape[2] for p in projections[1:3])
+    return steps * (sizes[0] + sizes[3]) + others * (sizes[1] + sizes[2]) + steps * others * inside
 
 
 @register_channel_rule(layers.Attention)

@@ -1,5 +1,7 @@
 """Recurrent layers: one channel per unit, the same slot in every gate."""
 
+import math
+
 import numpy as np
 from keras import layers
 
@@ -17,7 +19,9 @@ def recurrent(call, sequence):
     cell, gates = layer.cell, _GATES[type(layer)]
     functions = {cell.activation, getattr(cell, "recurrent_activation", None)} - {None}
     if layer.stateful or call.settle(sequence) == 1 or not functions <= ELEMENTWISE_ACTIVATIONS:
-        return keep_all(call, f"{call.path} is stateful, mixes its units or runs along channels")
+        weights = math.prod(cell.kernel.shape) + math.prod(cell.recurrent_kernel.shape)
+        reason = f"{call.path} is stateful, mixes its units or runs along channels"
+        return keep_all(call, reason, sequence.shape[1] * weights)
     inputs, units = call.channels(sequence), call.new(layer.units)
     outputs = np.tile(units, gates)
     call.weight(cell.kernel, 0, inputs, "consumer")

@@ -74,8 +74,10 @@ def unknown(call, *args, **kwargs):
     return keep_all(call, reason)
 
 
-def keep_all(call, reason):
-    """Pin what flows into a call and what flows out of it."""
+def keep_all(call, reason, macs=0):
+    """Pin what flows into a call and what flows out of it; `macs` is what it costs then."""
     for x in call.inputs:
         call.pin(x, reason)
+    if macs:
+        call.macs(call.pinned((1,), reason), factor=macs)
     return [call.pinned(shape, reason) for shape in call.shapes]
