@@ -27,8 +27,10 @@ def attention_map(features):
         float32 `(batch, positions)`, each row of length 1, entries >= 0. A row of zeros (no
         activation anywhere) stays zero.
 
-    >>> attention_map(np.array([[[3.0], [4.0]]])) * 337**0.5  # 9 and 16, divided by sqrt(337)
-    <tf.Tensor: shape=(1, 2), dtype=float32, numpy=array([[ 9., 16.]], dtype=float32)>
+    >>> import numpy as np
+    >>> energies = attention_map(np.array([[[3.0], [4.0]]])) * 337**0.5  # |(9, 16)| = sqrt(337)
+    >>> np.asarray(energies).round(3).tolist()
+    [[9.0, 16.0]]
     """
     features = ops.cast(features, "float32")
     energy = ops.sum(ops.square(features), axis=-1)

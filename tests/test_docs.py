@@ -180,7 +180,7 @@ WITH_EXAMPLES = (
     "aip_tf.channels.rules.table",
     "aip_tf.datasets.arrays",
     "aip_tf.datasets.views",
-    pytest.param("aip_tf.losses", marks=pytest.mark.xfail(reason="prints unrounded floats")),
+    "aip_tf.losses",
     "aip_tf.recovery",
     "aip_tf.schedules",
     "aip_tf.selection",

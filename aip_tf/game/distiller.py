@@ -41,9 +41,21 @@ class AdversarialDistiller(_keras.ReplicaModel):
     Raises:
         ValueError: if teacher and student do not fit together or a transfer does not fit them.
 
+    >>> teacher, student = (
+    ...     keras.Sequential([
+    ...         keras.Input((8, 8, 1)), keras.layers.Conv2D(width, 3, name="conv"),
+    ...         keras.layers.Flatten(), keras.layers.Dense(4),
+    ...     ])
+    ...     for width in (8, 4)
+    ... )
     >>> distiller = AdversarialDistiller(teacher, student)
     >>> distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    >>> distiller.fit(images, labels)
+    >>> logs = distiller.train_on_batch(
+    ...     keras.ops.ones((2, 8, 8, 1)), keras.ops.zeros(2), return_dict=True
+    ... )
+    >>> sorted(logs)  # doctest: +NORMALIZE_WHITESPACE
+    ['adversarial_loss', 'attention_loss', 'discriminator_accuracy', 'discriminator_loss', 'loss',
+     'output_loss', 'supervised_loss']
     """
 
     def __init__(self, teacher, student, transfers=None, supervised_weight=None, name=None):
