@@ -143,11 +143,10 @@ def _show_progress():
     """Let the library's one line per round through to the terminal."""
     logger = logging.getLogger("aip_tf")
     logger.setLevel(logging.INFO)
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-        logger.propagate = False
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers = [handler]  # one, of today's stdout, however often `main` is called
+    logger.propagate = False
 
 
 def _print_outcome(outcome, run_dir):
