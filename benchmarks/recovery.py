@@ -60,13 +60,14 @@ QUEUE += [(arm, seed) for seed in (1, 2) for arm in ("full", "output", "fine-tun
 # The cut -----------------------------------------------------------------------------------------
 
 
-def make_student(teacher):
+def make_student(teacher, max_sparsity):
     """The cut that all arms share; deterministic, from training images as training shows them."""
     data = cifar10(SHARED / "tensorflow_datasets", 256, seed=0).train
     inner = [g for g in channels.find_channel_groups(teacher) if g.prunable and not g.residual]
     readers = {g.name: _Reader(teacher, g) for g in inner}
     _observe(teacher, list(readers.values()), data.take(4))
-    masks = choose(teacher, readers, next(iter(data.skip(4).unbatch().batch(1024)))[0])
+    images = next(iter(data.skip(4).unbatch().batch(1024)))[0]
+    masks = choose(teacher, readers, images, max_sparsity)
     student = refitted(teacher, readers, masks)
     recovery.recalibrate(student, data, 20)
     return student
@@ -148,7 +149,7 @@ def _some_patches(layer, inputs, count, draw):
     return np.concatenate(patches, axis=1)
 
 
-def choose(teacher, readers, images, amount=0.5):
+def choose(teacher, readers, images, max_sparsity, amount=0.5):
     """Keep masks: what is least missed for each MAC goes first.
 
     Errors of different layers are made comparable by measurement: the divergence of the outputs
@@ -170,9 +171,9 @@ def choose(teacher, readers, images, amount=0.5):
         scores[name] = np.empty(reader.width, np.float32)
         scores[name][order] = np.maximum.accumulate(errors) * sensitivity / macs * 1e6
     rest = {g.name: np.ones(g.num_channels) for g in channels.find_channel_groups(teacher)}
-    return select_channels(
-        teacher, amount, selection=Macs(scope="inner"), criterion=lambda *_: {**rest, **scores}
-    )
+    selection = Macs(scope="inner", max_sparsity=max_sparsity)
+    criterion = lambda *_: {**rest, **scores}  # noqa: E731
+    return select_channels(teacher, amount, selection=selection, criterion=criterion)
 
 
 def refitted(teacher, readers, masks):
@@ -288,26 +289,26 @@ def work_through(queue):
             if key_of(record) in map(key_of, read_results()):
                 continue
             print(time.strftime("%H:%M:%S"), name, settings, flush=True)
-            if teacher is None:
+            if teacher is None:  # one cut in one process
                 test = cifar10(SHARED / "tensorflow_datasets", 250).test
-                teacher, start, before = _start(test)
+                teacher, start, before = _start(test, settings.get("max_sparsity", 0.9))
             student = channels.prune_channels(start, {})
             state = run(teacher, student, settings, seed, test, WORK / f"{name}.npz")
             _append({**record, **_surroundings(teacher, start), "after_cut": before, **state})
 
 
-def _start(test):
+def _start(test, max_sparsity):
     """Teacher, the shared student and its accuracy; the student is made once and kept."""
     teacher = keras.saving.load_model(TEACHER)
-    path = WORK / "student.keras"
-    with (WORK / "student.lock").open("w") as lock:
+    path = WORK / f"student-{max_sparsity:g}.keras"
+    with (path.with_suffix(".lock")).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            student = make_student(teacher)
+            student = make_student(teacher, max_sparsity)
             student.save(WORK / "new.keras")
-            (WORK / "student.json").write_text(json.dumps(accuracy(student, test)))
+            path.with_suffix(".json").write_text(json.dumps(accuracy(student, test)))
             (WORK / "new.keras").replace(path)
-    before = json.loads((WORK / "student.json").read_text())
+    before = json.loads(path.with_suffix(".json").read_text())
     print("after the cut", before, flush=True)
     return teacher, keras.saving.load_model(path), before
 
