@@ -33,8 +33,11 @@ def all_layers(model):
             yield from all_layers(layer)
 
 
-def random_batch(model, rng, batch_size=4):
-    """Inputs of the model's structure: normal floats, or small integers for integer inputs."""
+def random_batch(model, rng, batch_size=5):
+    """Inputs of the model's structure: normal floats, or small integers for integer inputs.
+
+    A batch size that equals a width or height is to be avoided: Keras 3.15's eager sum takes an
+    operand (batch, 1, 1, 1) for a bias of that axis."""
 
     def fill(tensor):
         shape = (batch_size, *tensor.shape[1:])
