@@ -1,7 +1,7 @@
 """How fast is a step of the game, against the ideal and against keras.distillation.Distiller?
 
-    python benchmarks/game.py            # all three networks, about 15 minutes on 2 idle cores
-    python benchmarks/game.py --quick    # ResNet-20 with few steps, about a minute
+    python benchmarks/game.py            # all three networks, perhaps 25 minutes on 2 idle cores
+    python benchmarks/game.py --quick    # ResNet-20 with few steps, about 3 minutes
 
 Every arm is built once and timed in turn, round after round, in one process; the table shows
 medians over the rounds and ratios of paired times, of the wall clock and (less disturbed by other
