@@ -1,0 +1,164 @@
+"""Real networks on real images, on this machine.
+
+    python benchmarks/runs.py                  # all that are not there yet, the cheap ones first
+    python benchmarks/runs.py --only vww       # one
+
+    vww        a deployed person detector (96x96): cut by half and export, no training
+    mobilenet  MobileNet 0.25 on 1,000 photographs, one of each class: accuracy, 30% of the MACs
+               cut, recovery on a seeded half, accuracy on the other half
+    resnet20, resnet56, resnet20-one-shot
+               iterative pruning to half of the MACs on the complete CIFAR-10, hours on two cores
+
+One JSON line for each run goes to results/runs.jsonl; runs of `prune` go on from their folder.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+
+import aip_tf  # noqa: E402
+from aip_tf import cost, schedules  # noqa: E402
+from aip_tf.datasets import cifar10  # noqa: E402
+from aip_tf.selection import Macs  # noqa: E402
+
+SHARED = HERE.parents[1] / "shared" / "data"
+RESULTS = HERE / "results" / "runs.jsonl"
+WORK = HERE / "runs"
+
+
+def vww():
+    model = keras.saving.load_model(SHARED / "models" / "mlperf_tiny_vww_mobilenet025_96.keras")
+    smaller = aip_tf.prune_channels(model, aip_tf.select_channels(model, 0.5))
+    with tempfile.TemporaryDirectory() as directory:
+        exports = [aip_tf.export_model(m, Path(directory) / n) for n, m in _pair(model, smaller)]
+    return _costs(model, smaller) | {
+        "artefacts": [
+            {"format": a.format, "bytes": [b.num_bytes, a.num_bytes], "error": error}
+            for b, a in zip(exports[0].artefacts, exports[1].artefacts, strict=True)
+            for error in [float(f"{a.max_relative_difference:.1e}")]
+        ]
+    }
+
+
+def mobilenet(epochs=3, seed=0):
+    model = keras.applications.MobileNet(
+        alpha=0.25, weights=None, classifier_activation=None, input_shape=(224, 224, 3)
+    )
+    model.load_weights(SHARED / "models" / "imagenet_mobilenet_v1_0.25_224.weights.h5")
+    images, labels = _photographs()
+    order = np.random.default_rng(seed).permutation(len(labels))
+    train, test = order[:500], order[500:]
+    record = {"teacher_all": _top1(model, images, labels)}
+    record["teacher_test_half"] = _top1(model, images[test], labels[test])
+    arrays = images[train], labels[train]
+    smaller = aip_tf.prune_channels(
+        model, aip_tf.select_channels(model, 0.3, criterion="taylor", data=arrays)
+    )
+    record["after_cut"] = _top1(smaller, images[test], labels[test])
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    recovery = aip_tf.Recovery(epochs=epochs, optimizer=optimizer).for_model(model, labels[:8])
+    distiller = recovery.distiller(model, smaller, epochs * 16)
+    history = distiller.fit(*arrays, batch_size=32, epochs=epochs, verbose=2)
+    record["recovered"] = _top1(smaller, images[test], labels[test])
+    record["loss"] = [round(float(v), 3) for v in history.history["loss"]]
+    return record | _costs(model, smaller) | {"epochs": epochs}
+
+
+def resnet20():
+    return _iterate("resnet20", epochs=12, schedule=0.5)
+
+
+def resnet56():
+    return _iterate("resnet56", epochs=6, schedule=0.5)
+
+
+def resnet20_one_shot():
+    """Plain fine-tuning of one cut, with as many epochs."""
+    return _iterate("resnet20", epochs=12, schedule=schedules.one_shot(0.5), transfers=[])
+
+
+def _iterate(network, epochs, schedule, transfers=None):
+    teacher = keras.saving.load_model(SHARED / "models" / f"cifar10_{network}_akamaster.keras")
+    data = cifar10(SHARED / "tensorflow_datasets")
+    kind = "game" if transfers is None else "plain"
+    _, report = aip_tf.prune(
+        teacher,
+        data.train,
+        data.test,
+        schedule=schedule,
+        selection=Macs(scope="inner"),
+        recovery=aip_tf.Recovery(epochs=epochs, transfers=transfers),
+        run_dir=WORK / f"{network}-{kind}",
+    )
+    report_file = RESULTS.parent / f"runs_{network}_{kind}.json"
+    report_file.write_text(report.to_json())
+    return {"report": report_file.name}
+
+
+def _pair(model, smaller):
+    return (("original", model), ("cut", smaller))
+
+
+def _photographs():
+    folder = SHARED / "imagenet_sample"
+    entries = json.loads((folder / "labels.json").read_text())
+    load = keras.utils.load_img
+    images = np.stack([np.asarray(load(folder / e["file"]), np.float32) for e in entries])
+    return images / 127.5 - 1, np.array([e["label"] for e in entries])
+
+
+def _top1(model, images, labels):
+    outputs = [np.argmax(model(images[i : i + 50]), -1) for i in range(0, len(images), 50)]
+    return round(float(np.mean(np.concatenate(outputs) == labels)), 4)
+
+
+def _costs(model, smaller):
+    return {
+        "macs": [cost.count_macs(model), cost.count_macs(smaller)],
+        "parameters": [cost.count_parameters(model), cost.count_parameters(smaller)],
+    }
+
+
+RUNS = {
+    "vww": vww,
+    "mobilenet": mobilenet,
+    "resnet20": resnet20,
+    "resnet20-one-shot": resnet20_one_shot,
+    "resnet56": resnet56,
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=RUNS, help="one run")
+    arguments = parser.parse_args()
+    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    done = {json.loads(line)["run"] for line in lines}
+    for name in [arguments.only] if arguments.only else RUNS:
+        if name in done:
+            continue
+        started = time.monotonic()
+        keras.utils.set_random_seed(0)
+        record = {"run": name, **RUNS[name]()}
+        record["seconds"] = round(time.monotonic() - started, 1)
+        record["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
+        RESULTS.parent.mkdir(exist_ok=True)
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        print(json.dumps(record), flush=True)
+
+
+if __name__ == "__main__":
+    main()
