@@ -27,10 +27,13 @@ sys.path.insert(0, str(HERE.parent))
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
 
 import aip_tf  # noqa: E402
 from aip_tf import cost, schedules  # noqa: E402
 from aip_tf.datasets import cifar10  # noqa: E402
+from aip_tf.game import AdversarialTransfer, AttentionTransfer, OutputTransfer  # noqa: E402
+from aip_tf.recovery import recalibrate  # noqa: E402
 from aip_tf.selection import Macs  # noqa: E402
 
 SHARED = HERE.parents[1] / "shared" / "data"
@@ -63,12 +66,15 @@ def mobilenet(epochs=3, seed=0):
     record = {"teacher_all": _top1(model, images, labels)}
     record["teacher_test_half"] = _top1(model, images[test], labels[test])
     arrays = images[train], labels[train]
-    smaller = aip_tf.prune_channels(
-        model, aip_tf.select_channels(model, 0.3, criterion="taylor", data=arrays)
-    )
+    even = Macs(scope="group")
+    masks = aip_tf.select_channels(model, 0.3, selection=even, criterion="taylor", data=arrays)
+    smaller = aip_tf.prune_channels(model, masks)
+    recalibrate(smaller, tf.data.Dataset.from_tensor_slices(arrays).batch(50), 10)
     record["after_cut"] = _top1(smaller, images[test], labels[test])
     optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
-    recovery = aip_tf.Recovery(epochs=epochs, optimizer=optimizer).for_model(model, labels[:8])
+    terms = [OutputTransfer(), AttentionTransfer("auto"), AdversarialTransfer(0.1)]
+    recovery = aip_tf.Recovery(epochs=epochs, optimizer=optimizer, transfers=terms)
+    recovery = recovery.for_model(model, labels[:8])
     distiller = recovery.distiller(model, smaller, epochs * 16)
     history = distiller.fit(*arrays, batch_size=32, epochs=epochs, verbose=2)
     record["recovered"] = _top1(smaller, images[test], labels[test])
