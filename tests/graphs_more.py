@@ -310,7 +310,7 @@ def gru_and_lstm_in_between():
     x = layers.Conv1D(6, 3, activation="relu", name="conv1")(i)
     x = layers.GRU(5, return_sequences=True, name="gru")(x)
     x = layers.LSTM(4, return_sequences=True, name="lstm")(x)
-    return head(layers.Conv1D(5, 3, activation="relu", name="conv2")(x), i)
+    return head(layers.Conv1D(5, 3, activation="tanh", name="conv2")(x), i)
 
 
 @graph("conv1+mha:8 mha:4 fc:6")

@@ -33,7 +33,7 @@ def all_layers(model):
             yield from all_layers(layer)
 
 
-def random_batch(model, rng, batch_size=5):
+def random_batch(model, rng, batch_size=13):
     """Inputs of the model's structure: normal floats, or small integers for integer inputs.
 
     A batch size that equals a width or height is to be avoided: Keras 3.15's eager sum takes an

@@ -18,7 +18,7 @@ def half(model, seed=0):
 def ready(model, seed=0):
     """(model with random weights, batch)"""
     rng = np.random.default_rng(seed)
-    batch = laws.random_batch(model, rng)
+    batch = laws.random_batch(model, rng, 4)
     return laws.randomize(model, rng, batch), batch
 
 
