@@ -15,7 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SUBSET = '''
 """The first images of CIFAR-10: a data function of one's own, named in a gin file by import."""
 
+import os
+
 import gin
+import keras
 import tensorflow_datasets as tfds
 
 from aip_tf import datasets
@@ -27,6 +30,15 @@ def first_images(data_dir, num_train, num_test):
     options = {"batch_size": -1, "as_supervised": True, "download": False}
     arrays = tfds.as_numpy(tfds.load("cifar10", data_dir=data_dir, split=splits, **options))
     return datasets.from_arrays(*arrays, batch_size=32)
+
+
+@gin.configurable
+def power_cut():
+    def stop(epoch, logs=None):
+        if epoch == 1 and os.environ.get("POWER_CUT"):
+            os._exit(9)
+
+    return keras.callbacks.LambdaCallback(on_epoch_begin=stop)
 '''
 
 RUN = """
@@ -42,7 +54,8 @@ first_images.num_test = 32                  # images
 run.export = None
 prune.schedule = 0.3                        # of the MACs removed
 prune.recovery = @Recovery()
-Recovery.epochs = 2                         # epochs
+Recovery.epochs = 2                         # epochs, the cut comes between them
+Recovery.callbacks = [@power_cut()]
 """
 
 
@@ -93,53 +106,80 @@ def test_slurm_names_the_tasks_as_tf_config_does(tmp_path):
     }
 
 
-@pytest.mark.slow
-def test_two_workers_end_with_one_report(tmp_path, shared_data):
+@pytest.fixture
+def start(tmp_path, shared_data):
+    """Starts the two workers; returns them."""
     (tmp_path / "first_images.py").write_text(SUBSET, encoding="utf-8")
     gin_file = tmp_path / "two.gin"
     gin_file.write_text(RUN.format(data=shared_data), encoding="utf-8")
-    run_dir, port = tmp_path / "run", two_free_ports()
-    command = [sys.executable, "-m", "aip_tf", f"--gin_file={gin_file}", f"--run_dir={run_dir}"]
-    command.append("--gin_param=run.strategy = 'multi_worker'")
-    configs = [tf_config(tmp_path, port, **slurm(rank)) for rank in range(2)]
-    workers = [
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment(tmp_path, TF_CONFIG=config),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for config in configs
-    ]
-    try:
-        printed = [worker.communicate(timeout=900)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
+    command = [sys.executable, "-m", "aip_tf", f"--gin_file={gin_file}"]
+    command += [f"--run_dir={tmp_path / 'run'}", "--gin_param=run.strategy = 'multi_worker'"]
+    started = []
+
+    def start(*variables):
+        port = two_free_ports()
+        configs = [tf_config(tmp_path, port, **slurm(rank)) for rank in range(2)]
+        workers = [
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment(tmp_path, TF_CONFIG=config, **more),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for config, more in zip(configs, variables, strict=True)
+        ]
+        started.extend(workers)
+        return workers
+
+    yield start
+    for worker in started:
+        worker.kill()
+
+
+@pytest.mark.slow
+def test_two_workers_end_with_one_report(start, tmp_path):
+    report = check_outcome(start({}, {}), tmp_path / "run")
+    assert report["student"]["macs"] <= 0.7 * report["teacher"]["macs"]
+    assert set(report["student"]["metrics"]) >= {"accuracy", "loss"}
+
+
+@pytest.mark.slow
+def test_after_a_death_both_go_on(start, tmp_path):
+    survivor, victim = start({}, {"POWER_CUT": "1"})
+    victim.communicate(timeout=900)
+    text, _ = survivor.communicate(timeout=180)
+    assert victim.returncode == 9
+    assert survivor.returncode not in (0, -9), text[-4000:]
+    assert not (tmp_path / "run" / "report.json").exists()
+    report = check_outcome(start({}, {}), tmp_path / "run", "Going on after 1 epochs and 1 cuts")
+    assert [record["epoch"] for record in report["history"]] == [0, 1]
+
+
+def check_outcome(workers, run_dir, said="round 1/1"):
+    """Wait for two workers; their numbers must agree and the files be the chief's; the report."""
+    printed = [worker.communicate(timeout=900)[0] for worker in workers]
     for worker, text in zip(workers, printed, strict=True):
         assert worker.returncode == 0, text[-4000:]
-
-    # Equal reports, and the one on disk is theirs.
-    reports = [numbers(text) for text in printed]
-    assert reports[0] == reports[1]
+        assert said in text
+    numbers = [numbers_in(text) for text in printed]
+    assert len(numbers[0]) >= 4
+    assert numbers[0] == numbers[1]
     report = json.loads((run_dir / "report.json").read_text(encoding="utf-8"))
-    assert f"{report['student']['macs']:,}" in " ".join(reports[0])
-    assert report["student"]["macs"] < 0.7 * report["teacher"]["macs"]
-    assert {"accuracy"} <= set(report["student"]["metrics"])
-
-    # Only the chief's files: events come from one process, and nothing is unfinished.
+    assert f"{report['student']['macs']:,}" in " ".join(numbers[0])
     names = {path.name for path in run_dir.iterdir()}
     assert {"student.keras", "teacher.keras", "report.json", "state.json"} <= names
     assert not list(run_dir.rglob("unfinished_*"))
     for folder in (run_dir / "events").iterdir():
-        written = [re.search(r"\.(\d+)\.\d+\.v2$", path.name) for path in folder.iterdir()]
-        assert len({match[1] for match in written if match}) == 1, folder  # process ids
+        found = [re.search(r"\.(\d+)\.\d+\.v2$", path.name) for path in folder.iterdir()]
+        processes = {match[1] for match in found if match}
+        assert not processes & {str(worker.pid) for worker in workers[1:]}
+        assert processes
+    return report
 
 
-def numbers(text):
+def numbers_in(text):
     """The printed report without times."""
     lines = text[text.index("MACs  ") :].splitlines()
-    start = [re.sub(r"\s+[\d.]+$", "", line) for line in lines if " kept" in line]
-    return [line for line in start if "seconds" not in line]
+    return [re.sub(r"\s+[\d.]+$", "", line) for line in lines if " kept" in line]
