@@ -81,13 +81,15 @@ def profiled_macs(model):
     return profile.total_float_ops / 2
 
 
-@pytest.mark.parametrize("name", ["MobileNet", "ResNet50"])
+@pytest.mark.parametrize("name", ["MobileNet", pytest.param("ResNet50", marks=pytest.mark.slow)])
 def test_the_profiler_agrees_within_one_percent(name):
     model = zoo_models.build(name, size=64)
     assert aip_tf.count_macs(model) == pytest.approx(profiled_macs(model), rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["MobileNetV3Small", "DenseNet121"])
+@pytest.mark.parametrize(
+    "name", ["MobileNetV3Small", pytest.param("DenseNet121", marks=pytest.mark.slow)]
+)
 def test_formula_equals_recount_for_many_masks(name):
     model = zoo_models.build(name)
     costs, rng = CostModel(model), np.random.default_rng(0)
