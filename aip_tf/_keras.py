@@ -119,10 +119,8 @@ def output_shapes(node, shapes):
     built with, or a size was left open (None): then Keras infers them.
     """
     known = [x.shape for x in node.outputs]
-    built = [x.shape for x in node.input_tensors]
-    if all(None not in s[1:] for s in known) and all(
-        tuple(a[1:]) == tuple(b[1:]) for a, b in zip(built, shapes, strict=True)
-    ):
+    built = [x.shape[1:] for x in node.input_tensors]
+    if built == [s[1:] for s in shapes] and all(None not in s[1:] for s in known):
         return known
     tensors = {
         id(x): keras.KerasTensor((None, *s[1:]), x.dtype)
@@ -161,15 +159,16 @@ def _inside(owner):
 
 @contextlib.contextmanager
 def copying():
-    """Copies made inside take no time for random initial weights, and may contain lambdas.
+    """Copies made inside have no initial weights at all, and may contain lambdas.
 
-    The initializers in the layers' configurations stay what they are.
+    Whoever copies assigns every weight: until then its memory is not even touched, which saves the
+    time and the space of initial values. The initializers in the configurations stay as they are.
     """
     original = keras.layers.Layer.add_weight
 
     def add_weight(self, *args, **kwargs):
         if len(args) < 2:
-            kwargs["initializer"] = "zeros"
+            kwargs["initializer"] = _no_values
         return original(self, *args, **kwargs)
 
     keras.layers.Layer.add_weight = add_weight
@@ -178,6 +177,10 @@ def copying():
             yield
     finally:
         keras.layers.Layer.add_weight = original
+
+
+def _no_values(shape, dtype=None):
+    return tf.raw_ops.Empty(shape=shape, dtype=dtype, init=False)
 
 
 def copy_operation(operation, changes):

@@ -18,7 +18,7 @@ aip_run makes a Keras CNN smaller and faster and keeps its accuracy.
 
 A gin file describes an experiment: data, teacher, schedule of cuts, recovery, export.
 
-  aip_run --gin_file=gin/digits.gin                       two minutes on two cores, no download
+  aip_run --gin_file=gin/digits.gin                       one minute on two cores, no download
   aip_run --gin_file=gin/digits.gin --dry_run             what it would cut, and when; no training
   aip_run --gin_file=gin/digits.gin --gin_param='seed = 1' --run_dir=runs/digits_1
 

@@ -44,14 +44,18 @@ WORK = HERE / "runs" / "recovery"  # checkpoints and locks; not kept
 EPOCHS, BATCH = 2, 128
 PEER = (88.23, 88.48, 88.28)  # Torch-Pruning, group L2, best learning rate, same budget
 
-# Weight of each term; 0 leaves it out. The learning rate of every arm is chosen on seed 0.
-FULL = {"output": 0.9, "temperature": 4.0, "attention": 5.0, "adversarial": 0.1}
+# Weight of each term; 0 leaves it out. Chosen on seed 0, see the README.
+BLOCKS = [f"layer{stage}_{block}_relu2" for stage in (1, 2, 3) for block in range(3)]
+START = {"learning_rate": 0.02, "max_sparsity": 0.6}
+OUTPUT = {"output": 0.9, "temperature": 4.0}
+ATTENTION, ADVERSARIAL = {"attention": 50.0, "taps": BLOCKS}, {"adversarial": 0.1}
+NONE = {"output": 0.0, "attention": 0.0, "adversarial": 0.0}
 ARMS = {
-    "full": {"learning_rate": 0.01, **FULL},
-    "output": {"learning_rate": 0.01, **FULL, "attention": 0.0, "adversarial": 0.0},
-    "fine-tune": {"learning_rate": 0.02, "output": 0, "attention": 0, "adversarial": 0},
-    "output + attention": {"learning_rate": 0.01, **FULL, "adversarial": 0.0},
-    "output + adversarial": {"learning_rate": 0.01, **FULL, "attention": 0.0},
+    "full": {**START, **OUTPUT, **ATTENTION, **ADVERSARIAL},
+    "output": {**START, **NONE, **OUTPUT},
+    "fine-tune": {**START, **NONE},
+    "output + attention": {**START, **NONE, **OUTPUT, **ATTENTION},
+    "output + adversarial": {**START, **NONE, **OUTPUT, **ADVERSARIAL},
 }
 QUEUE = [(arm, seed) for seed in (0,) for arm in ARMS]
 QUEUE += [(arm, seed) for seed in (1, 2) for arm in ("full", "output", "fine-tune")]
@@ -194,7 +198,7 @@ def transfers(settings):
     if settings["output"]:
         terms.append(game.OutputTransfer(settings["temperature"], settings["output"]))
     if settings["attention"]:
-        terms.append(game.AttentionTransfer("auto", settings["attention"]))
+        terms.append(game.AttentionTransfer(settings.get("taps", "auto"), settings["attention"]))
     if settings["adversarial"]:
         terms.append(game.AdversarialTransfer(settings["adversarial"]))
     return terms
@@ -289,9 +293,9 @@ def work_through(queue):
             if key_of(record) in map(key_of, read_results()):
                 continue
             print(time.strftime("%H:%M:%S"), name, settings, flush=True)
-            if teacher is None:  # one cut in one process
+            if teacher is None:  # all runs of one process start from one cut
                 test = cifar10(SHARED / "tensorflow_datasets", 250).test
-                teacher, start, before = _start(test, settings.get("max_sparsity", 0.9))
+                teacher, start, before = _start(test, settings["max_sparsity"])
             student = channels.prune_channels(start, {})
             state = run(teacher, student, settings, seed, test, WORK / f"{name}.npz")
             _append({**record, **_surroundings(teacher, start), "after_cut": before, **state})
@@ -331,7 +335,7 @@ def _append(record):
 
 
 def _digest(settings):
-    return "-".join(f"{value:g}" for _, value in sorted(settings.items()))
+    return "-".join(str(value) for _, value in sorted(settings.items())).replace(" ", "")[:90]
 
 
 def summary(records):
@@ -346,12 +350,16 @@ def summary(records):
     for (arm, settings), group in rows.items():
         settings = {k: v for k, v in json.loads(settings).items() if v}
         first, last = (np.array([100 * r["accuracy"][e] for r in group]) for e in (0, 1))
-        shown = ", ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in settings.items())
+        shown = ", ".join(f"{k.replace('_', ' ')} {_shown(v)}" for k, v in settings.items())
         lines.append(
             f"| {arm} | {shown} | {len(group)} | {100 * group[0]['after_cut']:.2f} | "
             f"{first.mean():.2f} | {last.mean():.2f} | {last.min():.2f} to {last.max():.2f} |"
         )
     return "\n".join(lines)
+
+
+def _shown(value):
+    return f"{len(value)} layers" if isinstance(value, list) else f"{value:g}"
 
 
 def main():

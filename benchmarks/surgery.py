@@ -29,6 +29,7 @@ import laws  # noqa: E402
 import numpy as np  # noqa: E402
 
 import aip_tf  # noqa: E402
+from aip_tf import _keras  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "surgery.json"
 REPEATS = 5
@@ -106,8 +107,11 @@ def memory_of_a_cut(name, amount):
     keras.utils.clear_session()
     keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)])  # wakes TensorFlow up
     with_nothing = _status("VmRSS")
-    model = getattr(keras.applications, name)(weights=None)
-    weights = sum(w.numpy().nbytes for w in model.weights)
+    with _keras.copying():  # random initial values leave memory behind that is not the cut's
+        model = getattr(keras.applications, name)(weights=None)
+    for variable in model.weights:
+        variable.assign(keras.ops.ones(variable.shape, variable.dtype))
+    weights = 4 * model.count_params()
     groups = aip_tf.find_channel_groups(model)
     masks = laws.random_masks(groups, np.random.default_rng(0), amount)
     gc.collect()

@@ -175,7 +175,8 @@ def test_no_weight_is_initialised_at_random(monkeypatch):
 
     for initializer in (keras.initializers.GlorotUniform, keras.initializers.RandomNormal):
         monkeypatch.setattr(initializer, "__call__", draw)
-    aip_tf.prune_channels(model, masks)
+    cut = aip_tf.prune_channels(model, masks)
+    assert 0 < cut.count_params() < model.count_params()
 
 
 def test_the_default_policy_is_restored():

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from aip_tf import _keras
-from aip_tf.channels.identities import IdentityArray, compact, rows, spread
+from aip_tf.channels.identities import IdentityArray, compact, line, long_axes, rows, spread
 
 
 @dataclasses.dataclass
@@ -76,6 +76,8 @@ class Call:
             int array (size of the axis,).
         """
         axis = axis % x.ndim
+        if long_axes(x) == [axis]:  # the usual case
+            return line(x, axis)
         if self.settle(x) not in (None, axis):
             self.pin(x, f"{self.label} works along the axis on which these channels lie")
         table = rows(compact(x), axis)

@@ -224,10 +224,10 @@ def _sets_of(classes, count):
 
 
 def _producers(traced, classes):
-    owner, _ = _sets_of(classes, len(traced.pinned))
+    owner, place = _sets_of(classes, len(traced.pinned))
     producers = [{} for _ in classes]
     for path, ids in traced.tracer.producers:
-        for i in np.unique(owner[traced.class_of[ids]]):
+        for i, _, _ in _places(traced.class_of[ids], owner, place):
             producers[i][path] = True
     return producers
 
@@ -235,19 +235,26 @@ def _producers(traced, classes):
 def _members(traced, classes):
     owner, place = _sets_of(classes, len(traced.pinned))
     members = [[] for _ in classes]
+    found = {}  # variables of one layer mostly share their identities
     for weight in traced.weights.values():
         layer = weight.path.rsplit("/", 1)[-1]
         variable = weight.variable.path.rsplit(layer + "/", 1)[-1]
         for axis in weight.axes:
-            channels = traced.class_of[axis.ids]
-            owners = owner[channels]
-            whole = (owners == owners[0]).all()
-            for i in owners[:1] if whole else np.unique(owners):
-                if i >= 0:
-                    here = np.arange(len(owners)) if whole else np.flatnonzero(owners == i)
-                    member = (weight.path, variable, axis.axis, axis.role, here)
-                    members[i].append(Member(*member, place[channels[here]]))
+            if id(axis.ids) not in found:
+                found[id(axis.ids)] = _places(traced.class_of[axis.ids], owner, place)
+            for i, indices, channels in found[id(axis.ids)]:
+                member = (weight.path, variable, axis.axis, axis.role, indices, channels)
+                members[i].append(Member(*member))
     return members
+
+
+def _places(classes, owner, place):
+    """For each set among `classes`, the entries of an axis: its number, their indices, channels."""
+    owners = owner[classes]
+    if (owners == owners[0]).all():
+        return [(owners[0], np.arange(len(owners)), place[classes])] if owners[0] >= 0 else []
+    indices = [(i, np.flatnonzero(owners == i)) for i in np.unique(owners) if i >= 0]
+    return [(i, here, place[classes[here]]) for i, here in indices]
 
 
 def _names(traced, classes, producers):

@@ -84,6 +84,16 @@ def compact(array):
     return array[tuple([_FIRST if step == 0 else _ALL for step in array.strides])]
 
 
+def long_axes(array):
+    """The axes on which `compact(array)` has more than one entry; it varies along no other."""
+    return [a for a, step in enumerate(array.strides) if step and array.shape[a] > 1]
+
+
+def line(array, axis):
+    """The entries of an identity array along `axis`, at index 0 of every other axis."""
+    return np.asarray(array)[(*(0,) * axis, _ALL, *(0,) * (array.ndim - 1 - axis))]
+
+
 def spread(ids, shape, axis=-1):
     """An identity array of `shape` that varies along `axis` only, where it is `ids`; a view."""
     view = [1] * len(shape)

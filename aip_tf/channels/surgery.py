@@ -1,7 +1,10 @@
 """Rebuild a model with fewer channels, and build the masked twin that proves the cut."""
 
+import math
+
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops, tree
 
 from aip_tf import _keras
@@ -119,23 +122,30 @@ class _Rebuild:
 
     def copy_weights(self):
         """Slice every variable into its copy."""
-        for source, copy in self._copies.values():
-            if not isinstance(source, keras.layers.Layer) or _keras.is_graph(source):
-                continue
-            for old, new in zip(source.variables, copy.variables, strict=True):
-                new.assign(self._slice(old))
+        layers = [
+            (source, copy)
+            for source, copy in self._copies.values()
+            if isinstance(source, keras.layers.Layer) and not _keras.is_graph(source)
+        ]
+        pairs = [
+            pair
+            for source, copy in layers
+            for pair in zip(source.variables, copy.variables, strict=True)
+        ]
+        # The largest first, while the least memory is taken.
+        for old, new in sorted(pairs, key=lambda pair: -math.prod(pair[0].shape)):
+            new.assign(self._slice(old))
+        for _, copy in layers:
             if hasattr(copy, "finalize_state"):  # Normalization derives tensors from its weights.
                 copy.finalize_state()
 
     def _slice(self, variable):
-        weight = self._weights.get(id(variable))
-        if weight is None:
-            return variable.value
-        value = variable.numpy()
-        for axis in weight.axes:
+        """What is left of a variable. Whole ones share their memory until either is changed."""
+        value, weight = variable.value, self._weights.get(id(variable))
+        for axis in weight.axes if weight else ():
             mask = self._kept(axis.ids)
             if not mask.all():
-                value = np.compress(mask, value, axis.axis)
+                value = tf.gather(value, np.flatnonzero(mask), axis=axis.axis)
         return value
 
 

@@ -19,6 +19,8 @@ from aip_tf.channels.identities import (
     Identities,
     IdentityArray,
     compact,
+    line,
+    long_axes,
     rows,
     spread,
     varying_axes,
@@ -81,7 +83,7 @@ class Tracer:
         rule, given = self.rule_of(call.operation, kwargs)
         outputs = rule(call, *args, **given)
         outputs = [outputs] if isinstance(outputs, np.ndarray) else tree.flatten(outputs)
-        call.outputs = [np.asarray(x).view(IdentityArray) for x in outputs]
+        call.outputs = [_as_identities(x) for x in outputs]
         found = [x.shape for x in call.outputs]
         if not all(map(_fits, found, call.shapes)):
             raise ValueError(
@@ -110,7 +112,7 @@ class Tracer:
 
     def add_weight(self, path, variable, axis, ids, role):
         weight = self.weights.setdefault(id(variable), Weight(path, variable))
-        axis = axis % len(variable.shape)
+        axis = axis % variable.ndim
         self.agree((id(variable), axis), [ids])
         if all(known.axis != axis for known in weight.axes):
             weight.axes.append(WeightAxis(axis, ids, role))
@@ -124,13 +126,14 @@ class Tracer:
 
     def close(self, array):
         """Rule R6: unify along the axis that leaves most classes; returns the varying axis."""
-        small = np.asarray(compact(array))
-        long = [axis for axis, size in enumerate(small.shape) if size > 1]
+        long = long_axes(array)
         if not long:
             return None
-        ends = self.identities.find(small.reshape(-1)[[0, -1]])
-        if len(long) == 1 and ends[0] != ends[1]:  # the usual case: no need to look at all
-            return long[0]
+        if len(long) == 1:  # the usual case: where the ends differ there is no need to look at all
+            first, last = self.identities.find(line(array, long[0])[[0, -1]])
+            if first != last:
+                return long[0]
+        small = np.asarray(compact(array))
         classes = self.identities.classes(small)
         axes = varying_axes(classes)
         if len(axes) < 2:
@@ -141,6 +144,10 @@ class Tracer:
         return axis
 
 
+def _as_identities(x):
+    return x if isinstance(x, IdentityArray) else np.asarray(x).view(IdentityArray)
+
+
 def _tensors(args, kwargs):
     plain = not kwargs and all(isinstance(x, IdentityArray) for x in args)
     flat = args if plain else tree.flatten((args, kwargs))
@@ -149,7 +156,9 @@ def _tensors(args, kwargs):
 
 def _fits(found, expected):
     """Whether a traced shape is that of Keras, the batch size and what Keras leaves open aside."""
-    return len(found) == len(expected) and all(
+    if len(found) != len(expected):
+        return False
+    return found[1:] == expected[1:] or all(
         e is None or f == e for f, e in zip(found[1:], expected[1:], strict=True)
     )
 
@@ -232,13 +241,16 @@ def trace(model, input_shape=None):
         tracer.identities.pin(np.asarray(compact(x)), "an output of the model")
     for call in tracer.calls:
         for x in call.outputs:
-            tracer.close(x)
+            if len(long_axes(x)) > 1:
+                tracer.close(x)
     return _finish(tracer, arrays)
 
 
 def _finish(tracer, arrays):
-    roots = tracer.identities.find(np.arange(tracer.identities.size))
-    representatives, class_of = np.unique(roots, return_inverse=True)
+    everything = np.arange(tracer.identities.size)
+    roots = tracer.identities.find(everything)
+    representatives = np.flatnonzero(roots == everything)
+    class_of = np.cumsum(roots == everything)[roots] - 1
     reasons = tracer.identities.reasons(representatives)
     return Trace(
         calls=tracer.calls,
