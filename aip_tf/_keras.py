@@ -159,16 +159,15 @@ def _inside(owner):
 
 @contextlib.contextmanager
 def copying():
-    """Copies made inside have no initial weights at all, and may contain lambdas.
+    """Copies made inside have no initial weights: assign them all. They may contain lambdas.
 
-    Whoever copies assigns every weight: until then its memory is not even touched, which saves the
-    time and the space of initial values. The initializers in the configurations stay as they are.
+    Untouched memory saves time and space. The initializers in the configurations stay as they are.
     """
     original = keras.layers.Layer.add_weight
 
     def add_weight(self, *args, **kwargs):
         if len(args) < 2:
-            kwargs["initializer"] = _no_values
+            kwargs["initializer"] = lambda shape, dtype: tf.raw_ops.Empty(shape=shape, dtype=dtype)
         return original(self, *args, **kwargs)
 
     keras.layers.Layer.add_weight = add_weight
@@ -177,10 +176,6 @@ def copying():
             yield
     finally:
         keras.layers.Layer.add_weight = original
-
-
-def _no_values(shape, dtype=None):
-    return tf.raw_ops.Empty(shape=shape, dtype=dtype, init=False)
 
 
 def copy_operation(operation, changes):
