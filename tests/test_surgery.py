@@ -166,6 +166,18 @@ def test_a_cut_model_trains():
     assert history.history["loss"][-1] < history.history["loss"][0]
 
 
+def test_training_a_whole_copy_leaves_the_original_alone():
+    model, batch = ready(rich_model())
+    before = model.get_weights()
+    copy = aip_tf.prune_channels(model, {})
+    copy.compile(keras.optimizers.SGD(0.1, momentum=0.9), {"classes": "mse"})
+    copy.fit(batch, {"classes": np.zeros((4, 3), "float32")}, epochs=2, verbose=0)
+    changed = [(a != b).any() for a, b in zip(before, copy.get_weights(), strict=True)]
+    assert any(changed)
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_no_weight_is_initialised_at_random(monkeypatch):
     model, _ = ready(rich_model())
     masks = half(model)
@@ -456,3 +468,14 @@ def test_normalisation_by_an_independent_reference(norm, keep, normalise):
     wrong = next(laws.wrong_masks({"conv1": keep}, "conv1", np.random.default_rng(0)))
     moved = laws.relative_error(laws.run(aip_tf.prune_channels(model, wrong), batch), expected)
     assert moved >= laws.SENSITIVITY
+
+
+def test_large_variables_are_sliced_in_blocks_with_the_same_result():
+    i = keras.Input((8,), name="image")
+    x = layers.Dense(2100, activation="relu", name="first")(i)
+    x = layers.Dense(2100, activation="relu", name="second")(x)
+    model = keras.Model(i, layers.Dense(3)(x))
+    masks = half(model)
+    cut = aip_tf.prune_channels(model, masks)
+    expected = model.get_layer("second").kernel.numpy()[np.ix_(masks["first"], masks["second"])]
+    np.testing.assert_array_equal(cut.get_layer("second").kernel.numpy(), expected)

@@ -11,6 +11,8 @@ from aip_tf import _keras
 from aip_tf.channels.groups import partition
 from aip_tf.channels.identities import compact
 
+_LARGE = 2**22  # entries
+
 
 def prune_channels(model, keep_masks, input_shape=None):
     """A new model without the channels that the masks remove; `model` is not touched.
@@ -141,12 +143,21 @@ class _Rebuild:
 
     def _slice(self, variable):
         """What is left of a variable. Whole ones share their memory until either is changed."""
-        value, weight = variable.value, self._weights.get(id(variable))
-        for axis in weight.axes if weight else ():
-            mask = self._kept(axis.ids)
-            if not mask.all():
-                value = tf.gather(value, np.flatnonzero(mask), axis=axis.axis)
-        return value
+        weight = self._weights.get(id(variable))
+        masks = {a.axis: self._kept(a.ids) for a in weight.axes} if weight else {}
+        masks = {axis: np.flatnonzero(mask) for axis, mask in masks.items() if not mask.all()}
+        if len(masks) < 2 or math.prod(variable.shape) < _LARGE:
+            return _take(variable.value, masks)
+        # In blocks of rows: a large temporary for each axis would need as much memory again.
+        rows = masks.pop(0, np.arange(variable.shape[0]))
+        blocks = np.array_split(rows, 1 + math.prod(variable.shape) // _LARGE)
+        return tf.concat([_take(tf.gather(variable.value, b), masks) for b in blocks], 0)
+
+
+def _take(value, indices):
+    for axis, index in indices.items():
+        value = tf.gather(value, index, axis=axis)
+    return value
 
 
 def mask_channels(model, keep_masks, input_shape=None):
