@@ -342,7 +342,9 @@ def summary(records):
     """Markdown: one row for each arm and its settings, in percent."""
     rows = {}
     for record in records:
-        rows.setdefault((record["arm"], json.dumps(record["settings"])), []).append(record)
+        rows.setdefault((record["arm"], json.dumps(record["settings"], sort_keys=True)), []).append(
+            record
+        )
     lines = ["| arm | settings | seeds | after the cut | epoch 1 | epoch 2 | spread |"]
     lines.append("|---|---|---|---|---|---|---|")
     peer = f"{np.mean(PEER):.2f} | {min(PEER)} to {max(PEER)}"
