@@ -249,8 +249,8 @@ def trace(model, input_shape=None):
 def _finish(tracer, arrays):
     everything = np.arange(tracer.identities.size)
     roots = tracer.identities.find(everything)
-    representatives = np.flatnonzero(roots == everything)
-    class_of = np.cumsum(roots == everything)[roots] - 1
+    is_root = roots == everything
+    representatives, class_of = np.flatnonzero(is_root), np.cumsum(is_root)[roots] - 1
     reasons = tracer.identities.reasons(representatives)
     return Trace(
         calls=tracer.calls,

@@ -21,6 +21,7 @@ def gate_members(model, group):
 
 
 def variable_of(model, member):
+    """The `keras.Variable` of a model that a `Member` of one of its groups speaks of."""
     layer = _keras.layer_at(model, member.layer)
     inside = f"{layer.name}/"
     return next(v for v in layer.variables if v.path.rsplit(inside, 1)[-1] == member.variable)
@@ -32,6 +33,7 @@ def rows_of(model, member):
 
 
 def entries_of(values, member):
+    """`values`, shaped like a member's variable, as a float64 array (positions, entries)."""
     values = np.moveaxis(values.astype(np.float64), member.axis, 0)
     return values.reshape(len(values), -1)[member.indices]
 
