@@ -17,7 +17,7 @@ from keras.src.losses.loss import unscale_loss_for_distribution
 from keras.src.models.functional import Functional, operation_fn
 from keras.src.ops.operation import Operation
 from keras.src.saving.serialization_lib import SafeModeScope
-from tensorflow.python.distribute import collective_all_reduce_strategy
+from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 
 _OPERATION_MODULES = ("core", "image", "linalg", "math", "nn", "numpy")
 
@@ -69,9 +69,9 @@ def walk(model, inputs, visit):
     values = {id(x): v for x, v in zip(graph.inputs, flat_inputs(graph, inputs), strict=True)}
     for depth in sorted(graph._nodes_by_depth, reverse=True):
         for node in graph._nodes_by_depth[depth]:
-            if node.is_input or any(id(x) not in values for x in node.input_tensors):
+            if node.is_input or not values.keys() >= {id(x) for x in node.input_tensors}:
                 continue
-            args, kwargs = node.arguments.fill_in(values)
+            args, kwargs = _fill_in(node.arguments, values)
             outputs = visit(node, args, kwargs)
             if isinstance(outputs, tuple | list | dict):
                 flat = tree.flatten(outputs)
@@ -79,6 +79,14 @@ def walk(model, inputs, visit):
             else:
                 values[id(node.outputs[0])] = outputs
     return tree.pack_sequence_as(graph._outputs_struct, [values[id(x)] for x in graph.outputs])
+
+
+def _fill_in(arguments, values):
+    """As `arguments.fill_in`, which is slow where a keyword is given, if only `mask=None`."""
+    single = len(arguments.args) == 1 and isinstance(arguments.args[0], keras.KerasTensor)
+    if single and all(v is None or isinstance(v, bool) for v in arguments.kwargs.values()):
+        return (values[id(arguments.args[0])],), dict(arguments.kwargs)
+    return arguments.fill_in(values)
 
 
 def run_graph(model, inputs, call, prefix=""):
@@ -250,12 +258,9 @@ def copy_flags(source, copy):
     """Give `copy` and everything inside it the `trainable` flags of `source`."""
     old = [source, *source._flatten_layers(include_self=False)]
     new = [copy, *copy._flatten_layers(include_self=False)]
-    old_layers = _without_graphs(old)
-    new_layers = _without_graphs(new)
-    for before, after in zip(old_layers, new_layers, strict=True):
-        if after.trainable != before.trainable:
-            after.trainable = before.trainable
-    for before, after in zip(source.variables, copy.variables, strict=True):
+    layers = zip(_without_graphs(old), _without_graphs(new), strict=True)
+    variables = zip(source.variables, copy.variables, strict=True)
+    for before, after in [*layers, *variables]:
         if after.trainable != before.trainable:
             after.trainable = before.trainable
 
@@ -263,8 +268,7 @@ def copy_flags(source, copy):
 def _without_graphs(layers):
     """A Sequential's inner Functional exists only once it was used: leave it out of the count."""
     hidden = {id(x._functional) for x in layers if isinstance(x, keras.Sequential)}
-    inputs = keras.layers.InputLayer
-    return [x for x in layers if id(x) not in hidden and not isinstance(x, inputs)]
+    return [x for x in layers if not (id(x) in hidden or isinstance(x, keras.layers.InputLayer))]
 
 
 # --- private classes and attributes -------------------------------------------------------------
@@ -363,9 +367,8 @@ class ReplicaModel(keras.Model):
 
         Both are divided by the number of replicas already, as gradients are summed over them.
         """
-        labels = None
-        if self._compile_loss is not None:
-            labels = self._compile_loss(y, y_pred, sample_weight)
+        compiled = self._compile_loss
+        labels = None if compiled is None else compiled(y, y_pred, sample_weight)
         return labels, [self._aggregate_additional_loss(loss) for loss in self.losses]
 
     def record_loss(self, loss, num_samples):
@@ -392,6 +395,5 @@ def multi_worker_strategy(check_seconds):
     TensorFlow looks every 30 seconds and asks four times, 10 seconds each, before it gives up: a
     dead machine could go unnoticed for longer than a minute.
     """
-    extended = collective_all_reduce_strategy.CollectiveAllReduceExtended
-    extended._check_health_interval = check_seconds
+    CollectiveAllReduceExtended._check_health_interval = check_seconds
     return tf.distribute.MultiWorkerMirroredStrategy()

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,8 +11,7 @@ from aip_tf.channels.kept import Kept
 from aip_tf.channels.trace import trace
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Member:
+class Member(NamedTuple):
     """Where channels of a group stand in one axis of one variable.
 
     Attributes:
@@ -145,7 +145,8 @@ def partition(model, input_shape=None):
     sets = _free(traced, first) + _kept_whole(traced)
     sets.sort(key=lambda entry: entry[0])
     classes = [channels for _, channels, _ in sets]
-    producers, members = _producers(traced, classes), _members(traced, classes)
+    places = _Places(traced.class_of, classes, len(traced.pinned))
+    producers, members = _producers(traced, places), _members(traced, places)
     names = _names(traced, classes, producers)
     merged = np.zeros(len(traced.pinned), bool)
     for ids in traced.tracer.residuals:
@@ -172,11 +173,11 @@ def partition(model, input_shape=None):
 
 def _first_made(traced):
     """For each class the smallest identity that a layer produces, or else any; its order."""
-    first = np.full(len(traced.pinned), np.iinfo(np.int64).max)
-    for _, ids in reversed(traced.tracer.producers):
-        np.minimum.at(first, traced.class_of[ids], ids)
-    anywhere = np.unique(traced.class_of, return_index=True)[1]
-    return np.where(first == np.iinfo(np.int64).max, anywhere, first)
+    first = np.empty(len(traced.pinned), int)
+    made = [ids for _, ids in traced.tracer.producers]  # in ascending order, as they were started
+    for ids in (np.arange(len(traced.class_of)), np.concatenate([[], *made]).astype(int)):
+        first[traced.class_of[ids[::-1]]] = ids[::-1]  # of several the last one stays
+    return first
 
 
 def _free(traced, first):
@@ -214,47 +215,52 @@ def _kept_whole(traced):
     return list(sets.values())
 
 
-def _sets_of(classes, count):
-    """For each class the set it belongs to, -1 for none, and its place in the set."""
-    owner, place = np.full(count, -1), np.zeros(count, int)
-    for i, channels in enumerate(classes):
-        owner[channels] = i
-        place[channels] = np.arange(len(channels))
-    return owner, place
+class _Places:
+    """Where the channels of each set stand in an array of identities; remembered by array."""
+
+    def __init__(self, class_of, classes, num_classes):
+        self._class_of = class_of
+        self._found = {}  # variables of one layer mostly share their identities
+        self._owner = np.full(num_classes, -1)  # for each class its set, -1 for none
+        self._place = np.zeros(num_classes, int)  # and its place in the set
+        self.num_sets = len(classes)
+        for i, channels in enumerate(classes):
+            self._owner[channels] = i
+            self._place[channels] = np.arange(len(channels))
+
+    def __call__(self, ids):
+        """For each set in `ids`: its number, the indices of its entries, their channels."""
+        found = self._found.get(id(ids))
+        if found is None:
+            found = self._found[id(ids)] = self._look(self._class_of[ids])
+        return found
+
+    def _look(self, classes):
+        owners, place = self._owner[classes], self._place[classes]
+        first = owners[0]
+        if (owners == first).all():
+            return [(first, np.arange(len(owners)), place)] if first >= 0 else []
+        indices = [(i, np.flatnonzero(owners == i)) for i in np.unique(owners) if i >= 0]
+        return [(i, here, place[here]) for i, here in indices]
 
 
-def _producers(traced, classes):
-    owner, place = _sets_of(classes, len(traced.pinned))
-    producers = [{} for _ in classes]
+def _producers(traced, places):
+    producers = [{} for _ in range(places.num_sets)]
     for path, ids in traced.tracer.producers:
-        for i, _, _ in _places(traced.class_of[ids], owner, place):
+        for i, _, _ in places(ids):
             producers[i][path] = True
     return producers
 
 
-def _members(traced, classes):
-    owner, place = _sets_of(classes, len(traced.pinned))
-    members = [[] for _ in classes]
-    found = {}  # variables of one layer mostly share their identities
+def _members(traced, places):
+    members = [[] for _ in range(places.num_sets)]
     for weight in traced.weights.values():
-        layer = weight.path.rsplit("/", 1)[-1]
-        variable = weight.variable.path.rsplit(layer + "/", 1)[-1]
+        path = weight.path
+        variable = weight.variable.path.rsplit(path.rsplit("/", 1)[-1] + "/", 1)[-1]
         for axis in weight.axes:
-            if id(axis.ids) not in found:
-                found[id(axis.ids)] = _places(traced.class_of[axis.ids], owner, place)
-            for i, indices, channels in found[id(axis.ids)]:
-                member = (weight.path, variable, axis.axis, axis.role, indices, channels)
-                members[i].append(Member(*member))
+            for i, indices, channels in places(axis.ids):
+                members[i].append(Member(path, variable, axis.axis, axis.role, indices, channels))
     return members
-
-
-def _places(classes, owner, place):
-    """For each set among `classes`, the entries of an axis: its number, their indices, channels."""
-    owners = owner[classes]
-    if (owners == owners[0]).all():
-        return [(owners[0], np.arange(len(owners)), place[classes])] if owners[0] >= 0 else []
-    indices = [(i, np.flatnonzero(owners == i)) for i in np.unique(owners) if i >= 0]
-    return [(i, here, place[classes[here]]) for i, here in indices]
 
 
 def _names(traced, classes, producers):

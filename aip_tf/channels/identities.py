@@ -40,6 +40,15 @@ class Identities:
                 return roots
             roots = above
 
+    def are_one(self, a, b):
+        """Whether two identities are of one class."""
+        parent = self._parent
+        while (above := parent[a]) != a:
+            a = above
+        while (above := parent[b]) != b:
+            b = above
+        return a == b
+
     def union(self, a, b):
         """Make `a[i]` and `b[i]` one class, for all i (the arrays broadcast)."""
         while True:
@@ -47,7 +56,8 @@ class Identities:
             differ = a != b
             if not differ.any():
                 return
-            a, b = np.broadcast_arrays(a, b)
+            if a.shape != b.shape:
+                a, b = np.broadcast_arrays(a, b)
             a, b = a[differ], b[differ]
             low, high = np.minimum(a, b), np.maximum(a, b)
             np.minimum.at(self._parent, high, low)
@@ -96,9 +106,14 @@ def line(array, axis):
 
 def spread(ids, shape, axis=-1):
     """An identity array of `shape` that varies along `axis` only, where it is `ids`; a view."""
-    view = [1] * len(shape)
-    view[axis] = -1
-    return np.broadcast_to(ids.reshape(view), shape)
+    ids = np.ascontiguousarray(ids)
+    if len(ids) not in (1, shape[axis]):
+        raise ValueError(f"Received {len(ids)} identities for axis {axis} of the shape {shape}.")
+    strides = [0] * len(shape)
+    strides[axis] = ids.itemsize if len(ids) > 1 else 0
+    view = IdentityArray(shape, ids.dtype, ids, strides=strides)
+    view.flags.writeable = False
+    return view
 
 
 def varying_axes(classes):

@@ -27,7 +27,7 @@ from aip_tf.channels.identities import (
 )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class WeightAxis:
     """Identities along one axis of a variable: entry i of the axis belongs to channel `ids[i]`."""
 
@@ -36,7 +36,7 @@ class WeightAxis:
     role: str
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Weight:
     """A variable that shrinks with its channels, and the path of the layer that owns it."""
 
@@ -77,10 +77,10 @@ class Tracer:
         return _keras.walk(model, inputs, visit)
 
     def _call(self, node, path, args, kwargs):
-        inputs = _tensors(args, kwargs)
+        rule, given = self.rule_of(node.operation, kwargs)
+        inputs = _tensors(args, given)
         shapes = _keras.output_shapes(node, [x.shape for x in inputs])
         call = Call(self, node.operation, path, inputs, shapes, node)
-        rule, given = self.rule_of(call.operation, kwargs)
         outputs = rule(call, *args, **given)
         outputs = [outputs] if isinstance(outputs, np.ndarray) else tree.flatten(outputs)
         call.outputs = [_as_identities(x) for x in outputs]
@@ -97,25 +97,31 @@ class Tracer:
     def agree(self, key, arrays):
         """Unify `arrays` with those given under the same key before: one edit serves them all."""
         before = self._agreed.setdefault(key, arrays)
-        for a, b in zip(before, arrays, strict=True):
-            if a is not b:
-                self._agree(compact(a), compact(b))
+        if before is not arrays:
+            for a, b in zip(before, arrays, strict=True):
+                self._agree(a, b)
 
     def _agree(self, a, b):
         try:
-            a, b = np.broadcast_arrays(a, b)
+            a, b = np.broadcast_arrays(compact(a), compact(b))
         except ValueError:
             for array in (a, b):
-                self.identities.pin(np.asarray(array), "calls of a shared layer differ in size")
+                self.identities.pin(
+                    np.asarray(compact(array)), "calls of a shared layer differ in size"
+                )
         else:
             self.identities.union(np.asarray(a), np.asarray(b))
 
     def add_weight(self, path, variable, axis, ids, role):
-        weight = self.weights.setdefault(id(variable), Weight(path, variable))
+        weight = self.weights.get(id(variable))
+        if weight is None:
+            weight = self.weights[id(variable)] = Weight(path, variable)
         axis = axis % variable.ndim
-        self.agree((id(variable), axis), [ids])
-        if all(known.axis != axis for known in weight.axes):
+        known = next((a.ids for a in weight.axes if a.axis == axis), None)
+        if known is None:
             weight.axes.append(WeightAxis(axis, ids, role))
+        else:
+            self._agree(known, ids)
 
     def add_config(self, operation, key, ids, value):
         self.agree((id(operation), key), [ids])
@@ -130,8 +136,8 @@ class Tracer:
         if not long:
             return None
         if len(long) == 1:  # the usual case: where the ends differ there is no need to look at all
-            first, last = self.identities.find(line(array, long[0])[[0, -1]])
-            if first != last:
+            ends = line(array, long[0])
+            if not self.identities.are_one(ends[0], ends[-1]):
                 return long[0]
         small = np.asarray(compact(array))
         classes = self.identities.classes(small)

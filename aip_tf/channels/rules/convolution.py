@@ -23,14 +23,15 @@ def convolution(call, x):
     inputs = call.channels(x, axis)
     if layer.groups == len(inputs) > 1:
         return _one_input_per_group(call, x, inputs)
-    slots = call.slots(inputs, layer.groups) if layer.groups > 1 else inputs
-    outputs = np.tile(call.new(layer.filters // layer.groups), layer.groups)
+    slots, outputs = inputs, call.new(layer.filters // layer.groups)
+    if layer.groups > 1:
+        slots, outputs = call.slots(inputs, layer.groups), np.tile(outputs, layer.groups)
     call.weight(layer.kernel, -2, slots, "consumer")
     call.weight(layer.kernel, -1, outputs, "producer")
     call.weight(layer.bias, 0, outputs, "producer")
     call.config("filters", outputs)
     y = spread(outputs, call.shape, axis)
-    call.macs(y, slots, factor=int(np.prod(layer.kernel_size)))
+    call.macs(y, slots, factor=math.prod(layer.kernel_size))
     return activate(call, y, layer.activation)
 
 
@@ -42,7 +43,7 @@ def _one_input_per_group(call, x, inputs):
     call.config("filters", outputs)
     call.config("groups", inputs)
     y = spread(outputs, call.shape, axis)
-    call.macs(y, factor=int(np.prod(layer.kernel_size)))
+    call.macs(y, factor=math.prod(layer.kernel_size))
     return activate(call, y, layer.activation)
 
 
@@ -55,7 +56,7 @@ def transposed_convolution(call, x):
     call.weight(layer.kernel, -2, outputs, "producer")
     call.weight(layer.bias, 0, outputs, "producer")
     call.config("filters", outputs)
-    call.macs(x, outputs, factor=int(np.prod(layer.kernel_size)))
+    call.macs(x, outputs, factor=math.prod(layer.kernel_size))
     return activate(call, spread(outputs, call.shape, axis), layer.activation)
 
 
@@ -68,7 +69,7 @@ def depthwise_convolution(call, x):
     call.weight(layer.kernel, -2, inputs, "channelwise")
     call.weight(layer.bias, 0, outputs, "channelwise")
     y = spread(outputs, call.shape, axis)
-    call.macs(y, factor=int(np.prod(layer.kernel_size)))
+    call.macs(y, factor=math.prod(layer.kernel_size))
     return activate(call, y, layer.activation)
 
 
@@ -87,7 +88,7 @@ def separable_convolution(call, x):
     y = spread(outputs, call.shape, axis)
     between = list(call.shape)
     between[axis] = len(middle)
-    call.macs(spread(middle, between, axis), factor=int(np.prod(layer.kernel_size)))
+    call.macs(spread(middle, between, axis), factor=math.prod(layer.kernel_size))
     call.macs(y, middle)
     return activate(call, y, layer.activation)
 

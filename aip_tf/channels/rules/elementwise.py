@@ -131,7 +131,8 @@ def broadcast(call, *values, residual=False):
     widths = [1 if a is None else x.shape[a] for x, a in zip(arrays, axes, strict=True)]
     first = int(np.argmax(widths))
     output, varying = arrays[first], axes[first]
-    result = np.broadcast_to(compact(output), shape)
+    fits = output.shape == shape  # a view all the same: the result is a tensor of its own
+    result = output.view() if fits else np.broadcast_to(compact(output), shape)
     for x, axis in zip(arrays, axes, strict=True):
         if x is output:
             continue
@@ -141,7 +142,7 @@ def broadcast(call, *values, residual=False):
             for operand in (x, output):  # each lies along an axis on which the other has none
                 call.pin(operand, f"{call.label} crosses these channels with others")
         else:
-            call.unify(*np.broadcast_arrays(compact(x), compact(output)))
+            call.unify(compact(x), compact(output))
     if residual and len(arrays) > 1:
         call.residual(output)
     return result
