@@ -166,6 +166,7 @@ class _Loop:
                 shuffle=False,  # the dataset shuffles
                 callbacks=[*self.recovery.callbacks, *self._callbacks(game)],
             )
+        recalibrate(self.student, self.train, self.recovery.recalibration_batches)
         if self.rounds:
             self._finish_round()
 
@@ -182,8 +183,7 @@ class _Loop:
         self.state.finish_epoch(game, self._progress())
 
     def _finish_round(self):
-        logs = self.history[-1]
-        after = {k[4:]: v for k, v in logs.items() if k.startswith("val_")}
+        after = self._evaluate()
         seconds = self._elapsed() - sum(r.seconds for r in self.rounds[:-1])
         record = dataclasses.replace(self.rounds[-1], metrics_after=after, seconds=seconds)
         self.rounds[-1] = record

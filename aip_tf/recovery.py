@@ -30,8 +30,9 @@ class Recovery:
             an empty list: plain fine-tuning.
         supervised_weight: weight of the supervised loss, see `AdversarialDistiller`.
         callbacks: Keras callbacks for every `fit`.
-        recalibration_batches: after a cut the statistics of BatchNormalization are measured anew on
-            so many training batches; 0: they stay.
+        recalibration_batches: after a cut, and again before the next one and at the end, the
+            statistics of BatchNormalization are measured anew on so many training batches; 0: they
+            stay. Moving averages (momentum 0.99) lag behind a stretch of few steps.
 
     Raises:
         ValueError: if a number is out of range.
@@ -166,8 +167,9 @@ def _fresh_metric(metric):
 def recalibrate(model, data, num_batches):
     """Measure the moving statistics of every trainable BatchNormalization anew; in place.
 
-    A cut changes the distributions that the moving statistics describe. They become the plain
-    average over batches, which is what momentum approximates.
+    A cut changes the distributions that the moving statistics describe, and so does training, which
+    they follow with a delay of some hundred steps. They become the plain average over batches,
+    which is what momentum approximates.
 
     Args:
         model: the student.
