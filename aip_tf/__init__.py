@@ -40,7 +40,7 @@ __all__ = sorted([*_HOME, *_PUBLIC_MODULES, "transfers"])
 
 def __getattr__(name):
     if name == "transfers":
-        value = importlib.import_module("aip_tf.game.transfers")
+        value = importlib.import_module("aip_tf.game")
     elif name in _PUBLIC_MODULES:
         return importlib.import_module(f"aip_tf.{name}")
     elif name in _HOME:

@@ -14,6 +14,7 @@ import importlib
 import inspect
 import re
 import tokenize
+import uuid
 from pathlib import Path
 from typing import NamedTuple
 
@@ -323,7 +324,9 @@ def claim(run_dir, configuration):
     path = Path(run_dir) / CONFIG_FILE
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(configuration, encoding="utf-8")
+        unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # workers do this at once
+        unfinished.write_text(configuration, encoding="utf-8")
+        unfinished.replace(path)
         return
     before, now = (text.splitlines() for text in (path.read_text("utf-8"), configuration))
     changes = [line for line in difflib.ndiff(before, now) if line[0] in "-+"]

@@ -56,7 +56,8 @@ def run(teacher, data, prune, export=None, strategy="none", seed=0, *, run_dir):
         exports = export is not None and is_chief()
     paths = {"student": run_dir / "student.keras", "report": run_dir / "report.html"}
     if exports:  # outside of the scope: what is exported runs on one device
-        paths |= export(student, run_dir / "export", check_data=images.test).paths
+        exported = export(student, run_dir / "export", check_data=images.test).paths
+        paths |= {name: Path(path) for name, path in exported.items()}
     return Outcome(report, paths)
 
 
