@@ -25,6 +25,7 @@ setup(
         "absl-py>=1.4",
         "ai-edge-litert>=2.1",
         "gin-config>=0.5",
+        "importlib_resources>=6",
         "keras>=3.12",
         "matplotlib>=3.10",
         "scikit-learn>=1.4.2",
