@@ -398,6 +398,16 @@ def unknown_lambda():
     return head(conv(x, 6, "conv2"), i)
 
 
+@graph("conv4:6", pinned="conv1 conv2 conv3 head", reason="Lambda")
+def one_sum_links_a_chain_to_an_unknown():
+    """In one sum the second convolution meets the first and, elsewhere, what is kept: all are."""
+    i = image()
+    x, y = conv(i, 4, "conv1"), conv(i, 4, "conv2")
+    z = layers.Lambda(ops.tanh, name="mystery")(conv(i, 4, "conv3"))
+    total = layers.Add()([layers.Concatenate()([y, z]), layers.Concatenate()([x, y])])
+    return head(conv(total, 6, "conv4"), i)
+
+
 @keras.saving.register_keras_serializable(package="aip_tf_tests")
 class Mystery(layers.Layer):
     """A layer with weights that no pruner knows."""

@@ -61,7 +61,11 @@ class Identities:
             a, b = a[differ], b[differ]
             low, high = np.minimum(a, b), np.maximum(a, b)
             np.minimum.at(self._parent, high, low)
-            np.maximum.at(self._reason, self._parent[high], self._reason[high])
+            linked, held = self._parent[high] == low, self._reason[high]
+            if held.any():  # to the top of each chain: pairs may follow one another, (5, 3), (3, 1)
+                np.maximum.at(self._reason, self.find(high), held)
+            if linked.all():
+                return
 
     def pin(self, ids, reason):
         """Keep the classes of `ids` whole, whatever else is cut; the first reason stands."""

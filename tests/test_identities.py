@@ -1,0 +1,49 @@
+"""Union-find: the classes of all pairs, and a reason on every class that has one anywhere."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aip_tf.channels.identities import Identities
+
+SIZE = 6
+identity = st.integers(0, SIZE - 1)
+pairs = st.lists(st.tuples(identity, identity), min_size=1, max_size=8)
+
+
+def naive_classes(links):
+    """Sets of identities, merged pair by pair."""
+    classes = {i: {i} for i in range(SIZE)}
+    for a, b in links:
+        merged = classes[a] | classes[b]
+        classes |= dict.fromkeys(merged, merged)
+    return classes
+
+
+@settings(max_examples=300)
+@given(rounds=st.lists(pairs, max_size=4), pins=st.lists(st.tuples(st.integers(0, 4), identity)))
+def test_classes_and_pins_are_those_of_single_pairs(rounds, pins):
+    identities = Identities()
+    everything = identities.new(SIZE)
+    for when, links in enumerate([*rounds, []]):
+        for _, pinned in (p for p in pins if p[0] == when):
+            identities.pin(np.array([pinned]), "kept")
+        if links:
+            identities.union(*np.array(links).T)
+    classes = naive_classes([link for links in rounds for link in links])
+    pinned = {p for when, p in pins if when <= len(rounds)}
+    assert identities.find(everything).tolist() == [min(classes[i]) for i in range(SIZE)]
+    found = (identities.reasons(everything) > 0).tolist()
+    assert found == [bool(classes[i] & pinned) for i in range(SIZE)]
+    for a in range(SIZE):
+        assert identities.are_one(a, 0) == (0 in classes[a])
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_a_pin_climbs_a_chain_of_pairs_that_are_merged_at_once(order):
+    identities = Identities()
+    identities.new(6)
+    identities.pin(np.array([5]), "kept")
+    identities.union(np.array([5, 3])[order], np.array([3, 1])[order])
+    assert identities.reason(identities.reasons(np.array([1]))[0]) == "kept"
