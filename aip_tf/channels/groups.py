@@ -175,7 +175,7 @@ def _first_made(traced):
     """For each class the smallest identity that a layer produces, or else any; its order."""
     first = np.empty(len(traced.pinned), int)
     made = [ids for _, ids in traced.tracer.producers]  # in ascending order, as they were started
-    for ids in (np.arange(len(traced.class_of)), np.concatenate([[], *made]).astype(int)):
+    for ids in (np.arange(len(traced.class_of)), np.concatenate([np.zeros(0, int), *made])):
         first[traced.class_of[ids[::-1]]] = ids[::-1]  # of several the last one stays
     return first
 

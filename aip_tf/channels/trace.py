@@ -155,9 +155,10 @@ def _as_identities(x):
 
 
 def _tensors(args, kwargs):
-    plain = not kwargs and all(isinstance(x, IdentityArray) for x in args)
-    flat = args if plain else tree.flatten((args, kwargs))
-    return [x for x in flat if isinstance(x, IdentityArray)]
+    found = [x for x in args if isinstance(x, IdentityArray)]
+    if len(found) == len(args) and not kwargs:  # the usual case
+        return found
+    return [x for x in tree.flatten((args, kwargs)) if isinstance(x, IdentityArray)]
 
 
 def _fits(found, expected):
