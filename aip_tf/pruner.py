@@ -102,7 +102,8 @@ class _Loop:
         self.recovery = recovery
         self.state = state
         self.started = time.monotonic()
-        self.batch = keras.tree.map_structure(lambda x: x[:8], next(iter(train.take(1)))[0])
+        # 11 samples: Keras' eager sum takes a gate (batch, 1, 1, 1) for a bias where heights match.
+        self.batch = keras.tree.map_structure(lambda x: x[:11], next(iter(train.take(1)))[0])
         self.input_shape = _input_shapes(teacher, self.batch)
         if state.progress is None:
             self._start()

@@ -98,9 +98,11 @@ def stages(records):
     import tensorflow_datasets as tfds
 
     def load(**arguments):
+        # The sample would fit into memory, decoded; the real data does not.
+        config = tfds.ReadConfig(try_autocache=False)
         return tfds.load(
             "imagenet2012", split="train", data_dir=records, as_supervised=True, download=False,
-            **arguments,
+            read_config=config, **arguments,
         )  # fmt: skip
 
     skip = {"image": tfds.decode.SkipDecoding()}
