@@ -2,7 +2,6 @@
 
 import doctest
 import importlib
-import importlib.util
 import json
 import re
 import runpy
@@ -74,8 +73,6 @@ def test_a_network_of_keras_applications_on_a_folder_of_images(example, photos, 
 
 
 def test_a_backbone_of_keras_hub(example, tmp_path):
-    if importlib.util.find_spec("keras_hub") is None:
-        pytest.skip("keras_hub is not installed (pip install keras-hub)")
     made = example("prune_keras_hub.py", "--epochs=2", f"--out={tmp_path / 'student.keras'}")
     inside = made["student"].get_layer(made["backbone"].name)
     assert type(inside).__module__.startswith("keras.")
