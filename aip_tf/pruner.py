@@ -165,15 +165,21 @@ class _Loop:
                 initial_epoch=self.epoch,
                 epochs=end,
                 shuffle=False,  # the dataset shuffles
-                callbacks=[*self.recovery.callbacks, *self._callbacks(game)],
+                callbacks=[*self.recovery.callbacks, *self._callbacks(game, end)],
             )
-        recalibrate(self.student, self.train, self.recovery.recalibration_batches)
         if self.rounds:
             self._finish_round()
 
-    def _callbacks(self, game):
+    def _callbacks(self, game, end):
+        last_batch = int(self.train.cardinality()) - 1
+
+        def measure_statistics(batch, logs):
+            if batch == last_batch and self.epoch == end - 1:  # the validation comes behind it
+                recalibrate(self.student, self.train, self.recovery.recalibration_batches)
+
         yield keras.callbacks.LambdaCallback(
-            on_epoch_end=lambda epoch, logs: self._finish_epoch(epoch, logs, game)
+            on_train_batch_end=measure_statistics,
+            on_epoch_end=lambda epoch, logs: self._finish_epoch(epoch, logs, game),
         )
         if self.state.events():
             yield keras.callbacks.TensorBoard(self.state.events())
@@ -184,12 +190,11 @@ class _Loop:
         self.state.finish_epoch(game, self._progress())
 
     def _finish_round(self):
-        after = self._evaluate()
+        after = {k[4:]: v for k, v in self.history[-1].items() if k.startswith("val_")}
         seconds = self._elapsed() - sum(r.seconds for r in self.rounds[:-1])
         record = dataclasses.replace(self.rounds[-1], metrics_after=after, seconds=seconds)
         self.rounds[-1] = record
-        name = f"round {self.round}/{len(self.cuts)}, recovered"
-        self._log_cost(name, record, after)
+        self._log_cost(f"round {self.round}/{len(self.cuts)}, recovered", record, after)
 
     def _cut(self):
         """Remove channels, prove the cut on a batch, measure the statistics anew, take records."""

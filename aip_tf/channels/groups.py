@@ -183,14 +183,12 @@ def _first_made(traced):
 def _free(traced, first):
     """Sets of channels that may be removed, by rule R7; within a set in the order of `first`."""
     signature = _signatures(traced)
-    order = np.argsort(first, kind="stable")
-    order = order[(signature[order] > 0) & ~traced.pinned[order]]
-    if not order.size:
+    free = np.flatnonzero((signature > 0) & ~traced.pinned)
+    if not free.size:
         return []
-    _, which = np.unique(signature[order], return_inverse=True)
-    by_set = np.argsort(which, kind="stable")
-    ends = np.flatnonzero(np.diff(which[by_set])) + 1
-    return [(first[channels[0]], channels, "") for channels in np.split(order[by_set], ends)]
+    free = free[np.lexsort((first[free], signature[free]))]
+    ends = np.flatnonzero(np.diff(signature[free])) + 1
+    return [(first[channels[0]], channels, "") for channels in np.split(free, ends)]
 
 
 def _signatures(traced):
@@ -219,24 +217,24 @@ class _Places:
     """Where the channels of each set stand in an array of identities; remembered by array."""
 
     def __init__(self, class_of, classes, num_classes):
-        self._class_of = class_of
         self._found = {}  # variables of one layer mostly share their identities
-        self._owner = np.full(num_classes, -1)  # for each class its set, -1 for none
-        self._place = np.zeros(num_classes, int)  # and its place in the set
         self.num_sets = len(classes)
+        owner, place = np.full(num_classes, -1), np.zeros(num_classes, int)
         for i, channels in enumerate(classes):
-            self._owner[channels] = i
-            self._place[channels] = np.arange(len(channels))
+            owner[channels] = i
+            place[channels] = np.arange(len(channels))
+        self._owner = owner[class_of]  # for each identity its set, -1 for none
+        self._place = place[class_of]  # and its place in the set
 
     def __call__(self, ids):
         """For each set in `ids`: its number, the indices of its entries, their channels."""
         found = self._found.get(id(ids))
         if found is None:
-            found = self._found[id(ids)] = self._look(self._class_of[ids])
+            found = self._found[id(ids)] = self._look(ids)
         return found
 
-    def _look(self, classes):
-        owners, place = self._owner[classes], self._place[classes]
+    def _look(self, ids):
+        owners, place = self._owner[ids], self._place[ids]
         first = owners[0]
         if (owners == first).all():
             return [(first, np.arange(len(owners)), place)] if first >= 0 else []
