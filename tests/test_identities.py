@@ -1,11 +1,11 @@
-"""Union-find: the classes of all pairs, and a reason on every class that has one anywhere."""
+"""Identities: the classes of all pairs, a reason on every class that has one, and their views."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aip_tf.channels.identities import Identities
+from aip_tf.channels.identities import Identities, spread
 
 SIZE = 6
 identity = st.integers(0, SIZE - 1)
@@ -47,3 +47,8 @@ def test_a_pin_climbs_a_chain_of_pairs_that_are_merged_at_once(order):
     identities.pin(np.array([5]), "kept")
     identities.union(np.array([5, 3])[order], np.array([3, 1])[order])
     assert identities.reason(identities.reasons(np.array([1]))[0]) == "kept"
+
+
+def test_identities_that_do_not_fit_their_axis_are_refused():
+    with pytest.raises(ValueError, match=r"3 identities for axis -1 .* \(1, 4\). Expected one, or"):
+        spread(np.arange(3), (1, 4))

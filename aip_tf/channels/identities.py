@@ -112,7 +112,10 @@ def spread(ids, shape, axis=-1):
     """An identity array of `shape` that varies along `axis` only, where it is `ids`; a view."""
     ids = np.ascontiguousarray(ids)
     if len(ids) not in (1, shape[axis]):
-        raise ValueError(f"Received {len(ids)} identities for axis {axis} of the shape {shape}.")
+        raise ValueError(
+            f"Received {len(ids)} identities for axis {axis} of the shape {tuple(shape)}. Expected "
+            f"one, or as many as the axis is long: a channel rule gives one for each channel."
+        )
     strides = [0] * len(shape)
     strides[axis] = ids.itemsize if len(ids) > 1 else 0
     view = IdentityArray(shape, ids.dtype, ids, strides=strides)
