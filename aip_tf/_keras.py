@@ -318,30 +318,31 @@ def attention_projections(layer):
 
 
 class TappedModel(keras.Model):
-    """`model`, whose call also returns what the operations at `paths` made, in one forward pass.
+    """`model`, whose call also returns what is read at some paths: `(outputs, {path: found})`.
 
-    The layers are the model's own; no node is added to its graph. Returns `(outputs, {path: x})`.
+    `taps` is {path: function}; of `function(x) -> (y, found)` the model goes on with y, equal to x.
+    The layers are the model's own; no node is added to its graph.
     """
 
-    def __init__(self, model, paths):
+    def __init__(self, model, taps):
         super().__init__(name=f"{model.name}_tapped")
         self.model = model
-        self.paths = frozenset(paths)
+        self.taps = taps
         self.built = True
         self._convert_input_args = False
         self._allow_non_tensor_positional_args = True
 
     def call(self, inputs, training=None):
-        taps = {}
+        found = {}
 
         def call(operation, args, kwargs, path):
-            outputs = operation_fn(operation, training=training)(*args, **kwargs)
-            if path in self.paths:
-                taps[path] = outputs
-            return outputs
+            x = operation_fn(operation, training=training)(*args, **kwargs)
+            if path in self.taps:
+                x, found[path] = self.taps[path](x)
+            return x
 
         flat = graph_of(self.model)._standardize_inputs(inputs)
-        return run_graph(self.model, flat, call), taps
+        return run_graph(self.model, flat, call), found
 
 
 class ReplicaModel(keras.Model):

@@ -14,36 +14,43 @@ from keras import ops
 _TINY = 1e-7
 
 
-def attention_map(features):
-    """Where a network looks: A = sum over channels of F^2, flattened, divided by its L2 norm.
+def energy(features):
+    """How strongly every position answers: the sum over channels of F^2.
+
+    Args:
+        features: `(batch, *positions, channels)`, any float type.
+
+    Returns:
+        float32 `(batch, *positions)`, >= 0.
+    """
+    return ops.sum(ops.square(ops.cast(features, "float32")), axis=-1)
+
+
+def attention_map(energy):
+    """Where a network looks: A = its energy, flattened, divided by its L2 norm.
 
     Dividing by the norm makes the sum and the mean over channels (the authors' form) the same, and
     networks of different width comparable.
 
     Args:
-        features: `(batch, *positions, channels)`, any float type.
+        energy: float32 `(batch, *positions)`, see `energy`.
 
     Returns:
         float32 `(batch, positions)`, each row of length 1, entries >= 0. A row of zeros (no
         activation anywhere) stays zero.
 
     >>> import numpy as np
-    >>> energies = attention_map(np.array([[[3.0], [4.0]]])) * 337**0.5  # |(9, 16)| = sqrt(337)
-    >>> np.asarray(energies).round(3).tolist()
+    >>> maps = attention_map(energy(np.array([[[3.0], [4.0]]])))
+    >>> np.asarray(maps * 337**0.5).round(3).tolist()  # |(9, 16)| = sqrt(337)
     [[9.0, 16.0]]
     """
-    features = ops.cast(features, "float32")
-    energy = ops.sum(ops.square(features), axis=-1)
-    energy = ops.reshape(
-        energy,
-        (-1, math.prod(energy.shape[1:]))
-        if None not in energy.shape[1:]
-        else (ops.shape(energy)[0], -1),
-    )
-    return energy * ops.rsqrt(ops.maximum(ops.sum(ops.square(energy), -1, keepdims=True), 1e-12))
+    known = None not in energy.shape[1:]
+    shape = (-1, math.prod(energy.shape[1:])) if known else (ops.shape(energy)[0], -1)
+    flat = ops.reshape(energy, shape)
+    return flat * ops.rsqrt(ops.maximum(ops.sum(ops.square(flat), -1, keepdims=True), 1e-12))
 
 
-def attention_loss(teacher_features, student_features):
+def attention_loss(teacher_energy, student_energy):
     """Sum over positions of (A_student - A_teacher)^2: 0 (equal) to 2 (nothing in common).
 
     The authors take the mean over the H W positions with weight 50; the sum with weight 50 / (H W)
@@ -51,13 +58,13 @@ def attention_loss(teacher_features, student_features):
     resolution.
 
     Args:
-        teacher_features: `(batch, *positions, teacher channels)`.
-        student_features: `(batch, *positions, student channels)`; same positions.
+        teacher_energy: `(batch, *positions)`, see `energy`.
+        student_energy: the same shape.
 
     Returns:
         float32 `(batch,)`.
     """
-    difference = attention_map(student_features) - attention_map(teacher_features)
+    difference = attention_map(student_energy) - attention_map(teacher_energy)
     return ops.sum(ops.square(difference), axis=-1)
 
 

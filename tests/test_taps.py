@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from game_models import small_cnn, two_headed
 from keras import layers
 
+from aip_tf import losses
 from aip_tf.game import taps
 
 
@@ -88,6 +90,33 @@ def test_reading_taps_is_the_models_own_forward_pass(make, training):
     assert [reading.taps[p].shape[1] for p in paths] == [8, 4]
     for a, b in zip(model.get_weights(), twin.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)  # moving statistics as well
+
+
+def test_reading_energies_changes_neither_outputs_nor_gradients():
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype("float32")
+    paths = ("relu0", "relu1")
+
+    def loss_and_gradients(**asked):
+        model = small_cnn()
+        with tf.GradientTape() as tape:
+            outputs, reading = taps.Reader(model, **asked)(x, training=True)
+            found = [reading.energies.get(p, losses.energy(reading.taps[p])) for p in paths]
+            loss = sum(tf.reduce_sum(tf.square(t)) for t in [outputs, *found])
+        return [loss, *tape.gradient(loss, model.trainable_variables)]
+
+    plain = loss_and_gradients(taps=paths)
+    for a, b in zip(loss_and_gradients(taps=paths, energies=paths), plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+
+
+def test_reading_energies_keeps_the_mask_of_a_sequence():
+    x = inputs = keras.Input((5,))
+    x = layers.Embedding(7, 3, mask_zero=True)(x)
+    x = layers.Activation("tanh", name="tap")(x)
+    model = keras.Model(inputs, layers.LSTM(2)(x))
+    data = np.array([[1, 2, 3, 0, 0]])
+    outputs, _ = taps.Reader(model, energies=("tap",))(data, training=False)
+    np.testing.assert_allclose(outputs, model(data), rtol=1e-6)
 
 
 def test_reading_takes_inputs_in_the_models_own_structure():

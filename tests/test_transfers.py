@@ -14,7 +14,8 @@ IMAGES, _ = small_data(8)
 
 
 def read(model, transfer=None):
-    return Reader(model, transfer.taps if transfer else ())(IMAGES, training=False)[1]
+    paths = (transfer.taps, transfer.energies) if transfer else ()
+    return Reader(model, *paths)(IMAGES, training=False)[1]
 
 
 def play(transfer, teacher, student):
@@ -96,7 +97,7 @@ def test_weights_must_not_be_negative(make):
 def test_attention_transfer_compares_networks_of_different_width():
     teacher, student = small_cnn(width=8, seed=1), small_cnn(width=5, seed=2)
     move, _, bound = play(AttentionTransfer(), teacher, student)
-    a, b = read(teacher, bound).taps, read(student, bound).taps
+    a, b = read(teacher, bound).energies, read(student, bound).energies
     expected = sum(np.mean(losses.attention_loss(a[p], b[p])) for p in ("relu0", "relu1"))
     np.testing.assert_allclose(move.loss, expected, rtol=1e-5)
     assert 0 < float(move.loss) < 4
@@ -104,7 +105,7 @@ def test_attention_transfer_compares_networks_of_different_width():
 
 def test_attention_taps_by_name():
     _, _, bound = play(AttentionTransfer(["conv1"]), small_cnn(seed=1), small_cnn(seed=2))
-    assert bound.taps == ("conv1",)
+    assert bound.energies == ("conv1",)
 
 
 @pytest.mark.parametrize("taps", ["relu0", [], ()])

@@ -74,8 +74,11 @@ class AdversarialDistiller(_keras.ReplicaModel):
         self.supervised_weight = _supervised_weight(supervised_weight, transfers)
         self.discriminators = [t.discriminator for t in self._adversaries]
         self.discriminator_optimizers = []
-        paths = tuple(dict.fromkeys(p for t in self.transfers for p in t.taps))
-        self._read = SimpleNamespace(teacher=Reader(teacher, paths), student=Reader(student, paths))
+        taps = tuple(dict.fromkeys(p for t in self.transfers for p in t.taps))
+        energies = tuple(dict.fromkeys(p for t in self.transfers for p in t.energies))
+        self._read = SimpleNamespace(
+            teacher=Reader(teacher, taps, energies), student=Reader(student, taps, energies)
+        )
         names = [n for t in self.transfers for n in t.log_names]
         names = ["supervised_loss", *names] if names else []
         self._trackers = {n: keras.metrics.Mean(name=n) for n in names}

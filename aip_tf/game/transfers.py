@@ -69,7 +69,12 @@ class Transfer:
 
     @property
     def taps(self):
-        """Layer paths to be read in both networks."""
+        """Layer paths whose tensors are read in both networks."""
+        return ()
+
+    @property
+    def energies(self):
+        """Layer paths of which only the energy is read, which takes less memory."""
         return ()
 
     @property
@@ -176,7 +181,7 @@ class AttentionTransfer(Transfer):
         self._paths = ()
 
     @property
-    def taps(self):
+    def energies(self):
         return self._paths
 
     def build(self, teacher, student):
@@ -195,7 +200,7 @@ class AttentionTransfer(Transfer):
 
     def loss(self, teacher, student):
         return sum(
-            ops.mean(losses.attention_loss(teacher.taps[path], student.taps[path]))
+            ops.mean(losses.attention_loss(teacher.energies[path], student.energies[path]))
             for path in self._paths
         )
 
