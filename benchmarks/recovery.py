@@ -47,14 +47,14 @@ PEER = (88.23, 88.48, 88.28)  # Torch-Pruning, group L2, best learning rate, sam
 
 # Weight of each term; 0 leaves it out. Chosen on seed 0, see the README.
 BLOCKS = [f"layer{stage}_{block}_relu2" for stage in (1, 2, 3) for block in range(3)]
-START = {"learning_rate": 0.02, "max_sparsity": 0.6}
+START = {"learning_rate": 0.015, "max_sparsity": 0.75}
 OUTPUT = {"output": 0.9, "temperature": 4.0}
 ATTENTION, ADVERSARIAL = {"attention": 50.0, "taps": BLOCKS}, {"adversarial": 0.1}
 NONE = {"output": 0.0, "attention": 0.0, "adversarial": 0.0}
 ARMS = {
     "full": {**START, **OUTPUT, **ATTENTION, **ADVERSARIAL},
     "output": {**START, **NONE, **OUTPUT},
-    "fine-tune": {**START, **NONE},
+    "fine-tune": {**START, **NONE, "learning_rate": 0.05},
     "output + attention": {**START, **NONE, **OUTPUT, **ATTENTION},
     "output + adversarial": {**START, **NONE, **OUTPUT, **ADVERSARIAL},
 }

@@ -109,6 +109,25 @@ def test_reading_energies_changes_neither_outputs_nor_gradients():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
 
 
+def test_energies_come_before_the_next_layer_and_their_gradients_after_its_own():
+    model = small_cnn()
+    reader = taps.Reader(model, energies=("relu0", "relu1"))
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            outputs, reading = reader(x, training=True)
+            loss = tf.reduce_sum(outputs) + sum(map(tf.reduce_sum, reading.energies.values()))
+        return tape.gradient(loss, model.trainable_variables)
+
+    graph = step.get_concrete_function(tf.TensorSpec((2, 8, 8, 1))).graph
+    pairs = [(cause, op) for op in graph.get_operations() for cause in op.control_inputs]
+    shapes = [[tuple(x.shape) for op in pair for x in op.outputs] for pair in pairs]
+    for tensor in [(2, 8, 8, 6), (2, 4, 4, 6)]:
+        assert [tensor[:-1], tensor] in shapes  # forwards
+        assert [tensor, tensor[:-1]] in shapes  # backwards
+
+
 def test_reading_energies_keeps_the_mask_of_a_sequence():
     x = inputs = keras.Input((5,))
     x = layers.Embedding(7, 3, mask_zero=True)(x)
