@@ -1,8 +1,7 @@
 """The only file that touches Keras' internals: graph nodes, private classes, private attributes.
 
 Everything here answers a question that Keras' public interface does not: in which order do the
-operations of a Functional model run, how is one of them copied with another width, what are the
-projections of a MultiHeadAttention layer.
+operations of a Functional model run, how is one of them copied with another width.
 """
 
 import contextlib
@@ -92,9 +91,8 @@ def _fill_in(arguments, values):
 def run_graph(model, inputs, call, prefix=""):
     """Walk `model` and every model nested in it: `call(operation, args, kwargs, path) -> outputs`.
 
-    `path` is the operation's name, behind the names of the models it is nested in:
-    `"outer/inner"`. With `call=lambda operation, args, kwargs, path: operation(*args, **kwargs)`
-    this is the forward pass.
+    `path` is the operation's name behind those of the models it is nested in: `"outer/inner"`. With
+    `call=lambda operation, args, kwargs, path: operation(*args, **kwargs)` it is the forward pass.
     """
 
     def visit(node, args, kwargs):
@@ -338,11 +336,13 @@ class TappedModel(keras.Model):
         def call(operation, args, kwargs, path):
             x = operation_fn(operation, training=training)(*args, **kwargs)
             if path in self.taps:
+                mask = getattr(x, "_keras_mask", None)
                 x, found[path] = self.taps[path](x)
+                if mask is not None:
+                    x._keras_mask = mask
             return x
 
-        flat = graph_of(self.model)._standardize_inputs(inputs)
-        return run_graph(self.model, flat, call), found
+        return run_graph(self.model, graph_of(self.model)._standardize_inputs(inputs), call), found
 
 
 class ReplicaModel(keras.Model):

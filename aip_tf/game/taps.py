@@ -68,7 +68,6 @@ def _whole(x):
 
 def _with_energy(x):
     y, energy = _fork(x)
-    y._keras_mask = getattr(x, "_keras_mask", None)  # where layers look for a sequence's mask
     return y, (x, energy)
 
 
