@@ -674,9 +674,9 @@ def test_output_transfer_reads_the_classes_alone(tiny_detector):
     student = halved(tiny_detector)
     transfer = OutputTransfer(outputs="classes").bind(tiny_detector, student)
     readings = [tiny_detector(np.ones((1, 64, 64, 3), "float32"))] * 2
-    first, second = (Reading(keras.tree.flatten(x), {}) for x in readings)
+    first, second = (Reading(keras.tree.flatten(x)) for x in readings)
     assert float(transfer.loss(first, second)) == pytest.approx(0.0, abs=1e-5)
-    moved = Reading([first.outputs[0] + 1.0, first.outputs[1]], {})
+    moved = Reading([first.outputs[0] + 1.0, first.outputs[1]])
     assert float(transfer.loss(first, moved)) == pytest.approx(0.0, abs=1e-5)
 
 
@@ -686,15 +686,15 @@ def test_detection_transfer_counts_anchors_with_objects(tiny_detector):
     )
     background, object_ = [20.0, 0.0, 0.0], [0.0, 20.0, 0.0]
     offsets = np.zeros((1, 2, 4), "float32")
-    sees = Reading([offsets, np.float32([[object_, background]])], {})
+    sees = Reading([offsets, np.float32([[object_, background]])])
     assert float(transfer.loss(sees, sees)) == pytest.approx(0.0, abs=1e-5)
     away = offsets.copy()
     away[0, 1] = 5.0  # boxes of background anchors are free
-    assert float(transfer.loss(sees, Reading([away, sees.outputs[1]], {}))) < 1e-4
+    assert float(transfer.loss(sees, Reading([away, sees.outputs[1]]))) < 1e-4
     away[0, 0, 0] = 2.0
-    assert float(transfer.loss(sees, Reading([away, sees.outputs[1]], {}))) == pytest.approx(1.5)
+    assert float(transfer.loss(sees, Reading([away, sees.outputs[1]]))) == pytest.approx(1.5)
     # An object that only the student imagines: KL of nearly 20 at one of two anchors that count.
-    imagines = Reading([offsets, np.float32([[object_, object_]])], {})
+    imagines = Reading([offsets, np.float32([[object_, object_]])])
     assert float(transfer.loss(sees, imagines)) == pytest.approx(10.0, rel=1e-3)
 
 

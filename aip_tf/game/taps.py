@@ -1,5 +1,6 @@
 """Where a network is read: its outputs, and taps on tensors inside it."""
 
+from types import MappingProxyType
 from typing import NamedTuple
 
 import keras
@@ -21,8 +22,8 @@ class Reading(NamedTuple):
     """
 
     outputs: list
-    taps: dict
-    energies: dict
+    taps: dict = MappingProxyType({})
+    energies: dict = MappingProxyType({})
 
 
 class Tensor(NamedTuple):
