@@ -77,18 +77,18 @@ def calls_to(name, tree):
 
 
 def private_names(tree):
-    """Names with a leading underscore that a file reads and does not define itself."""
+    """Names with a leading underscore that a file reads or sets and does not define itself."""
     own = set(NAMED_TUPLE_METHODS)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            own.add(node.name)
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            own.add(node.attr)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-            foreign = node.attr not in own and ast.unparse(node.value) not in ("self", "super()")
-            if re.match(r"_(?!_)", node.attr) and foreign:
-                yield f"{ast.unparse(node)} (line {node.lineno})"
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    own |= {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    own |= {n.attr for n in attributes if isinstance(n.ctx, ast.Store) and _is_self(n.value)}
+    for node in attributes:
+        if re.match(r"_(?!_)", node.attr) and node.attr not in own and not _is_self(node.value):
+            yield f"{ast.unparse(node)} (line {node.lineno})"
+
+
+def _is_self(node):
+    return ast.unparse(node) in ("self", "super()")
 
 
 def function_bodies(tree):
@@ -155,6 +155,7 @@ def test_the_guards_see_what_they_guard_against():
     assert wrong_arrows("cost", tree_of("from aip_tf.channels import groups")) == []
     assert calls_to("print", tree_of("def f():\n    print(1)")) == [2]
     assert list(private_names(tree_of("layer._tracker"))) == ["layer._tracker (line 1)"]
+    assert list(private_names(tree_of("x._keras_mask = 1"))) == ["x._keras_mask (line 1)"]
     assert list(private_names(tree_of("self._cache = 1\nother._cache"))) == []
     assert list(function_bodies(tree_of("def f():\n    'doc'\n    a = 1\n    return a"))) == [
         ("f", 2)
