@@ -68,6 +68,25 @@ def attention_loss(teacher_energy, student_energy):
     return ops.sum(ops.square(difference), axis=-1)
 
 
+def feature_loss(teacher_features, student_features):
+    """|F_student - F_teacher|^2 / |F_teacher|^2 over all positions and channels: 0 when equal.
+
+    The hint of Romero et al. (2015, arXiv 1412.6550, equation 3), relative to the teacher's length,
+    so that the term means the same at every depth; a student that says nothing costs 1.
+
+    Args:
+        teacher_features: `(batch, ...)`, any float type.
+        student_features: the same shape.
+
+    Returns:
+        float32 `(batch,)`, >= 0.
+    """
+    teacher, student = (ops.cast(x, "float32") for x in (teacher_features, student_features))
+    axes = tuple(range(1, len(teacher.shape)))
+    distance = ops.sum(ops.square(student - teacher), axis=axes)
+    return distance / ops.maximum(ops.sum(ops.square(teacher), axis=axes), _TINY)
+
+
 def output_loss(teacher_logits, student_logits, temperature=1.0):
     """T^2 KL(softmax(z_teacher / T) || softmax(z_student / T)) over the last axis.
 

@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from aip_tf import _keras, criteria
 from aip_tf import selection as selections
-from aip_tf.channels import find_channel_groups, mask_channels, prune_channels
-from aip_tf.channels.surgery import recast
+from aip_tf.channels import check_cut, find_channel_groups, prune_channels
 from aip_tf.cost import CostModel
 from aip_tf.game.distribution import share_batches
 from aip_tf.recovery import Recovery, recalibrate
@@ -23,7 +22,6 @@ from aip_tf.selection import select_channels
 __all__ = ["Recovery", "prune"]
 
 _log = logging.getLogger("aip_tf")
-_TOLERANCE = 1e-5
 
 
 def prune(
@@ -80,7 +78,7 @@ def prune(
     settings = _settings(model, cuts, selection, criterion, recovery)
     inputs, labels, *_ = next(iter(train_data.take(1)))
     recovery = recovery.for_model(model, labels)
-    _check_reachable(model, cuts[-1].amount, selection, _input_shapes(model, inputs))
+    _check_last_cut(model, cuts[-1].amount, selection, recovery, _input_shapes(model, inputs))
     state = RunState(run_dir, settings)
     if (report := state.read_report()) is not None:
         _log.info("The run in %s is complete; nothing is left to do.", run_dir)
@@ -281,49 +279,6 @@ class _Loop:
         )
 
 
-def check_cut(before, after, keep_masks, inputs):
-    """Law 1 on a batch: the cut model equals the masked one; decided in float64 when in doubt.
-
-    Args:
-        before, after: the model and `prune_channels(before, keep_masks)`.
-        keep_masks: the masks.
-        inputs: a batch of inputs.
-
-    Returns:
-        The largest difference of the outputs relative to the largest output: float.
-
-    Raises:
-        ValueError: if it exceeds 1e-5.
-    """
-    shapes = [tuple(x.shape[1:]) for x in _keras.flat_inputs(before, inputs)]
-    error = _difference(mask_channels(before, keep_masks, shapes), after, inputs)
-    if error <= _TOLERANCE:
-        return error
-    inputs = keras.tree.map_structure(_in_float64, inputs)
-    before, after = (recast(model, "float64", shapes) for model in (before, after))
-    error = _difference(mask_channels(before, keep_masks, shapes), after, inputs)
-    if error > _TOLERANCE:
-        raise ValueError(
-            f"The cut of {before.name!r} is not exact: its output differs from the masked "
-            f"model's by {error:.1e} (relative). Expected at most {_TOLERANCE:.0e}. The model was "
-            "not replaced. A layer with a wrong channel rule is the usual cause: keep it whole by "
-            "`ignore=` in the selection, and please report it."
-        )
-    return error
-
-
-def _difference(expected, actual, inputs):
-    pairs = [keras.tree.flatten(m(inputs, training=False)) for m in (expected, actual)]
-    arrays = [[np.asarray(x, np.float64) for x in outputs] for outputs in pairs]
-    largest = max(max(np.abs(x).max() for x in arrays[0]), np.finfo(np.float32).tiny)
-    return float(max(np.abs(a - b).max() for a, b in zip(*arrays, strict=True)) / largest)
-
-
-def _in_float64(x):
-    x = tf.convert_to_tensor(x)
-    return tf.cast(x, tf.float64) if x.dtype.is_floating else x
-
-
 def _dataset(data):
     """Training or validation data as a finite dataset of batches."""
     if isinstance(data, tuple) and len(data) in (2, 3):
@@ -379,11 +334,15 @@ def _input_shapes(model, inputs):
     return [tuple(x.shape[1:]) for x in _keras.flat_inputs(graph, inputs)]
 
 
-def _check_reachable(model, amount, selection, input_shape):
-    """Fail before training if the last cut cannot be made; scores do not matter for that."""
+def _check_last_cut(model, amount, selection, recovery, input_shape):
+    """Fail before training if it cannot be made (whatever the scores) or no transfer fit it."""
     budgeted = (selections.Macs, selections.Parameters, selections.Channels, selections.PerGroup)
     if isinstance(selection, budgeted):
-        select_channels(model, amount, selection=selection, input_shape=input_shape)
+        masks = select_channels(model, amount, selection=selection, input_shape=input_shape)
+        if recovery.transfers:
+            student = prune_channels(model, masks, input_shape)
+            for transfer in recovery.transfers:
+                transfer.check(model, student)
 
 
 def _group_records(original, groups):

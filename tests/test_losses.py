@@ -57,6 +57,13 @@ def test_attention_weight_of_the_paper_converts_by_the_number_of_positions():
     np.testing.assert_allclose(ours, papers, rtol=1e-5)
 
 
+def test_feature_loss_is_relative_to_the_teacher():
+    teacher = np.array([[[3.0], [4.0]], [[0.0], [0.0]]], "float32")
+    student = np.array([[[3.0], [2.0]], [[0.0], [0.0]]], "float16")
+    np.testing.assert_allclose(losses.feature_loss(teacher, student), [4 / 25, 0], rtol=1e-6)
+    np.testing.assert_allclose(losses.feature_loss(teacher, 0 * student), [1, 0], rtol=1e-6)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_output_loss_is_the_scaled_divergence(temperature):
     teacher, student = np.random.default_rng(0).normal(size=(2, 3, 5)).astype("float32") * 3

@@ -11,7 +11,8 @@ from keras import layers
 
 import aip_tf
 from aip_tf import run_state, selection
-from aip_tf.pruner import check_cut
+from aip_tf.channels import check_cut
+from aip_tf.game import AdversarialTransfer, FeatureTransfer
 from aip_tf.recovery import recalibrate
 
 EPOCHS, SCHEDULE = 4, 0.6  # cuts after epochs 0 and 1
@@ -25,7 +26,7 @@ def network():
     x = layers.BatchNormalization()(x)
     y = layers.Conv2D(12, 3, padding="same", activation="relu", name="inner")(x)
     y = layers.Conv2D(12, 3, padding="same", name="outer")(y)
-    x = layers.ReLU()(layers.Add()([x, y]))
+    x = layers.ReLU(name="sum")(layers.Add()([x, y]))
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, layers.Dense(3, name="classifier")(x), name="tiny")
 
@@ -161,6 +162,26 @@ def test_an_unreachable_target_is_known_before_training(monkeypatch):
     monkeypatch.setattr(aip_tf.AdversarialDistiller, "fit", None)
     with pytest.raises(ValueError, match="reachable minimum"):
         prune(schedule=0.95, selection=selection.Macs(max_sparsity=0.2))
+
+
+@pytest.mark.parametrize(
+    "transfer", [FeatureTransfer(["sum"]), AdversarialTransfer(features="sum")]
+)
+def test_a_transfer_that_no_cut_student_fits_is_known_before_training(monkeypatch, transfer):
+    recovery = aip_tf.Recovery(epochs=EPOCHS, transfers=[transfer])
+    monkeypatch.setattr(aip_tf.AdversarialDistiller, "fit", None)
+    with pytest.raises(ValueError, match=r"Expected equal (shapes|widths)"):
+        prune(recovery=recovery)
+
+
+def test_features_are_learned_where_nothing_is_cut():
+    def distance(weight):
+        recovery = aip_tf.Recovery(2, transfers=[FeatureTransfer(["sum"], weight)])
+        inner = selection.Channels(scope="inner")
+        _, report = prune(schedule=0.3, recovery=recovery, selection=inner)
+        return report.history[-1]["feature_loss"]
+
+    assert distance(weight=5.0) < 0.8 * distance(weight=0.0)
 
 
 def test_a_wrong_cut_stops_the_run():

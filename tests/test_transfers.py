@@ -7,7 +7,13 @@ import tensorflow as tf
 from game_models import small_cnn, small_data, two_headed
 
 from aip_tf import losses
-from aip_tf.game import AdversarialTransfer, AttentionTransfer, OutputTransfer, build_discriminator
+from aip_tf.game import (
+    AdversarialTransfer,
+    AttentionTransfer,
+    FeatureTransfer,
+    OutputTransfer,
+    build_discriminator,
+)
 from aip_tf.game.taps import Reader
 
 IMAGES, _ = small_data(8)
@@ -85,7 +91,9 @@ def test_temperature_must_be_positive(temperature):
         OutputTransfer(temperature=temperature)
 
 
-@pytest.mark.parametrize("make", [OutputTransfer, AttentionTransfer, AdversarialTransfer])
+@pytest.mark.parametrize(
+    "make", [OutputTransfer, AttentionTransfer, FeatureTransfer, AdversarialTransfer]
+)
 def test_weights_must_not_be_negative(make):
     with pytest.raises(ValueError, match=r"Received weight=-0\.5"):
         make(weight=-0.5)
@@ -108,15 +116,17 @@ def test_attention_taps_by_name():
     assert bound.energies == ("conv1",)
 
 
+@pytest.mark.parametrize("make", [AttentionTransfer, FeatureTransfer])
 @pytest.mark.parametrize("taps", ["relu0", [], ()])
-def test_attention_taps_must_be_auto_or_a_list(taps):
+def test_taps_must_be_auto_or_a_list(make, taps):
     with pytest.raises(ValueError, match="Received taps="):
-        AttentionTransfer(taps)
+        make(taps)
 
 
-def test_taps_that_do_not_exist_are_refused():
+@pytest.mark.parametrize("make", [AttentionTransfer, FeatureTransfer])
+def test_taps_that_do_not_exist_are_refused(make):
     with pytest.raises(ValueError, match="nowhere"):
-        AttentionTransfer(["nowhere"]).bind(small_cnn(seed=1), small_cnn(seed=2))
+        make(["nowhere"]).bind(small_cnn(seed=1), small_cnn(seed=2))
 
 
 def test_taps_of_other_size_are_refused():
@@ -132,6 +142,24 @@ def test_taps_of_other_size_are_refused():
         AttentionTransfer(["conv1"]).bind(small_cnn(), student)
     with pytest.raises(ValueError, match="at least one spatial axis"):
         AttentionTransfer(["pool"]).bind(small_cnn(), small_cnn(seed=1))
+
+
+# --- features -----------------------------------------------------------------------------------
+
+
+def test_feature_transfer_is_the_mean_relative_distance():
+    teacher, student = small_cnn(seed=1), small_cnn(seed=2)
+    move, _, bound = play(FeatureTransfer(), teacher, student)
+    a, b = read(teacher, bound).taps, read(student, bound).taps
+    expected = sum(np.mean(losses.feature_loss(a[p], b[p])) for p in ("relu0", "relu1"))
+    np.testing.assert_allclose(move.loss, expected, rtol=1e-5)
+    assert float(move.loss) > 0
+    assert float(play(FeatureTransfer(), teacher, teacher)[0].loss) == 0
+
+
+def test_features_are_compared_at_equal_widths_only():
+    with pytest.raises(ValueError, match=r"\(8, 8, 8\) in the teacher and \(8, 8, 5\)"):
+        FeatureTransfer().bind(small_cnn(width=8), small_cnn(width=5))
 
 
 # --- adversarial --------------------------------------------------------------------------------
@@ -239,6 +267,7 @@ def test_outputs_with_positions_cannot_be_mixed():
     [
         OutputTransfer(2.0, 0.3, outputs=["a"], from_logits=False, name="soft"),
         AttentionTransfer(["a", "b"], 0.7),
+        FeatureTransfer(["a"], 0.7),
         AdversarialTransfer(0.5, build_discriminator(3), "sgd", "pool", [0], 0.25, name="game"),
     ],
 )

@@ -2,11 +2,12 @@
 
 from aip_tf.channels.groups import ChannelGroup, Member, find_channel_groups
 from aip_tf.channels.rules import register_channel_rule
-from aip_tf.channels.surgery import mask_channels, prune_channels
+from aip_tf.channels.surgery import check_cut, mask_channels, prune_channels
 
 __all__ = [
     "ChannelGroup",
     "Member",
+    "check_cut",
     "find_channel_groups",
     "mask_channels",
     "prune_channels",

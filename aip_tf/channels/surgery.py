@@ -12,6 +12,7 @@ from aip_tf.channels.groups import partition
 from aip_tf.channels.identities import compact
 
 _LARGE = 2**22  # entries
+_TOLERANCE = 1e-5
 
 
 def prune_channels(model, keep_masks, input_shape=None):
@@ -48,6 +49,49 @@ def recast(model, dtype, input_shape=None):
     """A copy of `model` in which every layer has the dtype policy `dtype`, such as "float64"."""
     found = partition(model, input_shape)
     return _rebuild(model, found.trace, found.kept({}), {"dtype": dtype})
+
+
+def check_cut(before, after, keep_masks, inputs):
+    """Law 1 on a batch: the cut model equals the masked one; decided in float64 when in doubt.
+
+    Args:
+        before, after: the model and `prune_channels(before, keep_masks)`.
+        keep_masks: the masks.
+        inputs: a batch of inputs.
+
+    Returns:
+        The largest difference of the outputs relative to the largest output: float.
+
+    Raises:
+        ValueError: if it exceeds 1e-5.
+    """
+    shapes = [tuple(x.shape[1:]) for x in _keras.flat_inputs(before, inputs)]
+    error = _difference(mask_channels(before, keep_masks, shapes), after, inputs)
+    if error <= _TOLERANCE:
+        return error
+    inputs = tree.map_structure(_in_float64, inputs)
+    before, after = (recast(model, "float64", shapes) for model in (before, after))
+    error = _difference(mask_channels(before, keep_masks, shapes), after, inputs)
+    if error > _TOLERANCE:
+        raise ValueError(
+            f"The cut of {before.name!r} is not exact: its output differs from the masked "
+            f"model's by {error:.1e} (relative). Expected at most {_TOLERANCE:.0e}. The model was "
+            "not replaced. A layer with a wrong channel rule is the usual cause: keep it whole by "
+            "`ignore=` in the selection, and please report it."
+        )
+    return error
+
+
+def _difference(expected, actual, inputs):
+    pairs = [tree.flatten(m(inputs, training=False)) for m in (expected, actual)]
+    arrays = [[np.asarray(x, np.float64) for x in outputs] for outputs in pairs]
+    largest = max(max(np.abs(x).max() for x in arrays[0]), np.finfo(np.float32).tiny)
+    return float(max(np.abs(a - b).max() for a, b in zip(*arrays, strict=True)) / largest)
+
+
+def _in_float64(x):
+    x = tf.convert_to_tensor(x)
+    return tf.cast(x, tf.float64) if x.dtype.is_floating else x
 
 
 def _rebuild(model, traced, kept, changes=()):

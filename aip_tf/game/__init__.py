@@ -3,12 +3,19 @@
 from aip_tf.game.discriminator import AdversarialTransfer, build_discriminator
 from aip_tf.game.distiller import AdversarialDistiller
 from aip_tf.game.taps import Reading, find_taps
-from aip_tf.game.transfers import AttentionTransfer, Move, OutputTransfer, Transfer
+from aip_tf.game.transfers import (
+    AttentionTransfer,
+    FeatureTransfer,
+    Move,
+    OutputTransfer,
+    Transfer,
+)
 
 __all__ = [
     "AdversarialDistiller",
     "AdversarialTransfer",
     "AttentionTransfer",
+    "FeatureTransfer",
     "Move",
     "OutputTransfer",
     "Reading",

@@ -105,10 +105,19 @@ class AdversarialTransfer(Transfer):
             f"{self._prefix}discriminator_accuracy",
         )
 
+    def check(self, teacher, student):
+        widths = [self._feature_width(model) for model in (teacher, student)]
+        if widths[0] != widths[1]:
+            raise ValueError(
+                f"Received features={self.features!r} with {widths[0]} channels in the teacher and "
+                f"{widths[1]} in the student. Expected equal widths: a layer whose channels are "
+                "not cut, such as one behind the last residual sum, or features=None."
+            )
+
     def build(self, teacher, student):
         self._views = LogitViews(teacher, student, self.outputs)
         self._check_ranks()
-        num_inputs = sum(self._views.num_classes) + self._num_features(teacher, student)
+        num_inputs = sum(self._views.num_classes) + self._feature_width(teacher)
         if self.discriminator is None:
             self.discriminator = build_discriminator(num_inputs, name=f"{self.name}_discriminator")
         self._check_discriminator(num_inputs)
@@ -199,20 +208,10 @@ class AdversarialTransfer(Transfer):
             start = end
         return ops.concatenate(guarded, axis=-1)
 
-    def _num_features(self, teacher, student):
+    def _feature_width(self, model):
         if self.features is None:
             return 0
-        widths = [
-            taps_module.tap_shapes(model, self.taps)[self.features][-1]
-            for model in (teacher, student)
-        ]
-        if widths[0] != widths[1]:
-            raise ValueError(
-                f"Received features={self.features!r} with {widths[0]} channels in the teacher and "
-                f"{widths[1]} in the student. Expected equal widths: a layer whose channels are "
-                "not cut, such as one behind the last residual sum, or features=None."
-            )
-        return widths[0]
+        return taps_module.tap_shapes(model, self.taps)[self.features][-1]
 
     def _check_ranks(self):
         ranks = self._views.ranks

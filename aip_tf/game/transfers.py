@@ -60,12 +60,19 @@ class Transfer:
 
         One object can so serve many rounds: state (a discriminator) belongs to the copy.
         """
+        self.check(teacher, student)
         bound = copy.copy(self)
         bound.build(teacher, student)
         return bound
 
+    def check(self, teacher, student):
+        """Raise a ValueError if the pair does not fit.
+
+        `prune` asks before it trains, with a student such as the last cut will leave.
+        """
+
     def build(self, teacher, student):
-        """Check the pair and prepare; called once, before training starts."""
+        """Prepare for a pair that fits; called once, before training starts."""
 
     @property
     def taps(self):
@@ -152,8 +159,41 @@ class OutputTransfer(Transfer):
         }
 
 
+class _TapTransfer(Transfer):
+    """A transfer that compares tensors inside two networks, at the same layer paths."""
+
+    def __init__(self, taps, weight, name):
+        super().__init__(weight, name)
+        if (isinstance(taps, str) and taps != "auto") or not taps:
+            raise ValueError(
+                f"Received taps={taps!r}. Expected 'auto' or a non-empty list of layer paths."
+            )
+        self._taps = taps if taps == "auto" else tuple(taps)
+        self._paths = ()
+
+    def check(self, teacher, student):
+        paths = self._paths_of(teacher)
+        shapes = [taps_module.tap_shapes(model, paths) for model in (teacher, student)]
+        for path in paths:
+            self._compare(path, *(tuple(each[path][1:]) for each in shapes))
+
+    def build(self, teacher, student):
+        self._paths = self._paths_of(teacher)
+
+    def _paths_of(self, teacher):
+        return taps_module.find_taps(teacher) if self._taps == "auto" else self._taps
+
+    def _compare(self, path, teacher_shape, student_shape):
+        """Raise a ValueError if tensors of these shapes, without batch, cannot be compared."""
+        raise NotImplementedError
+
+    def get_config(self):
+        taps = self._taps if self._taps == "auto" else list(self._taps)
+        return super().get_config() | {"taps": taps}
+
+
 @keras.saving.register_keras_serializable(_PACKAGE)
-class AttentionTransfer(Transfer):
+class AttentionTransfer(_TapTransfer):
     """The student looks where the teacher looks: attention maps at the same taps.
 
     Each tap costs the sum over positions of (A_student - A_teacher)^2 (`losses.attention_loss`),
@@ -172,31 +212,20 @@ class AttentionTransfer(Transfer):
     """
 
     def __init__(self, taps="auto", weight=0.2, name="attention"):
-        super().__init__(weight, name)
-        if (isinstance(taps, str) and taps != "auto") or not taps:
-            raise ValueError(
-                f"Received taps={taps!r}. Expected 'auto' or a non-empty list of layer paths."
-            )
-        self._taps = taps if taps == "auto" else tuple(taps)
-        self._paths = ()
+        super().__init__(taps, weight, name)
 
     @property
     def energies(self):
         return self._paths
 
-    def build(self, teacher, student):
-        paths = taps_module.find_taps(teacher) if self._taps == "auto" else self._taps
-        teacher_shapes = taps_module.tap_shapes(teacher, paths)
-        student_shapes = taps_module.tap_shapes(student, paths)
-        for path in paths:
-            sizes = teacher_shapes[path][1:-1], student_shapes[path][1:-1]
-            if not sizes[0] or sizes[0] != sizes[1]:
-                raise ValueError(
-                    f"Received the tap {path!r} of size {sizes[0]} in the teacher and {sizes[1]} "
-                    "in the student (batch and channels left out). Expected equal sizes with at "
-                    "least one spatial axis."
-                )
-        self._paths = paths
+    def _compare(self, path, teacher_shape, student_shape):
+        sizes = teacher_shape[:-1], student_shape[:-1]
+        if not sizes[0] or sizes[0] != sizes[1]:
+            raise ValueError(
+                f"Received the tap {path!r} of size {sizes[0]} in the teacher and {sizes[1]} "
+                "in the student (batch and channels left out). Expected equal sizes with at "
+                "least one spatial axis."
+            )
 
     def loss(self, teacher, student):
         return sum(
@@ -204,9 +233,49 @@ class AttentionTransfer(Transfer):
             for path in self._paths
         )
 
-    def get_config(self):
-        taps = self._taps if self._taps == "auto" else list(self._taps)
-        return super().get_config() | {"taps": taps}
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class FeatureTransfer(_TapTransfer):
+    """The student's features become the teacher's, at taps where no channel was cut.
+
+    Each tap costs |F_student - F_teacher|^2 / |F_teacher|^2 (`losses.feature_loss`); taps are
+    summed. It says more than attention, which only sees where features are large, but needs equal
+    widths: what residual blocks put out under `scope="inner"`, say. Not part of the paper.
+
+    Args:
+        taps: `"auto"` (the last tensor of each spatial resolution, see `find_taps`) or layer paths
+            that exist in both networks; their shapes must not differ.
+        weight: see `Transfer`.
+        name: see `Transfer`.
+
+    Raises:
+        ValueError: when bound, for taps that do not exist or differ in shape.
+
+    >>> FeatureTransfer(["conv2_block3_out", "conv3_block4_out"], weight=4.0).name
+    'feature'
+    """
+
+    def __init__(self, taps="auto", weight=1.0, name="feature"):
+        super().__init__(taps, weight, name)
+
+    @property
+    def taps(self):
+        return self._paths
+
+    def _compare(self, path, teacher_shape, student_shape):
+        if teacher_shape != student_shape:
+            raise ValueError(
+                f"Received the tap {path!r} of shape {teacher_shape} in the teacher and "
+                f"{student_shape} in the student (batch left out). Expected equal shapes: name "
+                "taps whose channels are not cut, cut none there (scope='inner' keeps those of "
+                "residual sums), or use AttentionTransfer, which compares any widths."
+            )
+
+    def loss(self, teacher, student):
+        return sum(
+            ops.mean(losses.feature_loss(teacher.taps[path], student.taps[path]))
+            for path in self._paths
+        )
 
 
 class LogitViews:
