@@ -50,6 +50,7 @@ BLOCKS = [f"layer{stage}_{block}_relu2" for stage in (1, 2, 3) for block in rang
 START = {"learning_rate": 0.015, "max_sparsity": 0.75}
 OUTPUT = {"output": 0.9, "temperature": 4.0}
 ATTENTION, ADVERSARIAL = {"attention": 50.0, "taps": BLOCKS}, {"adversarial": 0.1}
+FEATURES = {"features": 16.0, "learning_rate": 0.02}  # at the same taps
 NONE = {"output": 0.0, "attention": 0.0, "adversarial": 0.0}
 ARMS = {
     "full": {**START, **OUTPUT, **ATTENTION, **ADVERSARIAL},
@@ -57,9 +58,12 @@ ARMS = {
     "fine-tune": {**START, **NONE, "learning_rate": 0.05},
     "output + attention": {**START, **NONE, **OUTPUT, **ATTENTION},
     "output + adversarial": {**START, **NONE, **OUTPUT, **ADVERSARIAL},
+    "full + features": {**START, **OUTPUT, **ATTENTION, **ADVERSARIAL, **FEATURES},
 }
 QUEUE = [(arm, seed) for seed in (0,) for arm in ARMS]
-QUEUE += [(arm, seed) for seed in (1, 2) for arm in ("full", "output", "fine-tune")]
+QUEUE += [
+    (arm, seed) for seed in (1, 2) for arm in ("full", "output", "fine-tune", "full + features")
+]
 
 
 # The cut -----------------------------------------------------------------------------------------
@@ -200,6 +204,8 @@ def transfers(settings):
         terms.append(game.OutputTransfer(settings["temperature"], settings["output"]))
     if settings["attention"]:
         terms.append(game.AttentionTransfer(settings.get("taps", "auto"), settings["attention"]))
+    if settings.get("features"):
+        terms.append(game.FeatureTransfer(settings["taps"], settings["features"]))
     if settings["adversarial"]:
         terms.append(game.AdversarialTransfer(settings["adversarial"]))
     return terms
