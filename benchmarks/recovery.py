@@ -50,7 +50,7 @@ BLOCKS = [f"layer{stage}_{block}_relu2" for stage in (1, 2, 3) for block in rang
 START = {"learning_rate": 0.015, "max_sparsity": 0.75}
 OUTPUT = {"output": 0.9, "temperature": 4.0}
 ATTENTION, ADVERSARIAL = {"attention": 50.0, "taps": BLOCKS}, {"adversarial": 0.1}
-FEATURES = {"features": 16.0, "learning_rate": 0.02}  # at the same taps
+FEATURES = {"features": 16.0}  # at the same taps
 NONE = {"output": 0.0, "attention": 0.0, "adversarial": 0.0}
 ARMS = {
     "full": {**START, **OUTPUT, **ATTENTION, **ADVERSARIAL},
