@@ -6,7 +6,7 @@
     vww        a deployed person detector (96x96): cut by half and export, no training
     mobilenet  MobileNet 0.25 on 1,000 photographs, one of each class: accuracy, 30% of the MACs
                cut, recovery on a seeded half, accuracy on the other half
-    resnet20, resnet56, resnet20-one-shot
+    resnet20, resnet56, resnet20-features, resnet20-one-shot
                iterative pruning to half of the MACs on the complete CIFAR-10, hours on two cores
 
 One JSON line for each run goes to results/runs.jsonl; runs of `prune` go on from their folder.
@@ -32,7 +32,12 @@ import tensorflow as tf  # noqa: E402
 import aip_tf  # noqa: E402
 from aip_tf import cost, schedules  # noqa: E402
 from aip_tf.datasets import cifar10  # noqa: E402
-from aip_tf.game import AdversarialTransfer, AttentionTransfer, OutputTransfer  # noqa: E402
+from aip_tf.game import (  # noqa: E402
+    AdversarialTransfer,
+    AttentionTransfer,
+    FeatureTransfer,
+    OutputTransfer,
+)
 from aip_tf.recovery import recalibrate  # noqa: E402
 from aip_tf.selection import Macs  # noqa: E402
 
@@ -86,22 +91,30 @@ def mobilenet(epochs=3, seed=0):
 
 
 def resnet20():
-    return _iterate("resnet20", epochs=12, schedule=0.5)
+    return _iterate("resnet20", "game", epochs=12)
 
 
 def resnet56():
-    return _iterate("resnet56", epochs=6, schedule=0.5)
+    return _iterate("resnet56", "game", epochs=6)
+
+
+def resnet20_features():
+    """As resnet20, with the terms that recovery.py found best: they see every block."""
+    blocks = [f"layer{stage}_{block}_relu2" for stage in (1, 2, 3) for block in range(3)]
+    inside = [AttentionTransfer(blocks, 50.0), FeatureTransfer(blocks, 16.0)]
+    terms = [OutputTransfer(), *inside, AdversarialTransfer(0.1)]
+    return _iterate("resnet20", "features", epochs=12, transfers=terms)
 
 
 def resnet20_one_shot():
     """Plain fine-tuning of one cut, with as many epochs."""
-    return _iterate("resnet20", epochs=12, schedule=schedules.one_shot(0.5), transfers=[])
+    cut = schedules.one_shot(0.5)
+    return _iterate("resnet20", "plain", epochs=12, schedule=cut, transfers=[])
 
 
-def _iterate(network, epochs, schedule, transfers=None):
+def _iterate(network, kind, epochs, schedule=0.5, transfers=None):
     teacher = keras.saving.load_model(SHARED / "models" / f"cifar10_{network}_akamaster.keras")
     data = cifar10(SHARED / "tensorflow_datasets")
-    kind = "game" if transfers is None else "plain"
     _, report = aip_tf.prune(
         teacher,
         data.train,
@@ -144,6 +157,7 @@ RUNS = {
     "vww": vww,
     "mobilenet": mobilenet,
     "resnet20": resnet20,
+    "resnet20-features": resnet20_features,
     "resnet20-one-shot": resnet20_one_shot,
     "resnet56": resnet56,
 }
