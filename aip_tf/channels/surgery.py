@@ -64,6 +64,10 @@ def check_cut(before, after, keep_masks, inputs):
 
     Raises:
         ValueError: if it exceeds 1e-5.
+
+    Example:
+
+    >>> error = check_cut(model, aip_tf.prune_channels(model, keep_masks), keep_masks, images)
     """
     shapes = [tuple(x.shape[1:]) for x in _keras.flat_inputs(before, inputs)]
     error = _difference(mask_channels(before, keep_masks, shapes), after, inputs)

@@ -68,7 +68,7 @@ class Transfer:
     def check(self, teacher, student):
         """Raise a ValueError if the pair does not fit.
 
-        `prune` asks before it trains, with a student such as the last cut will leave.
+        Where the budget tells what the last cut leaves, `prune` asks about it before it trains.
         """
 
     def build(self, teacher, student):
