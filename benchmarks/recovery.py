@@ -368,7 +368,9 @@ def summary(records):
 def _shown(value):
     if isinstance(value, dict):
         return "`" + ", ".join(f"{k}: {v:g}" for k, v in value.items()) + "`"
-    return f"{len(value)} layers" if isinstance(value, list) else f"{value:g}"
+    if isinstance(value, list):
+        return f"{len(value)} layers"
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def main():
