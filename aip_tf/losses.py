@@ -79,12 +79,12 @@ def feature_loss(teacher_features, student_features):
         student_features: the same shape.
 
     Returns:
-        float32 `(batch,)`, >= 0.
+        float32 `(batch,)`, >= 0; 0 where the teacher's features are all zero.
     """
     teacher, student = (ops.cast(x, "float32") for x in (teacher_features, student_features))
     axes = tuple(range(1, len(teacher.shape)))
-    distance = ops.sum(ops.square(student - teacher), axis=axes)
-    return distance / ops.maximum(ops.sum(ops.square(teacher), axis=axes), _TINY)
+    distance, length = (ops.sum(ops.square(x), axis=axes) for x in (student - teacher, teacher))
+    return ops.where(length > _TINY, distance / ops.maximum(length, _TINY), 0.0)
 
 
 def output_loss(teacher_logits, student_logits, temperature=1.0):

@@ -58,10 +58,18 @@ def test_attention_weight_of_the_paper_converts_by_the_number_of_positions():
 
 
 def test_feature_loss_is_relative_to_the_teacher():
-    teacher = np.array([[[3.0], [4.0]], [[0.0], [0.0]]], "float32")
-    student = np.array([[[3.0], [2.0]], [[0.0], [0.0]]], "float16")
-    np.testing.assert_allclose(losses.feature_loss(teacher, student), [4 / 25, 0], rtol=1e-6)
-    np.testing.assert_allclose(losses.feature_loss(teacher, 0 * student), [1, 0], rtol=1e-6)
+    teacher = np.array([[[3.0], [4.0]], [[0.1], [0.0]]], "float32")
+    student = np.array([[[3.0], [2.0]], [[0.1], [0.2]]], "float32")
+    np.testing.assert_allclose(losses.feature_loss(teacher, student), [4 / 25, 4], rtol=1e-6)
+    np.testing.assert_allclose(losses.feature_loss(teacher, 0 * student), [1, 1], rtol=1e-6)
+
+
+def test_a_silent_teacher_asks_for_no_features():
+    student = tf.Variable(tf.ones((1, 2, 1)))
+    with tf.GradientTape() as tape:
+        loss = losses.feature_loss(tf.zeros((1, 2, 1)), student)
+    np.testing.assert_array_equal(loss, [0.0])
+    np.testing.assert_array_equal(tape.gradient(loss, student), tf.zeros((1, 2, 1)))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
