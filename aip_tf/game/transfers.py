@@ -91,7 +91,7 @@ class Transfer:
 
     def loss(self, teacher, student):
         """The scalar loss of one batch, from two `Reading`s; averaged over the batch."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must override `loss`.")
 
     def play(self, teacher, student):
         """The `Move` of one step; called under the student's gradient tape."""
@@ -185,7 +185,14 @@ class _TapTransfer(Transfer):
 
     def _compare(self, path, teacher_shape, student_shape):
         """Raise a ValueError if tensors of these shapes, without batch, cannot be compared."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must override `_compare`.")
+
+    def loss(self, teacher, student):
+        return sum(ops.mean(self._distance(teacher, student, path)) for path in self._paths)
+
+    def _distance(self, teacher, student, path):
+        """What one tap costs: `(batch,)`."""
+        raise NotImplementedError(f"{type(self).__name__} must override `_distance`.")
 
     def get_config(self):
         taps = self._taps if self._taps == "auto" else list(self._taps)
@@ -228,11 +235,8 @@ class AttentionTransfer(_TapTransfer):
                 "least one spatial axis."
             )
 
-    def loss(self, teacher, student):
-        return sum(
-            ops.mean(losses.attention_loss(teacher.energies[path], student.energies[path]))
-            for path in self._paths
-        )
+    def _distance(self, teacher, student, path):
+        return losses.attention_loss(teacher.energies[path], student.energies[path])
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
@@ -272,11 +276,8 @@ class FeatureTransfer(_TapTransfer):
                 "residual sums), or use AttentionTransfer, which compares any widths."
             )
 
-    def loss(self, teacher, student):
-        return sum(
-            ops.mean(losses.feature_loss(teacher.taps[path], student.taps[path]))
-            for path in self._paths
-        )
+    def _distance(self, teacher, student, path):
+        return losses.feature_loss(teacher.taps[path], student.taps[path])
 
 
 class LogitViews:
