@@ -1,0 +1,65 @@
+"""The only door to Keras' internals: graph nodes, private classes, private attributes.
+
+Everything here answers a question that Keras' public interface does not: in which order do the
+operations of a Functional model run, how is one of them copied with another width.
+"""
+
+from aip_tf._keras.copies import (
+    copy_flags,
+    copy_input,
+    copy_operation,
+    copy_sequential,
+    copy_wrapper,
+    copying,
+    new_operation,
+)
+from aip_tf._keras.graph import (
+    TappedModel,
+    all_layers,
+    application_layers,
+    attention_projections,
+    flat_inputs,
+    graph_of,
+    input_structure,
+    is_graph,
+    layer_at,
+    operation_type,
+    output_shapes,
+    run_graph,
+    variables_by_training,
+    walk,
+)
+from aip_tf._keras.training import (
+    ReplicaModel,
+    compiled_loss_and_metrics,
+    is_multi_worker,
+    multi_worker_strategy,
+)
+
+__all__ = [
+    "ReplicaModel",
+    "TappedModel",
+    "all_layers",
+    "application_layers",
+    "attention_projections",
+    "compiled_loss_and_metrics",
+    "copy_flags",
+    "copy_input",
+    "copy_operation",
+    "copy_sequential",
+    "copy_wrapper",
+    "copying",
+    "flat_inputs",
+    "graph_of",
+    "input_structure",
+    "is_graph",
+    "is_multi_worker",
+    "layer_at",
+    "multi_worker_strategy",
+    "new_operation",
+    "operation_type",
+    "output_shapes",
+    "run_graph",
+    "variables_by_training",
+    "walk",
+]
