@@ -13,7 +13,7 @@ import aip_tf
 PACKAGE = Path(__file__).resolve().parents[1] / "aip_tf"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
-    {"_keras"},
+    {"_keras", "files"},
     {"channels", "losses", "schedules", "zoo", "datasets", "report"},
     {"cost", "criteria", "game", "export", "latency"},
     {"selection", "detection", "recovery"},

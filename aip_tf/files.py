@@ -1,0 +1,233 @@
+"""Files of a run: written whole or not at all, known by their sums, owned by one process.
+
+A run of days is killed sooner or later, and the disk is full sooner or later. So no file is ever
+half written (it gets a temporary name, reaches the disk, and is renamed), a file that was damaged
+later is noticed by its sha256, and two processes never write into one folder.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows knows no advisory locks: there, nobody watches
+    fcntl = None
+
+_log = logging.getLogger("aip_tf")
+
+_LOCK = "lock"
+_held = {}  # {folder: [open lock file, how many times]} of this process
+_UNFINISHED = "unfinished_"
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full: what was saved before is whole; free some space, and the same "
+    "command goes on",
+    errno.EDQUOT: "your quota is used up: what was saved before is whole; free some space, and the "
+    "same command goes on",
+    errno.ENOTDIR: "a part of that path is a file: name a folder, or remove that file",
+    errno.EEXIST: "a file has that name already: name a folder, or remove that file",
+    errno.EISDIR: "a folder has that name: name a file, or remove that folder",
+    errno.ENAMETOOLONG: "the name is too long for this file system: give a shorter one",
+    errno.EACCES: "you have no permission: choose a folder of your own, or change its permissions",
+    errno.EPERM: "you have no permission: choose a folder of your own, or change its permissions",
+    errno.EROFS: "that file system can only be read: choose another folder",
+    errno.ENOENT: "the folder is gone: it was removed while the run went on",
+}
+
+
+def expand(path):
+    """`path` as a `Path`, in which `~` means the home folder.
+
+    >>> expand("~/runs") == Path.home() / "runs"
+    True
+    """
+    return Path(path).expanduser()
+
+
+@contextlib.contextmanager
+def explained(path):
+    """Turns an `OSError` inside into a `ValueError` that says what to do, where that is known."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        code = getattr(error, "errno", None)
+        if "No space left" in str(error):  # h5py says it in words, without the number
+            code = errno.ENOSPC
+        if code not in _REMEDIES:
+            raise
+        raise ValueError(
+            f"Received the path '{_shown(path)}', which cannot be written: {_REMEDIES[code]}."
+        ) from error
+
+
+def make_folder(path):
+    """Makes a folder and those around it; returns it as a `Path`.
+
+    Raises:
+        ValueError: if it cannot be made: a file of that name, too long a name, no permission.
+    """
+    folder = expand(path)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write(path, save):
+    """Writes a file whole or not at all.
+
+    Args:
+        path: where it ends up; folders around it are made.
+        save: `save(path)` writes a file; it is given a temporary name with the same suffix.
+
+    Returns:
+        The sha256 of what was written.
+
+    Raises:
+        ValueError: if the disk is full, or the path cannot be written.
+    """
+    path = expand(path)
+    make_folder(path.parent)
+    unfinished = path.with_name(_UNFINISHED + path.name)
+    try:
+        with explained(path):
+            save(unfinished)
+            _reach_disk(unfinished)
+            found = digest(unfinished)
+            os.replace(unfinished, path)
+            _reach_disk(path.parent)  # else the new name may be lost with the power
+    except Exception:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise
+    return found
+
+
+def write_text(path, text):
+    """Writes a text in UTF-8, whole or not at all; see `write`."""
+    return write(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+
+
+def digest(path):
+    """The sha256 of a file, as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_whole(path, expected):
+    """Whether a file is there and has the sha256 `expected`."""
+    return Path(path).is_file() and digest(path) == expected
+
+
+def tidy(folder):
+    """Removes what killed processes left half written in `folder` and below.
+
+    Only the owner of the folder may call it (see `Lock`): nobody else is writing then.
+    """
+    for path in sorted(Path(folder).rglob(_UNFINISHED + "*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+class Lock:
+    """Ownership of a folder, while its `with` block lasts; it ends with the process, however.
+
+    A process may lock a folder that it owns already.
+
+    Args:
+        folder: the folder, made where it is missing; None: nothing is owned.
+
+    Raises:
+        ValueError: on entering, if another process owns it; the message names it.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, Lock(folder):
+    ...     sorted(path.name for path in Path(folder).iterdir())
+    ['lock']
+    """
+
+    def __init__(self, folder):
+        self.folder = None if folder is None else expand(folder).resolve()
+
+    def __enter__(self):
+        if self.folder is None or fcntl is None:
+            return self
+        if self.folder not in _held:
+            _held[self.folder] = [self._take(), 0]
+        _held[self.folder][1] += 1
+        return self
+
+    def __exit__(self, *_):
+        held = _held.get(self.folder)
+        if held is None:
+            return
+        held[1] -= 1
+        if held[1] == 0:
+            del _held[self.folder]
+            held[0].close()
+
+    def _take(self):
+        path = make_folder(self.folder) / _LOCK
+        with explained(path):
+            file = open(path, "a+", encoding="utf-8")  # noqa: SIM115, closed by __exit__
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = _owner(file)
+            file.close()
+            raise ValueError(
+                f"Received the folder '{self.folder}', in which another process is at work"
+                f"{owner}. Expected a folder of one's own: wait for that run to end, end it, or "
+                "give another folder."
+            ) from error
+        except OSError:  # some network file systems have no locks
+            _log.warning("'%s' cannot be locked: start no second run in it.", self.folder)
+        _sign(file)
+        return file
+
+
+def _sign(file):
+    file.truncate(0)
+    owner = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+    with explained(file.name):
+        file.write(json.dumps(owner))
+        file.flush()
+
+
+def _owner(file):
+    """Who holds a lock, as words; empty if that is not readable yet."""
+    file.seek(0)
+    try:
+        owner = json.loads(file.read())
+        return f" (process {owner['pid']} on {owner['host']}, since {owner['started']})"
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _reach_disk(path):
+    """Waits until a file or the entries of a folder are on the disk, not only in its cache."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot do it for folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def _shown(path):
+    text = str(path)
+    return text if len(text) <= 120 else f"{text[:60]}...{text[-50:]}"
