@@ -333,10 +333,11 @@ def time_distributed():
     return head(layers.TimeDistributed(layers.Dense(6, activation="relu"), name="fc")(x), i)
 
 
-@graph("fc:6", pinned="conv1 head", reason="model")
+@graph("fc:6", pinned="frames/conv1 head", reason="model")
 def time_distributed_model():
     i = Input((2, 6, 6, 3))
-    x = layers.TimeDistributed(layers.Conv2D(4, 3, activation="relu"), name="conv1")(i)
+    frame = layers.Conv2D(4, 3, activation="relu", name="conv1")
+    x = layers.TimeDistributed(frame, name="frames")(i)
     t = Input((4, 4, 4))
     video = Model(t, layers.GlobalAveragePooling2D()(conv(t, 5, "conv", activation="relu")))
     x = layers.TimeDistributed(video, name="video")(x)

@@ -13,6 +13,7 @@ from aip_tf._keras.copies import (
     copying,
     new_operation,
 )
+from aip_tf._keras.functions import called_graph, recorded_graph
 from aip_tf._keras.graph import (
     TappedModel,
     all_layers,
@@ -42,6 +43,7 @@ __all__ = [
     "all_layers",
     "application_layers",
     "attention_projections",
+    "called_graph",
     "compiled_loss_and_metrics",
     "copy_flags",
     "copy_input",
@@ -59,6 +61,7 @@ __all__ = [
     "new_operation",
     "operation_type",
     "output_shapes",
+    "recorded_graph",
     "run_graph",
     "variables_by_training",
     "walk",

@@ -153,7 +153,7 @@ class Call:
         Returns:
             The identity array of its output.
         """
-        call = Call(self._tracer, layer, self.path, [x], [shape])
+        call = Call(self._tracer, layer, f"{self.path}/{layer.name}", [x], [shape])
         rule, _ = self._tracer.rule_of(layer, {})
         outputs = rule(call, x)
         self.products += call.products

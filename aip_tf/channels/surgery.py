@@ -165,7 +165,8 @@ class _Rebuild:
         for key, (ids, value) in self._tracer.config_edits.get(id(operation), {}).items():
             if not self._kept(compact(ids)).all():
                 changes[key] = value(self._kept)
-        if id(operation) in self._tracer.wrapped:
+        is_wrapper = isinstance(operation, keras.layers.Wrapper)
+        if is_wrapper and id(operation) in self._tracer.wrapped:
             layer = self._new(self._tracer.wrapped[id(operation)])
             return _keras.copy_wrapper(operation, layer, changes)
         return _keras.copy_operation(operation, changes)

@@ -7,7 +7,7 @@ from keras import layers
 
 from aip_tf import _keras
 from aip_tf.channels.identities import IdentityArray, compact, spread
-from aip_tf.channels.rules.elementwise import activate
+from aip_tf.channels.rules.activations import activate
 from aip_tf.channels.rules.table import keep_all, register_channel_rule
 
 

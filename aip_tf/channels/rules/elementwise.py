@@ -1,21 +1,12 @@
 """Operations that compute each entry from the entries at the same place."""
 
-import keras
 import numpy as np
 from keras import layers
 
 from aip_tf import _keras
 from aip_tf.channels.identities import IdentityArray, compact
+from aip_tf.channels.rules.activations import activate
 from aip_tf.channels.rules.table import keep_all, operations, register_channel_rule
-
-_ACTIVATIONS = """
-    celu elu exponential gelu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu
-    linear log_sigmoid mish relu relu6 selu sigmoid silu soft_shrink softplus softsign
-    sparse_plus sparse_sigmoid squareplus swish tanh tanh_shrink threshold
-"""
-ELEMENTWISE_ACTIVATIONS = {
-    getattr(keras.activations, name, None) for name in _ACTIVATIONS.split()
-} - {None}
 
 _UNARY = """
     Absolute Arccos Arccosh Arcsin Arcsinh Arctan Arctanh Cast Cbrt Ceil Celu Clip Conjugate
@@ -32,15 +23,6 @@ _BINARY = """
     Greater GreaterEqual Hypot Less LessEqual Logaddexp LogicalAnd LogicalOr LogicalXor Maximum
     Minimum Mod Multiply NotEqual Power TrueDivide Where
 """
-
-
-def activate(call, x, activation):
-    """`x` behind an activation function: unchanged if it works entry by entry, else kept whole."""
-    if activation is None or activation in ELEMENTWISE_ACTIVATIONS:
-        return x
-    name = getattr(activation, "__name__", type(activation).__name__)
-    call.pin(x, f"{call.path} applies the activation {name} across channels or unknown")
-    return x
 
 
 @register_channel_rule(
@@ -72,8 +54,6 @@ def unary(call, x, *bounds, **settings):
 @register_channel_rule(layers.Activation)
 def activation(call, x):
     """An activation layer."""
-    if call.operation.activation is keras.activations.softmax:
-        return softmax(call, x)
     return activate(call, x, call.operation.activation)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from keras import layers
 
 from aip_tf.channels.identities import spread
-from aip_tf.channels.rules.elementwise import ELEMENTWISE_ACTIVATIONS
+from aip_tf.channels.rules.activations import elementwise_reason
 from aip_tf.channels.rules.table import keep_all, register_channel_rule
 
 _GATES = {layers.LSTM: 4, layers.GRU: 3, layers.SimpleRNN: 1}
@@ -17,8 +17,9 @@ def recurrent(call, sequence):
     """Kernels read the inputs and the units, and make the units of all gates side by side."""
     layer = call.operation
     cell, gates = layer.cell, _GATES[type(layer)]
-    functions = {cell.activation, getattr(cell, "recurrent_activation", None)} - {None}
-    if layer.stateful or call.settle(sequence) == 1 or not functions <= ELEMENTWISE_ACTIVATIONS:
+    functions = [cell.activation, getattr(cell, "recurrent_activation", None)]
+    mixes = any(elementwise_reason(f, 2, layer.compute_dtype) for f in functions)
+    if layer.stateful or call.settle(sequence) == 1 or mixes:
         weights = math.prod(cell.kernel.shape) + math.prod(cell.recurrent_kernel.shape)
         reason = f"{call.path} is stateful, mixes its units or runs along channels"
         return keep_all(call, reason, sequence.shape[1] * weights)

@@ -1,0 +1,30 @@
+"""What a function computes: the operations that TensorFlow records when it is called."""
+
+import tensorflow as tf
+
+
+def recorded_graph(function, rank, dtype):
+    """The `tf.Graph` of `function(x)` for a tensor of open sizes: what it does to any `x`.
+
+    No size is known while it is recorded, so a function that reads one as a number cannot be
+    recorded. Operations of Keras and of TensorFlow are recorded alike.
+
+    Args:
+        function: takes and returns a tensor.
+        rank: number of axes of `x`.
+        dtype: its type, such as "float32".
+
+    Returns:
+        A graph whose `inputs` are `x` and the variables and constants that the function holds, and
+        whose `outputs` are what it returns.
+    """
+    traced = tf.function(lambda x: function(x), autograph=False)
+    return traced.get_concrete_function(tf.TensorSpec([None] * rank, dtype)).graph
+
+
+def called_graph(operation):
+    """The graph that a recorded operation calls (a `tf.function` in a function), or None."""
+    if operation.type not in ("PartitionedCall", "StatefulPartitionedCall"):
+        return None
+    name = operation.get_attr("f").name
+    return getattr(operation.graph._get_function(name), "graph", None)
