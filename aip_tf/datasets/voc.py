@@ -1,14 +1,17 @@
 """PASCAL VOC for detection: through tensorflow-datasets, or from a VOCdevkit folder."""
 
-import xml.etree.ElementTree as ElementTree
+import itertools
+import logging
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from aip_tf.datasets.annotations import describe_faults, read_examples
 from aip_tf.datasets.data import Data
 from aip_tf.datasets.tfds import load
 
+_LOG = logging.getLogger(__name__)
 VOC_CLASSES = (
     "aeroplane",
     "bicycle",
@@ -38,6 +41,7 @@ _SPLITS = {
     "trainval": "train+validation",
     "test": "test",
 }
+_SHUFFLED_IMAGES = 1024  # encoded ones, some 100 kB each; a folder shuffles paths instead
 
 
 def voc(
@@ -56,6 +60,10 @@ def voc(
         "labels": int32 (num_objects,), index into `class_names`,
         "difficult": bool (num_objects,), objects that evaluation must not count.
 
+    Nothing is trusted in a VOCdevkit folder: images and objects that cannot be used are left out,
+    counted and named in one warning, see `annotations.read_examples`. Images are read and decoded
+    when they are asked for, so memory does not grow with their number.
+
     Args:
         data_dir: a VOCdevkit folder (it holds `VOC2007/` or `VOC2012/`), or the directory (or
             `gs://` address) of tensorflow-datasets; None for the latter's default.
@@ -66,32 +74,44 @@ def voc(
         seed: seed of the shuffling of the training images.
 
     Returns:
-        `Data` of single examples, input_shape `(None, None, 3)`.
+        `Data` of single examples, input_shape `(None, None, 3)`; `skipped` has the annotation
+        files of the images that were left out.
 
     Raises:
-        ValueError: if a set is misnamed or absent; says how to get it.
+        ValueError: if a set is misnamed or absent, or no image of it can be used; says how to get
+            it.
     """
-    if not train or not test:
-        raise ValueError("train and test must each name at least one set, received none.")
-    for name in (*train, *test):
-        _check_set(name)
+    _check_sets(train=train, test=test)
     devkit = Path(data_dir).expanduser() if data_dir and "://" not in str(data_dir) else None
+    faults = []
     if devkit is not None and any(devkit.glob("VOC20*/Annotations")):
-        parts = [[_from_devkit(devkit, name) for name in sets] for sets in (train, test)]
+        train, test = (_from_devkit(devkit, sets, faults) for sets in (train, test))
+        train = train.shuffle(int(train.cardinality()), seed=seed).map(_read)
+        test = test.map(_read)
     else:
-        parts = [
-            [_from_tfds(name, data_dir, download, seed) for name in sets] for sets in (train, test)
-        ]
-    train, test = (_concatenate(datasets) for datasets in parts)
-    # Encoded images are shuffled, some 100 kB each: a few thousand fit in memory.
-    train = train.shuffle(min(int(train.cardinality()), 4096), seed=seed)
+        train, test = (_from_tfds(sets, data_dir, download, seed) for sets in (train, test))
+        train = train.shuffle(min(int(train.cardinality()), _SHUFFLED_IMAGES), seed=seed)
+    if faults:
+        _LOG.warning("%s.", describe_faults(faults))
     return Data(
-        train=train.map(_decode, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE),
-        test=test.map(_decode, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE),
+        train=train.map(_decode, num_parallel_calls=tf.data.AUTOTUNE),
+        test=test.map(_decode, num_parallel_calls=tf.data.AUTOTUNE),
         input_shape=(None, None, 3),
         num_classes=len(VOC_CLASSES),
         class_names=VOC_CLASSES,
+        skipped=tuple(fault.path for fault in faults if fault.is_image),
     )
+
+
+def _check_sets(**arguments):
+    for argument, sets in arguments.items():
+        if isinstance(sets, str) or not sets:
+            raise ValueError(
+                f"voc.{argument} must be a tuple of at least one set, received {sets!r}; "
+                f"e.g. voc.{argument} = ('2012/train',)."
+            )
+        for name in sets:
+            _check_set(name)
 
 
 def _check_set(name):
@@ -102,11 +122,8 @@ def _check_set(name):
         )
 
 
-def _concatenate(datasets):
-    whole = datasets[0]
-    for dataset in datasets[1:]:
-        whole = whole.concatenate(dataset)
-    return whole
+def _read(path, objects):
+    return tf.io.read_file(path), objects
 
 
 def _decode(encoded, objects):
@@ -114,7 +131,15 @@ def _decode(encoded, objects):
     return tf.cast(image, tf.float32) / 255.0, objects
 
 
-def _from_tfds(name, data_dir, download, seed):
+def _from_tfds(sets, data_dir, download, seed):
+    """Dataset of (encoded image, objects)."""
+    whole, *others = (_one_of_tfds(name, data_dir, download, seed) for name in sets)
+    for dataset in others:
+        whole = whole.concatenate(dataset)
+    return whole
+
+
+def _one_of_tfds(name, data_dir, download, seed):
     year, part = name.split("/")
     (dataset,), _ = load(f"voc/{year}", (_SPLITS[part],), data_dir, download, seed, False)
 
@@ -129,41 +154,44 @@ def _from_tfds(name, data_dir, download, seed):
     return dataset.map(convert)
 
 
-def _from_devkit(devkit, name):
+def _from_devkit(devkit, sets, faults):
+    """Dataset of (path of the image, objects); adds to `faults` what is left out."""
+    examples = []
+    for name in sets:
+        folder = devkit / f"VOC{name.split('/')[0]}"
+        read, found = read_examples(folder, _ids(devkit, name), VOC_CLASSES)
+        examples += read
+        faults += [fault for fault in found if fault not in faults]
+    if not examples:
+        raise ValueError(
+            f"'{devkit}' has no usable image in {', '.join(sets)}: {describe_faults(faults)}."
+        )
+    paths, boxes, labels, difficult = zip(*examples, strict=True)
+    columns = {"boxes": boxes, "labels": labels, "difficult": difficult}
+    counts = [len(numbers) for numbers in labels]
+    objects = {
+        key: tf.RaggedTensor.from_row_lengths(np.concatenate(column), counts)
+        for key, column in columns.items()
+    }
+    return tf.data.Dataset.from_tensor_slices((list(paths), objects))
+
+
+def _ids(devkit, name):
+    """The images of a set, from its list in `ImageSets/Main`."""
     year, part = name.split("/")
-    folder = devkit / f"VOC{year}"
-    listing = folder / "ImageSets" / "Main" / f"{part}.txt"
+    listing = devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{part}.txt"
     if not listing.is_file():
         raise ValueError(
-            f"'{devkit}' has no set '{name}': there is no '{listing}'; it has "
-            f"{sorted(path.name for path in devkit.glob('VOC20*'))}."
+            f"'{devkit}' has no set '{name}': there is no '{listing}'. Expected in voc.train and "
+            f"voc.test: sets that are there, which are {', '.join(_sets_in(devkit)) or 'none'}."
         )
-    ids = listing.read_text(encoding="utf-8").split()
-    objects = [_objects(folder / "Annotations" / f"{name}.xml") for name in ids]
-    counts = [len(labels) for _, labels, _ in objects]
-    boxes, labels, difficult = (np.concatenate(parts) for parts in zip(*objects, strict=True))
-    paths = [str(folder / "JPEGImages" / f"{name}.jpg") for name in ids]
-
-    def read(path, boxes, labels, difficult):
-        objects = {"boxes": boxes, "labels": labels, "difficult": difficult}
-        return tf.io.read_file(path), objects
-
-    ragged = tf.RaggedTensor.from_row_lengths
-    columns = (ragged(column, counts) for column in (boxes, labels, difficult))
-    return tf.data.Dataset.from_tensor_slices((paths, *columns)).map(read)
+    return listing.read_text(encoding="utf-8").split()
 
 
-def _objects(path):
-    """Boxes, labels and difficult flags of one annotation file."""
-    root = ElementTree.parse(path).getroot()
-    height, width = (float(root.findtext(f"size/{side}")) for side in ("height", "width"))
-    objects = root.findall("object")
-    boxes = [
-        [float(item.findtext(f"bndbox/{edge}")) for edge in ("ymin", "xmin", "ymax", "xmax")]
-        for item in objects
+def _sets_in(devkit):
+    lists = itertools.product(sorted(devkit.glob("VOC20*")), _SPLITS)
+    return [
+        f"{folder.name.removeprefix('VOC')}/{part}"
+        for folder, part in lists
+        if (folder / "ImageSets" / "Main" / f"{part}.txt").is_file()
     ]
-    return (
-        np.float32(boxes).reshape(-1, 4) / np.float32([height, width, height, width]),
-        np.int32([VOC_CLASSES.index(item.findtext("name")) for item in objects]),
-        np.array([item.findtext("difficult", "0") == "1" for item in objects], bool),
-    )
