@@ -41,6 +41,8 @@ class Call:
         self.products = []
         self.constants = {}
         self.masked_call = None
+        self.known_variables = set()
+        self._declared = []
 
     # What a rule asks.
 
@@ -52,6 +54,11 @@ class Call:
     def label(self):
         """How a reason names this call."""
         return f"{self.path} ({type(self.operation).__name__})"
+
+    @property
+    def declares(self):
+        """Whether the rule declared channels, weights or changes of the configuration."""
+        return bool(self._declared)
 
     @property
     def shape(self):
@@ -97,6 +104,7 @@ class Call:
         """Start `count` channels that this call produces: int array (count,)."""
         ids = self._tracer.identities.new(count)
         self._tracer.producers.append((self.path, ids))
+        self._declared.append(ids)
         return ids
 
     def anonymous(self, shape):
@@ -132,15 +140,29 @@ class Call:
     def weight(self, variable, axis, ids, role):
         """Slice `variable` along `axis` with the channels `ids`.
 
+        A layer that owns a variable of which its rule says nothing is kept whole, see `known`.
+
         Args:
-            variable: a variable of the layer; None is ignored.
+            variable: a variable of the layer; None is ignored, and so is a tensor that the layer
+                computes from variables.
             axis: int.
             ids: int array (size of the axis,).
             role: "producer" (its values make the channels), "consumer" (they read them) or
                 "channelwise" (one value for each channel that passes).
         """
-        if variable is not None:
+        if isinstance(variable, keras.Variable):
+            self.known(variable)
+            self._declared.append(ids)
             self._tracer.add_weight(self.path, variable, axis, ids, role)
+
+    def known(self, *variables):
+        """Say that these variables stay as they are, whichever channels are removed."""
+        self.known_variables |= {id(v) for v in variables}
+
+    def keep(self, reason):
+        """Keep everything that this call touches whole: its inputs and all that it declared."""
+        for x in [*self.inputs, *self._declared]:
+            self.pin(x, reason)
 
     def inside(self, layer, x, shape):
         """Run the rule of the one layer that this wrapper calls.
@@ -157,6 +179,7 @@ class Call:
         rule, _ = self._tracer.rule_of(layer, {})
         outputs = rule(call, x)
         self.products += call.products
+        self.known(*layer.variables)
         self._tracer.wrapped[id(self.operation)] = layer
         return outputs[0] if isinstance(outputs, list) else outputs
 
@@ -169,6 +192,7 @@ class Call:
                 times, its arrays are unified, so that one value serves all calls.
             value: `value(kept) -> value` where it is not the count itself.
         """
+        self._declared.append(ids)
         self._tracer.add_config(self.operation, key, ids, value)
 
     def arguments(self, edit):

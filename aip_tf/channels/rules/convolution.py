@@ -123,6 +123,7 @@ def dense(call, x):
 def einsum_dense(call, x):
     """A product with a kernel, by subscripts; its first new letter carries the new channels."""
     layer = call.operation
+    call.known(layer.kernel, layer.bias)  # sliced below where channels lie along their axes
     source, kernel, target = _subscripts(layer.equation, x.ndim)
     sizes = dict(zip(kernel + source, (*layer.kernel.shape, *x.shape), strict=True))
     axis = call.settle(x)

@@ -1,6 +1,10 @@
 """The table of rules, and what happens to an operation that is not in it."""
 
+import functools
 import inspect
+import math
+
+from keras import tree
 
 from aip_tf import _keras
 
@@ -59,12 +63,57 @@ def rule_of(operation, kwargs):
     """The rule for a call of `operation`, and the keyword arguments to call it with."""
     kwargs = {k: v for k, v in kwargs.items() if v is not None and k != "training"}
     rule = _rules.get(type(operation), unknown)
-    if kwargs and rule is not unknown:
-        parameters = inspect.signature(rule).parameters
-        catches_all = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
-        if not catches_all and not set(kwargs) <= set(parameters):
-            rule = unknown
-    return rule, kwargs
+    strange = _strange(rule, kwargs) if kwargs else []
+    if strange:
+        rule = functools.partial(_not_taken, strange)
+    return functools.partial(_apply, rule), kwargs
+
+
+def _strange(rule, kwargs):
+    parameters = inspect.signature(rule).parameters
+    catches_all = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+    return [] if catches_all else [k for k in kwargs if k not in parameters]
+
+
+def _apply(rule, call, *args, **kwargs):
+    """Run a rule; a layer with variables that the rule does not know is kept whole after all."""
+    outputs = rule(call, *args, **kwargs)
+    strange = _unknown_variables(call)
+    if strange:
+        reason = f"{call.label} has {_listed(strange)}, which its channel rule does not know"
+        if any(name.startswith("lora") for name in strange):
+            reason += (
+                " (LoRA: to merge it, `save_weights`, then `load_weights` into the same model "
+                "without `enable_lora`)"
+            )
+        call.keep(reason)
+        for x in tree.flatten(outputs):
+            call.pin(x, reason)
+    return outputs
+
+
+def _unknown_variables(call):
+    """Names of the layer's variables of which its rule said nothing, though it spoke of others."""
+    variables = getattr(call.operation, "variables", [])
+    if not call.declares:
+        return []
+    return [
+        v.name
+        for v in variables
+        if id(v) not in call.known_variables
+        and math.prod(v.shape) > 1
+        and v.dtype != "uint32"  # the state of a random generator
+    ]
+
+
+def _listed(names):
+    names = [f"`{n}`" for n in dict.fromkeys(names)]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _not_taken(names, call, *args, **kwargs):
+    """Keep what a call touches that has arguments which the rule does not take."""
+    return keep_all(call, f"{call.label} is called with {_listed(names)}, which its rule ignores")
 
 
 def unknown(call, *args, **kwargs):
