@@ -13,11 +13,11 @@ import aip_tf
 PACKAGE = Path(__file__).resolve().parents[1] / "aip_tf"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
-    {"_keras", "files"},
+    {"_keras", "files", "interruption"},
     {"channels", "losses", "schedules", "zoo", "datasets", "report"},
     {"cost", "criteria", "game", "export", "latency"},
     {"selection", "detection", "recovery"},
-    {"run_state"},
+    {"cutting", "run_state"},
     {"pruner", "teacher"},
     {"experiment"},
     {"__init__"},

@@ -1,0 +1,69 @@
+"""Datasets that know how often they were iterated, so that a resumed run sees what it would have.
+
+`tf.data` shuffles anew for every iterator: the order of pass n follows from the seed and from n
+alone, but how many passes there were is hidden, and forgotten when the process ends. Here passes
+are counted; a resumed process makes as many iterators as there were and goes on with the next.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+
+class Passes:
+    """Counts the passes over a dataset.
+
+    Args:
+        source: a `tf.data.Dataset`.
+
+    Attributes:
+        dataset: the same elements; each time it is iterated, and something is read, counts.
+        count: passes so far, whoever made them.
+
+    >>> passes = Passes(tf.data.Dataset.range(100).shuffle(100, seed=1))
+    >>> first, second = list(passes.dataset), list(passes.dataset)
+    >>> again = Passes(tf.data.Dataset.range(100).shuffle(100, seed=1))
+    >>> again.wind(1)
+    >>> list(again.dataset) == second != first
+    True
+    """
+
+    def __init__(self, source):
+        self._source = source
+        self._counter = counter = _Counter()
+
+        def begin(_):
+            with tf.control_dependencies([tf.numpy_function(counter, [], tf.int64)]):
+                return source
+
+        dataset = tf.data.Dataset.from_tensors(0).flat_map(begin)
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(source.cardinality()))
+        self.dataset = dataset.with_options(source.options())
+
+    @property
+    def count(self):
+        return self._counter.count
+
+    def wind(self, count):
+        """Go forward to where `count` passes were made; making iterators takes next to no time."""
+        for _ in range(self.count, count):
+            iter(self._source)
+            self._counter()
+
+
+class _Counter:
+    """Apart from the dataset, because TensorFlow keeps Python functions for good."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self):
+        self.count += 1
+        return np.int64(self.count)
+
+
+def counted(dataset):
+    """The `Passes` of a dataset: one for each dataset, however often it is asked for."""
+    if not hasattr(dataset, "passes"):
+        passes = Passes(dataset)
+        dataset.passes = passes.dataset.passes = passes
+    return dataset.passes
