@@ -170,6 +170,11 @@ def variables_by_training(layer):
     return layer.trainable_variables, layer.non_trainable_variables
 
 
+def random_states(layer):
+    """The variables of the random generators in `layer` and in what it contains."""
+    return [g.state for x in layer._flatten_layers() for g in x._seed_generators]
+
+
 def all_layers(model):
     """Every layer inside `model`, those of nested models and wrappers included."""
     return list(model._flatten_layers(include_self=False))

@@ -4,6 +4,7 @@ import functools
 import inspect
 import math
 
+import keras
 from keras import tree
 
 from aip_tf import _keras
@@ -94,16 +95,11 @@ def _apply(rule, call, *args, **kwargs):
 
 def _unknown_variables(call):
     """Names of the layer's variables of which its rule said nothing, though it spoke of others."""
-    variables = getattr(call.operation, "variables", [])
-    if not call.declares:
+    layer = call.operation
+    if not call.declares or not isinstance(layer, keras.layers.Layer):
         return []
-    return [
-        v.name
-        for v in variables
-        if id(v) not in call.known_variables
-        and math.prod(v.shape) > 1
-        and v.dtype != "uint32"  # the state of a random generator
-    ]
+    known = call.known_variables | {id(v) for v in _keras.random_states(layer)}
+    return [v.name for v in layer.variables if id(v) not in known and math.prod(v.shape) > 1]
 
 
 def _listed(names):
