@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "aip_tf"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"_keras", "files", "interruption"},
+    {"identity"},
     {"channels", "losses", "schedules", "zoo", "datasets", "report"},
     {"cost", "criteria", "game", "export", "latency"},
     {"selection", "detection", "recovery"},

@@ -13,6 +13,7 @@ from aip_tf._keras.copies import (
     copying,
     new_operation,
 )
+from aip_tf._keras.data import is_seeded
 from aip_tf._keras.functions import called_graph, recorded_graph
 from aip_tf._keras.graph import (
     TappedModel,
@@ -57,6 +58,7 @@ __all__ = [
     "input_structure",
     "is_graph",
     "is_multi_worker",
+    "is_seeded",
     "layer_at",
     "multi_worker_strategy",
     "new_operation",

@@ -5,8 +5,13 @@ alone, but how many passes there were is hidden, and forgotten when the process 
 are counted; a resumed process makes as many iterators as there were and goes on with the next.
 """
 
+import functools
+
 import numpy as np
 import tensorflow as tf
+
+from aip_tf import _keras
+from aip_tf.identity import digest
 
 
 class Passes:
@@ -36,12 +41,29 @@ class Passes:
                 return source
 
         dataset = tf.data.Dataset.from_tensors(0).flat_map(begin)
-        dataset = dataset.apply(tf.data.experimental.assert_cardinality(source.cardinality()))
+        if (size := int(source.cardinality())) >= 0:
+            dataset = dataset.apply(tf.data.experimental.assert_cardinality(size))
         self.dataset = dataset.with_options(source.options())
 
     @property
     def count(self):
         return self._counter.count
+
+    @functools.cached_property
+    def identity(self):
+        """What tells these data from others, as plain values.
+
+        The sum of the first batch belongs to it where the pipeline is known to draw from seeds.
+        """
+        first = "drawn without a seed"
+        if _keras.is_seeded(self._source):
+            batch = next(iter(self.dataset.take(1)), ())
+            first = digest(tf.nest.flatten(batch, expand_composites=True))
+        return {
+            "elements": str(self.dataset.element_spec),
+            "batches": int(self.dataset.cardinality()),
+            "first batch": first,
+        }
 
     def wind(self, count):
         """Go forward to where `count` passes were made; making iterators takes next to no time."""

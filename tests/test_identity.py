@@ -1,0 +1,136 @@
+"""The same run in another process is the same, and another one is another."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from aip_tf import identity
+from aip_tf.datasets.passes import counted
+
+
+def network(width=4, lamb=None, seed=0):
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((6,))
+    x = layers.Dense(width, activation="relu")(inputs)
+    if lamb is not None:
+        x = layers.Lambda(lamb)(x)
+    x = layers.Concatenate()([x, inputs])
+    return keras.Model(inputs, layers.Dense(2)(x))
+
+
+def test_names_that_keras_numbers_make_no_difference():
+    first, second = network(), network()
+    assert first.layers[1].name != second.layers[1].name
+    assert identity.of_model(first) == identity.of_model(second)
+
+
+def test_architecture_and_weights_are_told_apart():
+    model, wider, other = (identity.of_model(m) for m in (network(), network(5), network(seed=1)))
+    assert model["architecture"] != wider["architecture"]
+    assert model["architecture"] == other["architecture"]
+    assert model["weights"] != other["weights"]
+
+
+def test_a_lambda_is_known_by_what_it_does():
+    double, again, triple = (
+        network(lamb=lambda x: 2 * x),
+        network(lamb=lambda x: 2 * x),
+        network(lamb=lambda x: 3 * x),
+    )
+    assert identity.of_model(double) == identity.of_model(again)
+    assert identity.of_model(double) != identity.of_model(triple)
+
+
+def test_a_model_that_cannot_be_described_is_known_by_its_layers():
+    class Opaque(layers.Layer):
+        def call(self, x):
+            return x
+
+        def get_config(self):
+            raise NotImplementedError
+
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, Opaque()(layers.Dense(2)(inputs)))
+    assert identity.of_model(model)["architecture"]
+
+
+def loss_a(y, y_pred):
+    return keras.ops.mean(y - y_pred)
+
+
+def other_loss_a():
+    def loss_a(y, y_pred):
+        return keras.ops.mean(y_pred - y)
+
+    return loss_a
+
+
+def scaled(factor):
+    return lambda x: factor * x
+
+
+class Setting:
+    def __init__(self, value, name="setting"):
+        self.value, self.name, self.me = value, name, self
+
+
+@pytest.mark.parametrize(
+    ("one", "same", "other"),
+    [
+        (loss_a, loss_a, other_loss_a()),
+        (scaled(2), scaled(2), scaled(3)),
+        (functools.partial(loss_a, y=1), functools.partial(loss_a, y=1), loss_a),
+        ({"b", "a", "c"}, {"c", "a", "b"}, {"a", "b"}),
+        (np.float32(0.5), 0.5, 0.25),
+        (np.arange(100), np.arange(100), np.arange(1, 101)),
+        ((1, 2), [np.int64(1), 2], [2, 1]),
+        (Setting({1: loss_a}), Setting({1: loss_a}), Setting({1: 2})),
+        (keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.2)),
+        (network(), network(), network(seed=1)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_settings_are_the_same_or_not(one, same, other):
+    assert identity.describe(one) == identity.describe(same)
+    assert identity.describe(one) != identity.describe(other)
+
+
+def pipeline(size=20, seed=3, augment=None, shift=0):
+    images = np.arange(size, dtype="float32") + shift
+    dataset = tf.data.Dataset.from_tensor_slices(images).shuffle(size, seed=seed)
+    return (dataset.map(augment) if augment else dataset).batch(4)
+
+
+def test_data_are_told_apart():
+    expected = counted(pipeline()).identity
+    assert expected == counted(pipeline()).identity
+    assert expected["batches"] != counted(pipeline(size=24)).identity["batches"]
+    assert expected["first batch"] != counted(pipeline(shift=1)).identity["first batch"]
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        lambda: pipeline(seed=None),
+        lambda: pipeline(augment=lambda x: x + tf.random.uniform(())),
+        lambda: pipeline(augment=lambda x: tf.numpy_function(lambda v: v, [x], tf.float32)),
+        lambda: tf.data.Dataset.from_generator(
+            lambda: iter([1.0]), output_signature=tf.TensorSpec((), tf.float32)
+        ),
+    ],
+)
+def test_data_drawn_without_a_seed_are_not_known_by_their_first_batch(dataset):
+    tf.random.set_seed(None)
+    assert counted(dataset()).identity["first batch"] == "drawn without a seed"
+
+
+def test_the_look_at_the_first_batch_is_taken_once():
+    passes = counted(pipeline())
+    before = passes.identity
+    list(passes.dataset)
+    assert passes.identity is before
+    assert passes.count == 2
