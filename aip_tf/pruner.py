@@ -76,8 +76,11 @@ def prune(
     cuts = list_cuts(schedule, recovery.epochs)
     selection, criterion = selections.get(selection), criteria.get(criterion)
     settings = _settings(model, cuts, selection, criterion, recovery)
-    inputs, labels, *_ = next(iter(train_data.take(1)))
-    recovery = recovery.for_model(model, labels)
+    batch = next(iter(train_data.take(1)))
+    inputs = batch[0]
+    recovery = recovery.for_model(model, batch)
+    train_data, validation_data = map(recovery.task.prepare, (train_data, validation_data))
+    criterion = criteria.for_task(criterion, recovery.task)
     _check_last_cut(model, cuts[-1].amount, selection, recovery, _input_shapes(model, inputs))
     state = RunState(run_dir, settings)
     if (report := state.read_report()) is not None:
@@ -236,8 +239,7 @@ class _Loop:
         """Validation metrics of the student."""
         if self.validation is None:
             return {}
-        judge = self.recovery.judge(self.teacher, self.student)
-        return judge.evaluate(self.validation, verbose=0, return_dict=True)
+        return self.recovery.task.evaluate(self.student, self.validation)
 
     def _elapsed(self):
         return self.seconds + time.monotonic() - self.started

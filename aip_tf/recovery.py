@@ -3,11 +3,10 @@
 import dataclasses
 
 import keras
-import numpy as np
 
 from aip_tf import _keras, schedules
 from aip_tf.game import AdversarialDistiller
-from aip_tf.game.taps import output_kinds
+from aip_tf.task import Task
 
 _TABLE_SIZE = 2000
 
@@ -23,13 +22,15 @@ class Recovery:
         decay: how the learning rate falls from one cut to the next: "cosine", "constant",
             "step_decay" or a callable, see `aip_tf.schedules`. An optimizer that brings its own
             schedule keeps it.
-        loss: the supervised loss; None: that of the compiled model, or else the cross-entropy that
-            fits the model's output and the labels.
-        metrics: list of metrics; None: those of the compiled model, or else accuracy.
+        loss: the supervised loss; None: that of the task, of the compiled model, or else the
+            cross-entropy that fits the model's output and the labels.
+        metrics: list of metrics; None: those of the task, of the compiled model, or else accuracy.
         transfers: what the teacher hands over; None: the full method, see `AdversarialDistiller`;
             an empty list: plain fine-tuning.
         supervised_weight: weight of the supervised loss, see `AdversarialDistiller`.
         callbacks: Keras callbacks for every `fit`.
+        task: a `Task`, where the model and its data do not say all of it: the metric that counts,
+            say, or `detection.DetectionTask`. None: read from the model.
         recalibration_batches: after a cut, and again before the next one and at the end, the
             statistics of BatchNormalization are measured anew on so many training batches; 0: they
             stay. Moving averages (momentum 0.99) lag behind a stretch of few steps.
@@ -51,6 +52,7 @@ class Recovery:
     supervised_weight: float | None = None
     callbacks: tuple = ()
     recalibration_batches: int = 20
+    task: Task | None = None
 
     def __post_init__(self):
         if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 2:
@@ -61,20 +63,22 @@ class Recovery:
             )
         schedules.get(self.decay)
 
-    def for_model(self, model, labels):
-        """This recovery with loss and metrics filled in from a model and a batch of labels."""
-        loss, metrics = _keras.compiled_loss_and_metrics(model)
-        if self.loss is not None or loss is None:
-            loss = self.loss or default_loss(model, labels)
-        if self.metrics is not None or metrics is None:
-            metrics = self.metrics or ["accuracy"]
-        return dataclasses.replace(self, loss=loss, metrics=metrics)
+    def for_model(self, model, batch):
+        """This recovery with its task read from a model and a batch of the data, see `Task.read`.
+
+        Raises:
+            ValueError: if model, data, loss and metrics do not fit together.
+        """
+        task = self.task or Task()
+        wishes = {"loss": self.loss, "metrics": self.metrics}
+        wishes = {name: value for name, value in wishes.items() if value is not None}
+        task = dataclasses.replace(task, **wishes).read(model, batch)
+        return dataclasses.replace(self, task=task, loss=None, metrics=None)
 
     def compile(self, model, steps=None):
         """Compile a student or distiller for a stretch of `steps` training steps; None: no end."""
-        metrics = keras.tree.map_structure(_fresh_metric, self.metrics)
         optimizer = decayed_optimizer(self.optimizer, self.decay, steps)
-        model.compile(optimizer=optimizer, loss=self.loss, metrics=metrics)
+        self.task.compile(model, optimizer)
         optimizer.build(model.trainable_variables)
 
     def distiller(self, teacher, student, steps):
@@ -84,38 +88,6 @@ class Recovery:
         )
         self.compile(distiller, steps)
         return distiller
-
-    def judge(self, teacher, student):
-        """A compiled model whose `evaluate` speaks of the student, under any strategy.
-
-        The student's own `evaluate` would do, but plain Keras 3 has none for several machines.
-        """
-        judge = AdversarialDistiller(teacher, student, transfers=[])
-        self.compile(judge)
-        return judge
-
-
-def default_loss(model, labels):
-    """The cross-entropy that fits a classifier's output and its labels.
-
-    Raises:
-        ValueError: for several outputs, or labels that fit no cross-entropy.
-    """
-    kinds = output_kinds(model)
-    shape = np.shape(labels)
-    if len(kinds) != 1 or len(model.outputs[0].shape) != 2 or len(shape) not in (1, 2):
-        raise ValueError(
-            f"Received a model with outputs {[tuple(x.shape) for x in model.outputs]} and labels "
-            f"of shape {shape}, but no loss. Expected a classifier with one label for each sample; "
-            "otherwise compile the model or give Recovery(loss=...)."
-        )
-    from_logits = kinds[0] == "logits"
-    num_classes = model.outputs[0].shape[-1]
-    if num_classes == 1 or kinds[0] == "sigmoid":
-        return keras.losses.BinaryCrossentropy(from_logits=from_logits)
-    if shape[1:] == (num_classes,):
-        return keras.losses.CategoricalCrossentropy(from_logits=from_logits)
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
 
 
 def decayed_optimizer(optimizer, decay, steps):
@@ -156,12 +128,6 @@ class LearningRateTable(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self):
         return {"rates": self.rates, "steps": self.steps}
-
-
-def _fresh_metric(metric):
-    if isinstance(metric, keras.metrics.Metric):
-        return type(metric).from_config(metric.get_config())
-    return metric
 
 
 def recalibrate(model, data, num_batches):

@@ -11,7 +11,8 @@ from aip_tf import _keras, schedules, zoo
 from aip_tf.channels import prune_channels
 from aip_tf.game import AdversarialDistiller
 from aip_tf.game.distribution import share_batches
-from aip_tf.recovery import decayed_optimizer, default_loss
+from aip_tf.recovery import decayed_optimizer
+from aip_tf.task import Task
 from aip_tf.zoo.weights import load_weights
 
 __all__ = ["load_model", "train_teacher"]
@@ -103,23 +104,23 @@ def train_teacher(
     if optimizer == "sgd":
         optimizer = keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     optimizer = keras.optimizers.get(optimizer)
-    loss, metrics = _loss_and_metrics(model, data)
+    task = Task().read(model, next(iter(data.train.take(1))))
     steps = epochs * int(data.train.cardinality())
     trainer = _trainer(model)
-    trainer.compile(decayed_optimizer(optimizer, decay, steps), loss=loss, metrics=metrics)
+    task.compile(trainer, decayed_optimizer(optimizer, decay, steps))
     checkpoint = _Checkpoint(checkpoint_dir, epochs) if checkpoint_dir is not None else None
     finished = checkpoint.restore(trainer) if checkpoint else 0
     if finished < epochs:
         trainer.fit(
-            share_batches(data.train),
-            validation_data=share_batches(data.test),
+            share_batches(task.prepare(data.train)),
+            validation_data=share_batches(task.prepare(data.test)),
             epochs=epochs,
             initial_epoch=finished,
             callbacks=[*callbacks, *([checkpoint] if checkpoint else [])],
             shuffle=False,  # the dataset shuffles
         )
     fresh = type(optimizer).from_config(optimizer.get_config())
-    model.compile(fresh, loss=loss, metrics=metrics)
+    task.compile(model, fresh)
     return model
 
 
@@ -229,12 +230,3 @@ def _check_arguments(model, data, epochs, decay):
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs must be a positive integer, received {epochs!r}.")
     schedules.get(decay)
-
-
-def _loss_and_metrics(model, data):
-    """What a compiled model brings, else what fits a classifier."""
-    loss, metrics = _keras.compiled_loss_and_metrics(model)
-    if loss is None:
-        _, labels = next(iter(data.train.take(1)))
-        loss = default_loss(model, labels)
-    return loss, ["accuracy"] if metrics is None else metrics

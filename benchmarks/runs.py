@@ -80,7 +80,7 @@ def mobilenet(epochs=3, seed=0):
     optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
     terms = [OutputTransfer(), AttentionTransfer("auto"), AdversarialTransfer(0.1)]
     recovery = aip_tf.Recovery(epochs=epochs, optimizer=optimizer, transfers=terms)
-    recovery = recovery.for_model(model, labels[:8])
+    recovery = recovery.for_model(model, (images[:8], labels[:8]))
     distiller = recovery.distiller(model, smaller, epochs * 16)
     history = distiller.fit(*arrays, batch_size=32, epochs=epochs, verbose=2)
     record["moving_statistics"] = _top1(smaller, images[test], labels[test])

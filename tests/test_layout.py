@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"_keras", "files", "interruption"},
     {"identity"},
-    {"channels", "losses", "schedules", "zoo", "datasets", "report"},
+    {"channels", "losses", "schedules", "task", "zoo", "datasets", "report"},
     {"cost", "criteria", "game", "export", "latency"},
     {"selection", "detection", "recovery"},
     {"cutting", "run_state"},

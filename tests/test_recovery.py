@@ -7,43 +7,21 @@ import tensorflow as tf
 from keras import layers
 
 import aip_tf
-from aip_tf.recovery import decayed_optimizer, default_loss, recalibrate
+from aip_tf.recovery import decayed_optimizer, recalibrate
 
 
 def classifier(units, activation=None):
     return keras.Sequential([keras.Input((4,)), layers.Dense(units, activation=activation)])
 
 
-@pytest.mark.parametrize(
-    ("units", "activation", "labels", "name", "from_logits"),
-    [
-        (3, None, np.zeros(5, int), "sparse_categorical_crossentropy", True),
-        (3, "softmax", np.zeros((5, 1), int), "sparse_categorical_crossentropy", False),
-        (3, "softmax", np.zeros((5, 3)), "categorical_crossentropy", False),
-        (1, None, np.zeros(5), "binary_crossentropy", True),
-        (1, "sigmoid", np.zeros((5, 1)), "binary_crossentropy", False),
-    ],
-)
-def test_the_loss_fits_output_and_labels(units, activation, labels, name, from_logits):
-    loss = default_loss(classifier(units, activation), labels)
-    assert loss.name == name
-    assert loss.get_config()["from_logits"] == from_logits
-
-
-def test_a_model_that_is_no_classifier_needs_a_loss():
-    inputs = keras.Input((8, 8, 1))
-    model = keras.Model(inputs, layers.Conv2D(2, 3)(inputs))
-    with pytest.raises(ValueError, match=r"no loss.*Recovery\(loss=\.\.\.\)"):
-        default_loss(model, np.zeros((5, 6, 6, 2)))
-
-
-def test_a_compiled_models_loss_and_metrics_are_taken():
+def test_the_task_takes_what_the_recovery_asks_for():
     model = classifier(3)
     model.compile(loss="mse", metrics=["mae"])
-    recovery = aip_tf.Recovery().for_model(model, np.zeros((5, 3)))
-    assert (recovery.loss, recovery.metrics) == ("mse", ["mae"])
-    recovery = aip_tf.Recovery(loss="mae", metrics=["mse"]).for_model(model, np.zeros((5, 3)))
-    assert (recovery.loss, recovery.metrics) == ("mae", ["mse"])
+    batch = np.zeros((5, 4)), np.zeros((5, 3))
+    task = aip_tf.Recovery().for_model(model, batch).task
+    assert (task.loss, task.metrics) == ("mse", ["mae"])
+    task = aip_tf.Recovery(loss="mae", metrics=["mse"]).for_model(model, batch).task
+    assert (task.loss, task.metrics) == ("mae", ["mse"])
 
 
 def test_the_learning_rate_falls_as_a_cosine_over_the_stretch():

@@ -9,6 +9,7 @@ from keras import layers
 
 from aip_tf import losses
 from aip_tf.game import taps
+from aip_tf.task import outputs
 
 
 def nested():
@@ -170,13 +171,13 @@ def _ends_in(end):
     ],
 )
 def test_output_kinds(kind, end):
-    assert taps.output_kinds(_ends_in(end)) == [kind]
+    assert outputs.output_kinds(_ends_in(end)) == [kind]
 
 
 def test_output_kinds_through_nested_models_and_for_several_outputs():
-    assert taps.output_kinds(two_headed()) == ["softmax", "logits"]
+    assert outputs.output_kinds(two_headed()) == ["softmax", "logits"]
     inner = _ends_in(lambda x: layers.Softmax()(x))
-    assert taps.output_kinds(keras.Sequential([keras.Input((6,)), inner])) == ["softmax"]
+    assert outputs.output_kinds(keras.Sequential([keras.Input((6,)), inner])) == ["softmax"]
 
 
 def test_a_subclassed_model_is_refused():
@@ -185,4 +186,4 @@ def test_a_subclassed_model_is_refused():
             return x
 
     with pytest.raises(ValueError, match="Functional or built Sequential"):
-        taps.output_names(Own())
+        outputs.output_names(Own())

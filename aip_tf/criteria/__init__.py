@@ -26,6 +26,7 @@ __all__ = [
     "Random",
     "ScaledMagnitude",
     "Taylor",
+    "for_task",
     "get",
 ]
 
@@ -61,3 +62,8 @@ def get(identifier):
         f"Unknown criterion {identifier!r}; expected one of {known}, or a callable "
         "(model, groups, data) -> {group name: scores}."
     )
+
+
+def for_task(criterion, task):
+    """`criterion` told what the model is asked to do, see `Criterion.for_task`."""
+    return criterion.for_task(task) if isinstance(criterion, Criterion) else criterion

@@ -40,6 +40,10 @@ class Criterion:
         self.normalize = known(normalize, NORMALIZATIONS, "normalize")
         self.aggregate = known(aggregate, AGGREGATIONS, "aggregate")
 
+    def for_task(self, task):
+        """This criterion for a `Task` that was read from model and data; override to use it."""
+        return self
+
     def observe(self, model, groups, data):
         """Look at the model (and data) once; the result is handed to every `score`."""
         return None

@@ -1,5 +1,6 @@
 """Criteria that look at what the network does with data."""
 
+import copy
 import operator
 
 import keras
@@ -16,6 +17,7 @@ from aip_tf.criteria.members import (
     variable_of,
 )
 from aip_tf.criteria.weights import Magnitude
+from aip_tf.task import Task
 
 _SLICE = 32
 
@@ -92,27 +94,35 @@ class Taylor(Criterion):
     mode. To first order these scores add up, as `per_cost=True` supposes.
 
     Args:
-        loss: name, function or `keras.losses.Loss`; by default that of a compiled model, else
-            cross-entropy (integer or one-hot labels; logits or probabilities are recognised).
+        loss: as for `compile`; by default that of the task (in `prune`) or of the compiled model,
+            else the cross-entropy that fits outputs and labels, see `Task`.
         num_samples: how many samples of `data` to look at, 32 for one gradient.
         normalize, aggregate: as for `Criterion`; by default scores are compared as they are.
 
     Raises:
-        ValueError: when called without labelled data.
+        ValueError: when called without labelled data, or with data that does not fit the loss.
     """
 
     def __init__(self, loss=None, num_samples=512, normalize="none", aggregate="mean"):
         super().__init__(normalize, aggregate)
         self.loss, self.num_samples = loss, num_samples
+        self._task = Task(loss=loss)
+
+    def for_task(self, task):
+        told = copy.copy(self)
+        told._task = task if self.loss is None else self._task
+        return told
 
     def observe(self, model, groups, data):
+        task = self._task
         members = {group.name: gate_members(model, group) for group in groups}
         wanted = {
             (m.layer, m.variable): variable_of(model, m) for ms in members.values() for m in ms
         }
         totals, count = {group.name: np.zeros(group.num_channels) for group in groups}, 0
         for inputs, labels in _slices(self, data, self.num_samples, labelled=True):
-            products = self._products(model, inputs, labels, wanted)
+            task = task if task.outputs else task.read(model, (inputs, labels))
+            products = self._products(model, task, inputs, labels, wanted)
             size = len(keras.tree.flatten(inputs)[0])
             count += size
             for group in groups:
@@ -123,12 +133,12 @@ class Taylor(Criterion):
                 totals[group.name] += size * np.abs(np.sum(gates, axis=0))
         return {name: total / count for name, total in totals.items()}
 
-    def _products(self, model, inputs, labels, wanted):
+    def _products(self, model, task, inputs, labels, wanted):
         """w * dL/dw for every wanted variable."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             for variable in wanted.values():
                 tape.watch(variable.value)
-            loss = keras.ops.mean(_loss(self.loss, model, labels, model(inputs, training=False)))
+            loss = task.loss_of(task.convert(labels), model(inputs, training=False))
         gradients = tape.gradient(loss, [variable.value for variable in wanted.values()])
         return {
             key: np.zeros(variable.shape)
@@ -139,29 +149,6 @@ class Taylor(Criterion):
 
     def score(self, model, group, observed):
         return [observed[group.name]]
-
-
-def _loss(loss, model, labels, outputs):
-    if loss is None and getattr(model, "loss", None) is not None:
-        loss = model.loss
-    if loss is not None and not isinstance(loss, (dict, list, tuple)):
-        return keras.losses.get(loss)(labels, outputs)
-    if loss is not None or not keras.ops.is_tensor(outputs):
-        raise ValueError(
-            "Taylor needs one loss over one output and received a model with several; give "
-            "`loss=`, a function (labels, outputs) -> scalar."
-        )
-    return _cross_entropy(labels, outputs)
-
-
-def _cross_entropy(labels, outputs):
-    labels, outputs = keras.ops.convert_to_tensor(labels), keras.ops.cast(outputs, "float32")
-    sums = np.asarray(keras.ops.sum(outputs, axis=-1))
-    is_probability = np.asarray(outputs).min() >= 0 and np.allclose(sums, 1, atol=1e-3)
-    options = {"from_logits": not is_probability}
-    if labels.shape == outputs.shape and outputs.shape[-1] > 1:
-        return keras.losses.categorical_crossentropy(labels, outputs, **options)
-    return keras.losses.sparse_categorical_crossentropy(labels, outputs, **options)
 
 
 def _slices(criterion, data, num_samples, labelled=False):

@@ -15,7 +15,7 @@ from aip_tf.detection.average_precision import (
 )
 from aip_tf.detection.data import ground_truth, ssd_data
 from aip_tf.detection.decoding import Detections, detect
-from aip_tf.detection.evaluation import DetectionEvaluation, evaluate_detector
+from aip_tf.detection.evaluation import DetectionEvaluation, DetectionTask, evaluate_detector
 from aip_tf.detection.loss import (
     ConfidenceLoss,
     LocalizationLoss,
@@ -34,6 +34,7 @@ from aip_tf.detection.transfer import DetectionTransfer
 __all__ = [
     "ConfidenceLoss",
     "DetectionEvaluation",
+    "DetectionTask",
     "DetectionTransfer",
     "Detections",
     "LocalizationLoss",

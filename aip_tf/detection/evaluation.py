@@ -1,10 +1,13 @@
 """Measuring a detector on images with known objects, after training or after every epoch."""
 
+import dataclasses
+
 import keras
 import tensorflow as tf
 
 from aip_tf.detection.average_precision import MeanAveragePrecision
 from aip_tf.detection.decoding import detect
+from aip_tf.task import Task
 
 
 def evaluate_detector(model, examples, anchors, *, method="area"):
@@ -59,6 +62,35 @@ class DetectionEvaluation(keras.callbacks.Callback):
             return
         metric = _measure(self._find, self.examples, self.method)
         logs[f"val_{metric.name}"] = metric.result()
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionTask(Task):
+    """A detector's task: average precision is what counts, before and after every cut.
+
+    For `Recovery(task=...)`. `DetectionEvaluation` among the callbacks also shows it after every
+    epoch.
+
+    Attributes:
+        examples: what average precision is measured on, see `evaluate_detector`; or a function
+            that returns it, called whenever it is measured.
+        anchors, method: see `evaluate_detector`.
+
+    >>> DetectionTask(examples=[], anchors=[]).main_metric
+    'mean_average_precision'
+    """
+
+    main_metric: str | None = "mean_average_precision"
+    higher_is_better: bool | None = True
+    examples: object = None
+    anchors: object = None
+    method: str = "area"
+
+    def evaluate(self, model, data):
+        """As `Task.evaluate`, and the mean average precision."""
+        examples = self.examples() if callable(self.examples) else self.examples
+        found = evaluate_detector(model, examples, self.anchors, method=self.method)
+        return {**super().evaluate(model, data), found.name: found.result()}
 
 
 def _finder(model, anchors):

@@ -60,10 +60,8 @@ class AdversarialDistiller(_keras.ReplicaModel):
 
     def __init__(self, teacher, student, transfers=None, supervised_weight=None, name=None):
         _check_pair(teacher, student)
-        super().__init__(name=name, dtype=student.dtype_policy)
-        self.autocast = False
+        super().__init__(student, name)
         self.teacher = teacher
-        self.student = student
         if transfers is None:
             transfers = [OutputTransfer(), AttentionTransfer("auto"), AdversarialTransfer()]
         _check_transfers(transfers)
@@ -83,7 +81,6 @@ class AdversarialDistiller(_keras.ReplicaModel):
         names = ["supervised_loss", *names] if names else []
         self._trackers = {n: keras.metrics.Mean(name=n) for n in names}
         self._inputs_seen = SimpleNamespace(mean=keras.metrics.Mean(name="inputs"))
-        self.built = True
 
     # --- training ---------------------------------------------------------------------------
 
@@ -135,16 +132,8 @@ class AdversarialDistiller(_keras.ReplicaModel):
 
     def test_step(self, data):
         """The student alone, under the compiled loss and metrics."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        y_pred = self.student(x, training=False)
-        loss = self.compute_loss(x, y, y_pred, sample_weight, training=False)
-        self.record_loss(loss, _num_samples(x))
-        logs = self.compute_metrics(x, y, y_pred, sample_weight)
-        return self.shape_logs({k: v for k, v in logs.items() if k not in self._trackers})
-
-    def call(self, inputs, training=None):
-        """The student's answer."""
-        return self.student(inputs, training=training)
+        logs = super().test_step(data)
+        return {k: v for k, v in logs.items() if k not in self._trackers}
 
     def make_train_function(self, force=False):
         """As in Keras; the function also stops training when a loss is no longer a number."""
@@ -168,7 +157,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
         return (parts[0] if len(parts) == 1 else ops.sum(ops.stack(parts))), logs
 
     def _record(self, x, loss, logs):
-        num_samples = _num_samples(x)
+        num_samples = _keras.num_samples(x)
         self.record_loss(loss, num_samples)
         for name, tracker in self._trackers.items():
             tracker.update_state(logs.get(name, 0.0), sample_weight=num_samples)
@@ -193,24 +182,6 @@ class AdversarialDistiller(_keras.ReplicaModel):
     def reset_metrics(self):
         super().reset_metrics()
         self._inputs_seen.mean.reset_state()
-
-    # --- Keras reads these: they speak of the student --------------------------------------------
-
-    @property
-    def trainable_variables(self):
-        return self.student.trainable_variables
-
-    @property
-    def trainable_weights(self):
-        return self.student.trainable_weights
-
-    @property
-    def losses(self):
-        return self.student.losses
-
-    @property
-    def output_names(self):
-        return self.student.output_names
 
     @property
     def _adversaries(self):
@@ -261,10 +232,6 @@ class AdversarialDistiller(_keras.ReplicaModel):
                     f"{type(strategy).__name__}. Expected student, distiller and optimizer to be "
                     "made inside one `strategy.scope()`."
                 )
-
-
-def _num_samples(x):
-    return tf.shape(next(v for v in keras.tree.flatten(x) if v is not None))[0]
 
 
 def _check_pair(teacher, student):

@@ -7,9 +7,7 @@ import keras
 import tensorflow as tf
 
 from aip_tf import _keras, losses
-
-# Open image sizes (None) are taken as this many pixels when resolutions are told apart.
-_OPEN_SIZE = 224
+from aip_tf.task.outputs import trace
 
 
 class Reading(NamedTuple):
@@ -24,14 +22,6 @@ class Reading(NamedTuple):
     outputs: list
     taps: dict = MappingProxyType({})
     energies: dict = MappingProxyType({})
-
-
-class Tensor(NamedTuple):
-    """One tensor inside a model: the operation that makes it and its shape, batch included."""
-
-    path: str
-    operation: object
-    shape: tuple
 
 
 class Reader:
@@ -98,7 +88,7 @@ def list_tensors(model):
 
     Shared layers appear once per use. Open image sizes count as 224 pixels.
     """
-    return _trace(model)[0]
+    return trace(model)[0]
 
 
 def find_taps(model):
@@ -148,93 +138,3 @@ def tap_shapes(model, paths):
             f"names of its operations (nested: 'outer/inner'), such as {list(shapes)[-8:]}."
         )
     return {path: shapes[path] for path in paths}
-
-
-def symbolic_outputs(model):
-    """The model's outputs as a flat list of symbolic tensors.
-
-    Raises:
-        ValueError: for a subclassed model, which has none.
-    """
-    if not _keras.is_graph(model):
-        raise ValueError(
-            f"Received the {type(model).__name__} {model.name!r}, whose outputs are unknown before "
-            "it runs. Expected a Functional or built Sequential keras.Model."
-        )
-    return keras.tree.flatten(model.outputs)
-
-
-def output_names(model):
-    """Names of the outputs; a Sequential's is that of its last layer."""
-    outputs = symbolic_outputs(model)
-    return list(getattr(model, "output_names", None) or [model.layers[-1].name])[: len(outputs)]
-
-
-def output_kinds(model):
-    """What each output is: `"softmax"`, `"sigmoid"` or `"logits"`, from the operation that made it.
-
-    Operations that only move values (Reshape, Flatten, Dropout, linear Activation) are looked
-    through.
-    """
-    _, makers, outputs = _trace(model)
-    return [_kind(tensor, makers) for tensor in keras.tree.flatten(outputs)]
-
-
-def _trace(model):
-    """Walk shapes through the model: its tensors, {id: (operation, inputs)} and its outputs."""
-    tensors, makers = [], {}
-
-    def call(operation, args, kwargs, path):
-        outputs = operation.compute_output_spec(*args, **kwargs)
-        inputs = [x for x in keras.tree.flatten((args, kwargs)) if _is_symbol(x)]
-        for x in keras.tree.flatten(outputs):
-            makers[id(x)] = (operation, inputs, x)
-            tensors.append(Tensor(path, operation, tuple(x.shape)))
-        return outputs
-
-    inputs = [keras.KerasTensor(_closed(x.shape), x.dtype) for x in model.inputs]
-    outputs = _keras.run_graph(model, inputs, call)
-    return tensors, makers, outputs
-
-
-def _is_symbol(x):
-    return isinstance(x, keras.KerasTensor)
-
-
-def _closed(shape):
-    if len(shape) < 3:
-        return shape
-    return (shape[0], *(_OPEN_SIZE if n is None else n for n in shape[1:-1]), shape[-1])
-
-
-def _kind(tensor, makers):
-    while id(tensor) in makers:
-        operation, inputs, _ = makers[id(tensor)]
-        for name in ("softmax", "sigmoid"):
-            if _applies(operation, name):
-                return name
-        if len(inputs) != 1 or not _moves_only(operation):
-            break
-        tensor = inputs[0]
-    return "logits"
-
-
-def _applies(operation, name):
-    function = getattr(operation, "activation", None)
-    if function is getattr(keras.activations, name):
-        return True
-    is_layer = name == "softmax" and isinstance(operation, keras.layers.Softmax)
-    return is_layer or isinstance(operation, _keras.operation_type(name.capitalize()))
-
-
-def _moves_only(operation):
-    layers = (
-        keras.layers.Reshape,
-        keras.layers.Flatten,
-        keras.layers.Dropout,
-        keras.layers.Identity,
-    )
-    moves = tuple(t for t in map(_keras.operation_type, ("Reshape", "Squeeze", "Cast")) if t)
-    linear = getattr(operation, "activation", None) is keras.activations.linear
-    is_linear = isinstance(operation, keras.layers.Activation) and linear
-    return is_linear or isinstance(operation, layers + moves)

@@ -12,6 +12,7 @@ from keras import ops
 
 from aip_tf import losses
 from aip_tf.game import taps as taps_module
+from aip_tf.task.outputs import output_kinds, output_names, symbolic_outputs
 
 _PACKAGE = "aip_tf"
 
@@ -290,7 +291,7 @@ class LogitViews:
         self._indices = _output_indices(teacher, outputs)
         self._teacher_kinds = self._kinds(teacher, from_logits)
         self._student_kinds = self._kinds(student, from_logits)
-        shapes = [x.shape for x in taps_module.symbolic_outputs(teacher)]
+        shapes = [x.shape for x in symbolic_outputs(teacher)]
         self.num_classes = [shapes[i][-1] for i in self._indices]
         self.ranks = [len(shapes[i]) for i in self._indices]
         self.are_binary = [
@@ -305,7 +306,7 @@ class LogitViews:
         return self._view(reading, self._student_kinds)
 
     def _kinds(self, model, from_logits):
-        kinds = [taps_module.output_kinds(model)[i] for i in self._indices]
+        kinds = [output_kinds(model)[i] for i in self._indices]
         if from_logits == "auto":
             return kinds
         if from_logits:
@@ -323,7 +324,7 @@ class LogitViews:
 
 
 def _output_indices(model, outputs):
-    names = taps_module.output_names(model)
+    names = output_names(model)
     if outputs is None:
         return list(range(len(names)))
     chosen = [outputs] if isinstance(outputs, str | int) else list(outputs)

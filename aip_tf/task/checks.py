@@ -1,0 +1,157 @@
+"""Whether model, data and loss fit together: small rules, asked before anything trains.
+
+Every message says what was received, what was expected, and how to mend it.
+"""
+
+import keras
+import numpy as np
+
+from aip_tf import _keras
+from aip_tf.task import labels
+
+
+def parts(batch):
+    """Inputs and labels of a batch.
+
+    Raises:
+        ValueError: for a batch without labels.
+    """
+    if isinstance(batch, list | tuple) and len(batch) in (2, 3) and batch[1] is not None:
+        return batch[0], batch[1]
+    raise ValueError(
+        f"Received a batch of {_described(batch)}. Expected (inputs, labels) or (inputs, labels, "
+        "sample_weights): the labels say what the student must keep."
+    )
+
+
+def check_inputs(model, inputs):
+    """Whether a batch of inputs can be fed to a model: how many, their sizes, their types."""
+    if not _keras.is_graph(model):
+        return
+    expected = keras.tree.flatten(model.inputs)
+    try:
+        given = _keras.flat_inputs(_keras.graph_of(model), inputs)
+    except KeyError as error:
+        raise ValueError(
+            f"Received inputs named {sorted(inputs)}. Expected {[x.name for x in expected]}: "
+            f"{error} is missing."
+        ) from error
+    if len(given) != len(expected):
+        raise ValueError(
+            f"Received {len(given)} inputs in a batch. Expected {len(expected)}, one for each of "
+            f"{[x.name for x in expected]}."
+        )
+    for x, symbol in zip(given, expected, strict=True):
+        _check_input(x, symbol)
+
+
+def _check_input(x, symbol):
+    shape, wanted = tuple(np.shape(x)), tuple(symbol.shape)
+    fits = len(shape) == len(wanted) and all(
+        b in (None, a) for a, b in zip(shape[1:], wanted[1:], strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"Received a batch of inputs of shape {shape}. Expected {wanted}, as the model's input "
+            f"{symbol.name!r} is: {_remedy(shape[1:], wanted[1:])}"
+        )
+    if np.dtype(_dtype(x)).kind not in "fiubV":
+        raise ValueError(
+            f"Received inputs of type {_dtype(x)} for {symbol.name!r}. Expected numbers, as "
+            f"{symbol.dtype}."
+        )
+
+
+def _dtype(x):
+    return keras.backend.standardize_dtype(x.dtype) if hasattr(x, "dtype") else np.asarray(x).dtype
+
+
+def _remedy(shape, wanted):
+    if len(shape) == len(wanted) == 3 and shape[:2] == wanted[:2]:
+        return f"give images of {wanted[2]} channels instead of {shape[2]}."
+    if len(shape) == len(wanted) == 3 and shape[2] == wanted[2]:
+        return f"resize the images to {wanted[0]}x{wanted[1]} pixels, or build the model for them."
+    if len(shape) == len(wanted) - 1:
+        return "add the missing axis (a batch, or one channel: images[..., None])."
+    return "reshape the data, or build the model for it."
+
+
+def labels_by_output(truth, names):
+    """Labels as a list with an entry for each output.
+
+    Raises:
+        ValueError: if there are not as many labels as outputs, or under other names.
+    """
+    if len(names) > 1 and not isinstance(truth, list | tuple | dict):
+        raise ValueError(
+            f"Received labels of shape {tuple(np.shape(truth))} for {len(names)} outputs. Expected "
+            f"a list or a dictionary with labels for each of {names}."
+        )
+    if len(names) == 1 and isinstance(truth, list | tuple) and len(truth) != 1:
+        truth = np.asarray(truth)
+    return labels.spread(truth, names)
+
+
+def asked(outputs, truth):
+    """The outputs that a list of labels speaks of: all, or those with a loss."""
+    with_loss = [output for output in outputs if output.loss is not None]
+    return with_loss if len(truth) == len(with_loss) else outputs
+
+
+def check_labels(outputs, given):
+    """Whether labels have the form and the range that the loss of each output wants."""
+    for output, truth in zip(outputs, given, strict=True):
+        if output.loss is None or truth is None or not output.labels:
+            continue
+        form = labels.given_form(truth, output.shape)
+        _check_form(output, form, truth)
+        if form == "integer" and output.labels in ("integer", "one_hot"):
+            _check_range(output, truth)
+
+
+def _check_form(output, form, truth):
+    fits = {"integer": ("integer",), "one_hot": ("integer", "dense")}
+    if form in fits.get(output.labels, ("dense",)):
+        return
+    remedy = "check the labels' shape, or the number of units of the last layer."
+    if form == "dense" and output.labels == "integer":
+        remedy = (
+            "compile the model with CategoricalCrossentropy, which takes one-hot labels, or turn "
+            "them into integers by argmax(-1)."
+        )
+    elif form == "integer" and output.labels == "values":
+        remedy = "a cross-entropy takes class numbers; this loss takes a value for each unit."
+    raise ValueError(
+        f"Received labels of shape {tuple(np.shape(truth))} for the output {output.name!r} of "
+        f"shape {(None, *output.shape)} with the loss {_name(output.loss)}. Expected "
+        f"{_EXPECTED[output.labels]}: {remedy}"
+    )
+
+
+_EXPECTED = {
+    "integer": "one class number for each position",
+    "one_hot": "class numbers, or rows as long as the output",
+    "binary": "0 or 1 for each unit",
+    "values": "a value for each unit",
+}
+
+
+def _check_range(output, truth):
+    values = np.asarray(truth)
+    low, high, num_classes = values.min(), values.max(), output.shape[-1]
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"Received labels from {low} to {high} for the output {output.name!r} with "
+            f"{num_classes} units. Expected 0 to {num_classes - 1}: number the classes from 0, or "
+            "give the last layer a unit for each class."
+        )
+
+
+def _name(loss):
+    return getattr(loss, "name", None) or getattr(loss, "__name__", type(loss).__name__)
+
+
+def _described(batch):
+    if isinstance(batch, list | tuple):
+        return f"{len(batch)} parts"
+    return f"one {type(batch).__name__}, without labels"

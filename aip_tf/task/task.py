@@ -1,0 +1,219 @@
+"""`Task`: loss, metrics, outputs and labels of a model, asked once instead of by everyone."""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from aip_tf import _keras
+from aip_tf.task import checks, labels
+from aip_tf.task.outputs import output_kinds
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """One output of a model and what is asked of it.
+
+    Attributes:
+        name: the output's name.
+        shape: without batch; None where a size is open.
+        kind: `"logits"`, `"softmax"`, `"sigmoid"`, or `"values"` (a regression).
+        loss: the resolved Keras loss; None if nothing is asked of this output.
+        labels: what the loss wants to be told: `"integer"`, `"one_hot"`, `"binary"`, `"values"`,
+            or `""`: known to the loss alone.
+    """
+
+    name: str
+    shape: tuple
+    kind: str
+    loss: object = None
+    labels: str = ""
+
+    @property
+    def num_classes(self):
+        """How many classes the output tells apart; None if it is no classifier's."""
+        if self.kind == "values" or not self.shape or self.loss is None:
+            return None
+        return 2 if self.shape[-1] == 1 else self.shape[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a model is asked to do: its loss, its metrics, and the one metric that counts.
+
+    As written by a user it holds wishes; `read` completes them from a compiled model and a batch of
+    the data, and checks that all three fit together. A task that measures something Keras cannot
+    (`detection.DetectionTask`: average precision) is a subclass that extends `evaluate`.
+
+    Attributes:
+        loss: as for `compile`; None: that of the compiled model, or else the cross-entropy that
+            fits each output and its labels.
+        metrics: as for `compile`; None: those of the compiled model, or else accuracy for every
+            classifying output.
+        main_metric: name of the metric that counts, as `evaluate` calls it; None: the first metric,
+            or the loss without any.
+        higher_is_better: whether the main metric should rise; None: as Keras knows it.
+        loss_weights, weighted_metrics: as for `compile`.
+        outputs: a tuple with an `Output` for each output of the model; filled in by `read`.
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> task = Task().read(model, (keras.ops.ones((2, 4)), keras.ops.array([0, 2])))
+    >>> task.loss.name, task.main_metric, task.outputs[0].num_classes
+    ('sparse_categorical_crossentropy', 'accuracy', 3)
+    """
+
+    loss: object = None
+    metrics: object = None
+    main_metric: str | None = None
+    higher_is_better: bool | None = None
+    loss_weights: object = None
+    weighted_metrics: object = None
+    outputs: tuple = ()
+
+    # --- read once ------------------------------------------------------------------------------
+
+    def read(self, model, batch):
+        """This task with everything filled in, checked against the model and the batch.
+
+        Args:
+            model: a built keras.Model, compiled or not; not changed.
+            batch: `(inputs, labels)` or `(inputs, labels, sample_weights)`, in the structure that
+                `fit` takes.
+
+        Raises:
+            ValueError: if inputs, labels, outputs and loss do not fit together, or no loss is
+                given and none can be told.
+        """
+        inputs, truth = checks.parts(batch)
+        checks.check_inputs(model, inputs)
+        answers = _keras.output_specs(model, inputs)
+        names = _keras.names_of_outputs(model, answers)
+        task = self._with_compiled(model)
+        given = checks.labels_by_output(truth, names)
+        kinds = output_kinds(model) if _keras.is_graph(model) else [""] * len(names)
+        shapes = [tuple(x.shape[1:]) for x in keras.tree.flatten(answers)]
+        if task.loss is None:
+            found = [
+                labels.default_loss(*each) for each in zip(names, kinds, shapes, given, strict=True)
+            ]
+            task = dataclasses.replace(task, loss=_packed(answers, found))
+        losses = [keras.losses.get(x) for x in labels.spread(task.loss, names)]
+        outputs = []
+        for name, kind, shape, loss in zip(names, kinds, shapes, losses, strict=True):
+            form = labels.wanted_form(loss)
+            kind = "values" if form == "values" else kind or labels.kind_from_loss(loss)
+            outputs.append(Output(name, shape, kind, loss, form))
+        checks.check_labels(outputs, given)
+        task = dataclasses.replace(task, outputs=tuple(outputs))
+        return task._with_metrics(answers, task.convert(truth))
+
+    def _with_compiled(self, model):
+        """What the user left open, as the model was compiled."""
+        compiled = _keras.compile_arguments(model)
+        if self.loss is not None:
+            compiled = {k: v for k, v in compiled.items() if k not in ("loss", "loss_weights")}
+        if self.metrics is not None:
+            compiled = {k: v for k, v in compiled.items() if "metrics" not in k}
+        open_ = {k: v for k, v in compiled.items() if getattr(self, k) is None}
+        return dataclasses.replace(self, **open_)
+
+    def _with_metrics(self, answers, truth):
+        metrics = self.metrics
+        if metrics is None and self.weighted_metrics is None:
+            judged = [x.name for x in self.outputs if x.num_classes]
+            metrics = {name: ["accuracy"] for name in judged}
+            if len(self.outputs) == 1:
+                metrics = ["accuracy"] if judged else []
+        task = dataclasses.replace(self, metrics=metrics)
+        names = [output.name for output in self.outputs]
+        rising = _keras.metric_directions(*task._fresh_metrics(), names, truth, answers)
+        main = self.main_metric or next(iter(rising), "loss")
+        higher = self.higher_is_better
+        if higher is None:
+            higher = rising.get(main, not main.endswith(("loss", "error")))
+        return dataclasses.replace(task, main_metric=main, higher_is_better=higher)
+
+    # --- used by everyone -----------------------------------------------------------------------
+
+    def prepare(self, data):
+        """`data` with its labels as the loss wants them: integers become one-hot where needed.
+
+        Args:
+            data: `tf.data.Dataset` of (inputs, labels, ...) batches, or None.
+        """
+        if data is None or not any(output.labels == "one_hot" for output in self.outputs):
+            return data
+        return data.map(lambda x, y, *rest: (x, self.convert(y), *rest))
+
+    def convert(self, truth):
+        """A batch of labels, in its structure, as the loss wants them."""
+        if isinstance(truth, dict):
+            by_name = {output.name: output for output in self.outputs}
+            return {name: _as_wanted(y, by_name[name]) for name, y in truth.items()}
+        if isinstance(truth, list | tuple):
+            asked = checks.asked(self.outputs, truth)
+            return type(truth)(_as_wanted(*each) for each in zip(truth, asked, strict=True))
+        return _as_wanted(truth, self.outputs[0])
+
+    def compile(self, model, optimizer="sgd", **options):
+        """Compile `model`, in place, for this task; metrics are fresh copies.
+
+        Args:
+            model: anything with Keras' `compile`.
+            optimizer: a Keras optimizer or its name.
+            **options: further arguments of `compile`.
+        """
+        metrics, weighted = self._fresh_metrics()
+        model.compile(
+            optimizer=optimizer,
+            loss=self.loss,
+            loss_weights=self.loss_weights,
+            metrics=metrics,
+            weighted_metrics=weighted,
+            **options,
+        )
+
+    def evaluate(self, model, data):
+        """The loss and every metric of a model, by name, under any strategy.
+
+        Args:
+            model: a keras.Model with this task's outputs; its compile state does not matter and is
+                not touched.
+            data: `tf.data.Dataset` of (inputs, labels, ...) batches, see `prepare`.
+
+        Returns:
+            {name: float}, as Keras' `evaluate(return_dict=True)` gives it.
+        """
+        judge = _keras.ReplicaModel(model)
+        self.compile(judge)
+        return judge.evaluate(data, verbose=0, return_dict=True)
+
+    def loss_of(self, truth, answers, sample_weight=None):
+        """The scalar loss of a batch: labels and outputs in the structure that `fit` takes."""
+        names = [output.name for output in self.outputs]
+        loss = _keras.joined_loss(self.loss, self.loss_weights, names)
+        return loss(truth, answers, sample_weight)
+
+    def is_better(self, metrics, others):
+        """Whether one evaluation beats another by the main metric; anything beats None and NaN."""
+        if others is None or np.isnan(others[self.main_metric]):
+            return True
+        sign = 1 if self.higher_is_better else -1
+        return sign * metrics[self.main_metric] > sign * others[self.main_metric]
+
+    def _fresh_metrics(self):
+        return tuple(
+            keras.tree.map_structure(_keras.fresh_metric, x)
+            for x in (self.metrics, self.weighted_metrics)
+        )
+
+
+def _packed(answers, values):
+    """Values of several outputs in the structure of the model's answers."""
+    return keras.tree.pack_sequence_as(answers, values)
+
+
+def _as_wanted(truth, output):
+    if output.labels == "one_hot" and labels.given_form(truth, output.shape) == "integer":
+        return labels.one_hot(truth, output.shape)
+    return truth
