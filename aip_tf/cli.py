@@ -5,13 +5,14 @@ Exit codes: 0 done, 1 the run failed, 2 the command or the configuration is wron
 
 import logging
 import os
-import re
 import shlex
 import sys
 import traceback
 from pathlib import Path
 
 from absl import flags
+
+from aip_tf import failures, interruption
 
 HELP = """\
 aip_run makes a Keras CNN smaller and faster and keeps its accuracy.
@@ -28,7 +29,10 @@ A gin file describes an experiment: data, teacher, schedule of cuts, recovery, e
       --gin_param='image_folder.directory = "photos"'
 
 The same command again goes on where the run stopped; a finished run is only reported.
-gin files are looked for from the working directory, then among those of the package.
+Ctrl-C, or SIGTERM, ends after the batch at hand, when what is finished is saved; a second Ctrl-C
+ends at once. Exit codes: 0 done, 1 the run failed, 2 the command or the configuration is wrong,
+130 interrupted. gin files are looked for from the working directory, then among those of the
+package. They are code: they can import modules, so run only files that you trust.
 """
 
 
@@ -49,7 +53,7 @@ def main(arguments=None):
         return 0
     if unexpected or not options.gin_file:
         return _fail(_usage_error(unexpected), code=2)
-    return _start(options, arguments)
+    return _guarded(options, arguments)
 
 
 def _flags():
@@ -93,29 +97,47 @@ def _usage_error(unexpected):
     return "No --gin_file. Try aip_run --gin_file=gin/digits.gin, or aip_run --help."
 
 
-def _start(options, arguments):
+def _guarded(options, arguments):
+    """Start, and put every ending that is not the planned one into one paragraph."""
     run_dir = options.run_dir or str(Path("runs") / Path(options.gin_file[-1]).stem)
+    try:
+        with interruption.noted(_tell):
+            return _start(options, str(Path(run_dir).expanduser()))
+    except BaseException as error:
+        # Whatever was made of an interruption on its way here, it is one.
+        if isinstance(error, KeyboardInterrupt) or interruption.is_requested():
+            command = shlex.join(["aip_run", *arguments])
+            text = f"Interrupted. The same command goes on from {run_dir}: {command}"
+            return _fail(text, code=interruption.EXIT_CODE)
+        if options.traceback or not isinstance(error, Exception):
+            raise
+        return _explain(error)
+
+
+def _start(options, run_dir):
     try:
         config = _config()
     except ImportError as error:
+        interruption.answer()  # this may be what an import made of it
         return _fail(f"{error}. Install aip_tf with its dependencies: pip install .", code=1)
-    try:
-        configuration = config.load(options.gin_file, options.gin_param)
-        if options.dry_run:
-            print(configuration)
-            print(config.describe())
-            return 0
-        config.claim(run_dir, configuration)
-        _show_progress()
-        _print_outcome(config.run(run_dir), run_dir)
+    interruption.answer()
+    configuration = config.load(options.gin_file, options.gin_param)
+    if options.dry_run:
+        print(configuration)
+        print(config.describe())
         return 0
-    except KeyboardInterrupt:
-        command = shlex.join(["aip_run", *arguments])
-        return _fail(f"Interrupted. The same command goes on from {run_dir}: {command}", code=130)
-    except Exception as error:
-        if options.traceback or not _is_addressed_to_the_user(error):
-            raise
-        return _fail(_paragraph(error), code=2 if isinstance(error, config.ConfigError) else 1)
+    config.claim(run_dir, configuration)
+    _show_progress()
+    _print_outcome(config.run(run_dir), run_dir)
+    return 0
+
+
+def _explain(error):
+    text = failures.explain(error)
+    if text is not None:
+        return _fail(text, code=getattr(error, "exit_code", 1))
+    traceback.print_exception(error)
+    return _fail(failures.BUG_REPORT, code=1)
 
 
 def _config():
@@ -155,17 +177,8 @@ def _print_outcome(outcome, run_dir):
         print(f"{name:<14} {path}")
 
 
-def _is_addressed_to_the_user(error):
-    """Whether this package raised it on purpose, as a ValueError that says what to do."""
-    frames = traceback.extract_tb(error.__traceback__)
-    raised_here = Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
-    return isinstance(error, ValueError) and raised_here
-
-
-def _paragraph(error):
-    """The message in one paragraph, without the addresses that gin adds to it."""
-    text = re.sub(r"\n  In call to configurable '(\w+)' \(.*?\)( in scope '.*?')?", r"", str(error))
-    return " ".join(text.split())
+def _tell(sentence):
+    print(f"\naip_run: {sentence}", file=sys.stderr, flush=True)
 
 
 def _fail(message, code):

@@ -51,6 +51,8 @@ _RUN = "aip_tf.run"
 class ConfigError(ValueError):
     """The configuration is at fault: the message says where, what was expected, how to fix it."""
 
+    exit_code = 2  # of the command line
+
 
 # What can be bound -------------------------------------------------------------------------------
 
@@ -342,7 +344,18 @@ def claim(run_dir, configuration):
 
 def run(run_dir):
     """Run the experiment that was loaded; see `experiment.run` for what it returns."""
-    return gin.get_configurable(_RUN)(run_dir=run_dir)
+    try:
+        return gin.get_configurable(_RUN)(run_dir=run_dir)
+    except Exception as error:
+        original = _without_gin(error).with_traceback(error.__traceback__)
+        raise original from original.__cause__
+
+
+def _without_gin(error):
+    """The exception as it was raised: gin wraps it and adds the configurables on the way."""
+    while "In call to configurable" in str(error) and error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def describe():

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aip_tf import _keras, criteria
+from aip_tf import _keras, criteria, interruption
 from aip_tf import selection as selections
 from aip_tf.channels import check_cut, find_channel_groups, prune_channels
 from aip_tf.cost import CostModel
@@ -184,6 +184,7 @@ class _Loop:
         )
         if self.state.events():
             yield keras.callbacks.TensorBoard(self.state.events())
+        yield interruption.answering()
 
     def _finish_epoch(self, epoch, logs, game):
         self.epoch = epoch + 1

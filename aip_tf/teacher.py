@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from aip_tf import _keras, schedules, zoo
+from aip_tf import _keras, interruption, schedules, zoo
 from aip_tf.channels import prune_channels
 from aip_tf.game import AdversarialDistiller
 from aip_tf.game.distribution import share_batches
@@ -116,7 +116,7 @@ def train_teacher(
             validation_data=share_batches(task.prepare(data.test)),
             epochs=epochs,
             initial_epoch=finished,
-            callbacks=[*callbacks, *([checkpoint] if checkpoint else [])],
+            callbacks=[*callbacks, *([checkpoint] if checkpoint else []), interruption.answering()],
             shuffle=False,  # the dataset shuffles
         )
     fresh = type(optimizer).from_config(optimizer.get_config())

@@ -1,7 +1,12 @@
 """The command line: help, exit codes, errors in one paragraph, interruption."""
 
+import errno
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -109,7 +114,91 @@ def test_an_error_of_the_package_is_a_paragraph(run_file, capsys):
         cli.main([run_file, parameter, "--traceback"])
 
 
-def test_a_bug_keeps_its_traceback(run_file, monkeypatch):
-    monkeypatch.setattr(config, "run", fail_with(ValueError("a bug outside the package")))
-    with pytest.raises(ValueError, match="a bug"):
-        cli.main([run_file])
+def test_a_bug_shows_its_traceback_and_says_that_it_is_one(run_file, capsys, monkeypatch):
+    monkeypatch.setattr(config, "run", int)  # int("runs/small"): a ValueError that nobody wrote
+    assert cli.main([run_file]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error and "invalid literal" in error
+    assert "This is a bug" in error.splitlines()[-1] and "report" in error.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "No space left", "runs/a/x"), "disk is full at 'runs/a/x'.*goes on"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), "Not a directory: 'a/b'"),
+        (MemoryError("cannot allocate"), "Out of memory. cannot allocate.*batch_size"),
+        (KeyError("mine"), "code of yours: .*test_cli.py, line .*, in run"),
+    ],
+)
+def test_what_the_machine_or_the_user_did_is_a_paragraph(
+    run_file, capsys, monkeypatch, error, expected
+):
+    monkeypatch.setattr(config, "run", fail_with(error))
+    assert cli.main([run_file]) == 1
+    captured = capsys.readouterr().err
+    assert re.search(expected, captured) and captured.count("\n") == 1
+
+
+def test_a_full_disk_is_seen_behind_what_was_made_of_it(run_file, capsys, monkeypatch):
+    def run(run_dir):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("Unable to write the file") from error
+
+    monkeypatch.setattr(config, "run", run)
+    assert cli.main([run_file]) == 1
+    assert "The disk is full" in capsys.readouterr().err
+
+
+def send(number):
+    """Send this process a signal and wait until Python has handled it."""
+    os.kill(os.getpid(), number)
+    time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_outside_of_training_interrupts_whoever_swallows_it(
+    run_file, capsys, monkeypatch, number
+):
+    def run(run_dir):
+        try:
+            send(number)
+        except BaseException as error:
+            raise RuntimeError("something else") from error
+
+    monkeypatch.setattr(config, "run", run)
+    before = signal.getsignal(number)
+    assert cli.main([run_file]) == 130
+    assert "The same command goes on" in capsys.readouterr().err
+    assert signal.getsignal(number) is before
+
+
+def test_real_signals_end_a_real_run_quietly(tmp_path):
+    (tmp_path / "small.gin").write_text(
+        RUN_FILE + "prune.recovery = @Recovery()\nRecovery.epochs = 1000\n"
+    )
+
+    def start():
+        command = [sys.executable, "-m", "aip_tf", "--gin_file=small.gin"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=tmp_path, text=True, **pipes)
+
+    def ends_quietly(process):
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "Traceback" not in error
+        assert error.splitlines()[-1].endswith("aip_run --gin_file=small.gin")
+
+    process = start()
+    time.sleep(1)  # importing takes several seconds
+    process.send_signal(signal.SIGINT)
+    ends_quietly(process)
+
+    process = start()
+    while "Epoch 3/" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    ends_quietly(process)
+    assert list((tmp_path / "runs" / "small").rglob("*.weights.h5")), "epoch 2 is kept"

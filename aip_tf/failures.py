@@ -1,0 +1,109 @@
+"""What went wrong, in one paragraph: who can mend it, and how.
+
+An exception that this package raises on purpose says so itself. The rest has an explanation here if
+it comes from the machine (disk, memory, paths) or from code of the user's; otherwise it is a bug.
+"""
+
+import dis
+import errno
+import sysconfig
+import traceback
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+_LIBRARIES = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib"))
+_RAISE = dis.opmap["RAISE_VARARGS"]
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+BUG_REPORT = (
+    "This is a bug of aip_tf and not your mistake. What is finished is kept. Please report the "
+    "lines above, the command and the gin files."
+)
+
+
+def explain(error):
+    """One paragraph for the user about an exception, or None if it is a bug.
+
+    >>> explain(FileExistsError(17, "File exists", "runs/a"))
+    "File exists: 'runs/a'."
+    """
+    for explanation in (_on_purpose, _disk_full, _memory, _file_system, _code_of_the_user):
+        text = explanation(error)
+        if text is not None:
+            return " ".join(text.split())
+    return None
+
+
+def is_on_purpose(error):
+    """Whether a `raise` of this package made the exception, not a slip below it.
+
+    A frame alone does not tell: what C code raises (`tuple.index`) has no frame of its own.
+    """
+    entries = list(traceback.walk_tb(error.__traceback__))
+    if not isinstance(error, ValueError) or not entries:
+        return False
+    frame = entries[-1][0]
+    last = error.__traceback__
+    while last.tb_next:
+        last = last.tb_next
+    is_raise = frame.f_code.co_code[last.tb_lasti] == _RAISE
+    return is_raise and Path(frame.f_code.co_filename).is_relative_to(_PACKAGE)
+
+
+def _on_purpose(error):
+    return str(error) if is_on_purpose(error) else None
+
+
+def _disk_full(error):
+    for cause in _chain(error):
+        if getattr(cause, "errno", None) in _FULL or "No space left on device" in str(cause):
+            where = f" at '{cause.filename}'" if getattr(cause, "filename", None) else ""
+            return (
+                f"The disk is full{where}. What is finished is kept: make room, and the same "
+                "command goes on."
+            )
+    return None
+
+
+def _memory(error):
+    for cause in _chain(error):
+        if isinstance(cause, MemoryError) or type(cause).__name__ == "ResourceExhaustedError":
+            reason = str(cause).split("\n")[0]
+            return (
+                f"Out of memory. {reason} Expected a batch that fits: lower batch_size or the "
+                "size of the images."
+            )
+    return None
+
+
+def _file_system(error):
+    if not isinstance(error, OSError):
+        return None
+    if error.strerror is None:
+        return f"{error}."
+    return f"{error.strerror}: {error.filename!r}." if error.filename else f"{error.strerror}."
+
+
+def _code_of_the_user(error):
+    """The last frame that is not of a library decides whose code failed: ours or the user's."""
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if _is_not_library(frame)
+    ]
+    if not frames or Path(frames[-1].filename).is_relative_to(_PACKAGE):
+        return None
+    last = frames[-1]
+    return (
+        f"{type(error).__name__}: {error} This comes from code of yours: {last.filename}, line "
+        f"{last.lineno}, in {last.name}. --traceback shows the way there."
+    )
+
+
+def _is_not_library(frame):
+    path = Path(frame.filename)
+    is_file = path.is_absolute() and path.suffix == ".py"
+    return is_file and not any(path.is_relative_to(folder) for folder in _LIBRARIES)
+
+
+def _chain(error):
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
