@@ -91,6 +91,21 @@ def run_graph(model, inputs, call, prefix=""):
     return walk(model, inputs, visit)
 
 
+def observe(model, inputs, see):
+    """Run `model` in inference mode and show every call: `see(operation, path, tensors, outputs)`.
+
+    `tensors` is the flat list of what the operation was called on. Returns the model's outputs.
+    """
+
+    def call(operation, args, kwargs, path):
+        outputs = operation_fn(operation, training=False)(*args, **kwargs)
+        tensors = [x for x in tree.flatten((args, kwargs)) if keras.ops.is_tensor(x)]
+        see(operation, path, tensors, outputs)
+        return outputs
+
+    return run_graph(model, graph_of(model)._standardize_inputs(inputs), call)
+
+
 def flat_inputs(graph, inputs):
     """`inputs`, in the graph's structure or named by a dict, as a list in the graph's order."""
     while isinstance(inputs, tuple | list) and len(inputs) == 1 and len(graph.inputs) > 1:

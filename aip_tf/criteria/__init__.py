@@ -9,6 +9,7 @@ lets one ranking run over groups of different size ("global" selection, threshol
 
 from aip_tf.criteria.base import Criterion
 from aip_tf.criteria.data import FeatureMagnitude, Taylor
+from aip_tf.criteria.reconstruction import Reconstruction
 from aip_tf.criteria.weights import (
     GeometricMedian,
     Magnitude,
@@ -24,6 +25,7 @@ __all__ = [
     "Magnitude",
     "NormalizationScale",
     "Random",
+    "Reconstruction",
     "ScaledMagnitude",
     "Taylor",
     "for_task",
@@ -38,6 +40,7 @@ _CRITERIA = {
     "l1_bn": ScaledMagnitude,
     "l2": lambda: Magnitude(order=2),
     "random": Random,
+    "reconstruction": Reconstruction,
     "taylor": Taylor,
 }
 

@@ -8,14 +8,14 @@ import numpy as np
 import tensorflow as tf
 
 from aip_tf import _keras
-from aip_tf.criteria.base import Criterion, known
-from aip_tf.criteria.members import (
+from aip_tf.channels.members import (
     by_channel,
     entries_of,
     gate_members,
     producer_kernels,
     variable_of,
 )
+from aip_tf.criteria.base import Criterion, known
 from aip_tf.criteria.weights import Magnitude
 from aip_tf.task import Task
 

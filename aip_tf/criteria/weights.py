@@ -6,8 +6,8 @@ import keras
 import numpy as np
 
 from aip_tf import _keras
+from aip_tf.channels.members import by_channel, channel_rows, producer_kernels, rows_of
 from aip_tf.criteria.base import Criterion
-from aip_tf.criteria.members import by_channel, channel_rows, producer_kernels, rows_of
 
 
 class Magnitude(Criterion):

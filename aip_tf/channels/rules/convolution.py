@@ -124,7 +124,7 @@ def einsum_dense(call, x):
     """A product with a kernel, by subscripts; its first new letter carries the new channels."""
     layer = call.operation
     call.known(layer.kernel, layer.bias)  # sliced below where channels lie along their axes
-    source, kernel, target = _subscripts(layer.equation, x.ndim)
+    source, kernel, target = subscripts(layer.equation, x.ndim)
     sizes = dict(zip(kernel + source, (*layer.kernel.shape, *x.shape), strict=True))
     axis = call.settle(x)
     letter = "" if axis is None else source[axis]
@@ -173,7 +173,7 @@ def _new_letter(call, source, kernel, target, sizes):
     return letter, ids
 
 
-def _subscripts(equation, rank):
+def subscripts(equation, rank):
     """The letters of input, kernel and output, an ellipsis spelled out in capitals."""
     source, rest = equation.replace(" ", "").split(",")
     kernel, target = rest.split("->")

@@ -1,0 +1,165 @@
+"""The criterion "reconstruction": what the outputs lose when the other channels make up for one."""
+
+import logging
+import zlib
+
+import keras
+import numpy as np
+
+from aip_tf.channels import find_channel_groups
+from aip_tf.channels.members import entries_of, variable_of
+from aip_tf.criteria.base import Criterion
+from aip_tf.reconstruction import (
+    Study,
+    System,
+    Trial,
+    divide,
+    first_inputs,
+    num_inputs_of,
+    removal_order,
+)
+
+_log = logging.getLogger("aip_tf")
+_UNSEEN = 0.25
+_FEWEST = 8
+
+
+class Reconstruction(Criterion):
+    """The criterion "reconstruction": how far outputs move without a channel, others refitted.
+
+    1. *Observe*: one pass over unlabelled inputs gives the covariance of what each layer reads.
+    2. *Order*: within a group the channel goes first whose loss the others can make up for best, by
+       least squares in all layers that read it; then the next one, the others refitted. What each
+       adds to the squared error follows from the covariance (`reconstruction.solving`).
+    3. *Measure*: errors of different groups mean different things. So once for each group half of
+       its channels are taken out, the readers refitted, and the divergence of the outputs measured,
+       on inputs that no covariance has seen. Divergence over error is the group's factor.
+
+    The score of a channel is its error times the factor of its group, in nats: such scores add up,
+    and are best divided by what a channel costs: `selection.Macs(per_cost=True)`. `refit` then
+    gives the layers of the cut model the weights that the scores supposed.
+
+    Layers of other kinds than convolutions and dense layers (recurrent ones, attention) are counted
+    by the size of their weights and not refitted.
+
+    Args:
+        num_samples: how many inputs of `data` to look at; a quarter of them is for measuring.
+        ridge: share of the mean variance that is added to every variance; grows where a layer has
+            few samples for its inputs.
+
+    Raises:
+        ValueError: for other arguments; when called without data or with fewer than 8 inputs.
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
+    >>> images, groups = np.random.normal(size=(64, 4)), find_channel_groups(model)
+    >>> criterion = Reconstruction()
+    >>> (name, scores), = criterion(model, groups, images).items()
+    >>> keep_masks = {name: scores > np.median(scores)}
+    >>> smaller = aip_tf.prune_channels(model, keep_masks)
+    >>> len(criterion.refit(model, smaller, keep_masks, images).layers)
+    1
+    """
+
+    def __init__(self, num_samples=512, ridge=1e-3):
+        super().__init__(normalize="none", aggregate="sum")
+        if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 8:
+            raise ValueError(f"`num_samples` is {num_samples!r}; expected an integer >= 8.")
+        if not ridge > 0:
+            raise ValueError(f"`ridge` is {ridge!r}; expected a number > 0, 1e-3 for instance.")
+        self.num_samples, self.ridge = num_samples, ridge
+        self._study, self._fingerprint = None, None
+
+    def get_config(self):
+        return {"num_samples": self.num_samples, "ridge": self.ridge}
+
+    def observe(self, model, groups, data):
+        seen, unseen = self._batches(data)
+        trial = Trial(model, unseen, _shapes(unseen))
+        study = Study(model, groups, seen, self.ridge)
+        self._study, self._fingerprint = study, _fingerprint(model)
+        return {group.name: _scores(model, group, study, trial) for group in groups}
+
+    def score(self, model, group, observed):
+        return [observed[group.name]]
+
+    def refit(self, before, after, keep_masks, data, groups=None):
+        """Give the layers of a cut model that read cut channels the best weights; in place.
+
+        Args:
+            before: the model before the cut.
+            after: `prune_channels(before, keep_masks)`.
+            keep_masks: `{group name: bool (num_channels,)}`.
+            data: as for scoring; looked at unless `before` has just been scored.
+            groups: `find_channel_groups(before)`, if at hand.
+
+        Returns:
+            A `reconstruction.Refit`: what was refitted, what was not and why.
+        """
+        if self._study is None or self._fingerprint != _fingerprint(before):
+            seen, _ = self._batches(data)
+            self._study = Study(
+                before, groups or find_channel_groups(before, _shapes(seen)), seen, self.ridge
+            )
+        record, self._study = self._study.refit(after, keep_masks), None  # covariances are large
+        for path, reason in (record.skipped | record.shrunk).items():
+            _log.info("Refit of %s: %s.", path, reason)
+        return record
+
+    def _batches(self, data):
+        """Inputs to look at, and inputs to measure on: two lists of batches."""
+        batches = [] if data is None else first_inputs(data, self.num_samples)
+        count = sum(map(num_inputs_of, batches))
+        if count < _FEWEST:
+            raise ValueError(
+                f"The criterion 'reconstruction' received {count} inputs. Expected at least "
+                f"{_FEWEST}, better {self.num_samples}: a tf.data.Dataset of batches or arrays; "
+                "labels are not needed."
+            )
+        unseen, seen = divide(batches, max(1, round(_UNSEEN * count)))
+        return seen, unseen
+
+
+def _scores(model, group, study, trial):
+    """Importance of the channels of one group, in nats: float (num_channels,)."""
+    fits = study.fits(study.readers_of([group.name]))
+    systems = [system for fit in fits for system in fit.systems(group.name)]
+    systems += _unseen_readers(model, group, study)
+    order, errors = removal_order(systems, group.num_channels)
+    half = max(1, group.num_channels // 2)
+    keep = ~np.isin(np.arange(group.num_channels), order[:half])
+    divergence = trial.divergence(fits, {group.name: keep})
+    factor = max(divergence, 0.0) / max(errors[:half].sum(), np.finfo(np.float32).tiny)
+    _log.debug("%s: half of it gone costs %.4f nats", group.name, divergence)
+    # What goes later is not missed less; a trace of the order settles ties.
+    rising = np.maximum.accumulate(errors) * (1 + 1e-6 * np.arange(len(order)))
+    scores = np.empty(group.num_channels)
+    scores[order] = factor * rising
+    return scores
+
+
+def _unseen_readers(model, group, study):
+    """Systems of the layers that are not refitted: as if their inputs had nothing in common.
+
+    Where nothing reads the channels by weights, those that make them stand in.
+    """
+    members = [m for m in group.members if m.role == "consumer"]
+    members = (
+        [m for m in members if m.layer in study.others]
+        if members
+        else [m for m in group.members if m.role == "producer"]
+    )
+    for member in members:
+        values = keras.ops.convert_to_numpy(variable_of(model, member))
+        rows = entries_of(values, member)
+        size = max(np.sum(rows**2), np.finfo(np.float32).tiny) / values.shape[-1]
+        yield System(np.eye(len(rows)), rows / np.sqrt(size), member.channels)
+
+
+def _shapes(batches):
+    return [tuple(x.shape[1:]) for x in keras.tree.flatten(batches[0])]
+
+
+def _fingerprint(model):
+    """What tells whether the weights are those that were looked at."""
+    sums = [zlib.adler32(np.ascontiguousarray(v).view(np.uint8)) for v in model.get_weights()]
+    return model.name, tuple(sums)

@@ -1,0 +1,54 @@
+"""Inputs without labels, out of whatever the user gave."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+_SLICE = 32
+
+
+def first_inputs(data, num_samples):
+    """The first inputs of `data`, without labels, in slices of at most 32.
+
+    Args:
+        data: a `tf.data.Dataset` of batches, inputs alone or (inputs, ...), or a tuple of arrays
+            (inputs, ...), or an array.
+        num_samples: how many.
+
+    Returns:
+        Non-empty list of batches in the structure of the inputs, of numpy arrays.
+    """
+    found, left = [], num_samples
+    for batch in data if isinstance(data, tf.data.Dataset) else [data]:
+        inputs = batch[0] if isinstance(batch, tuple | list) else batch
+        size = min(left, len(keras.tree.flatten(inputs)[0]))
+        for start in range(0, size, _SLICE):
+            part = slice(start, min(start + _SLICE, size))
+            found.append(keras.tree.map_structure(lambda x, part=part: np.asarray(x[part]), inputs))
+        left -= size
+        if not left:
+            break
+    return found
+
+
+def num_inputs_of(batch):
+    """How many inputs a batch has: int."""
+    return len(keras.tree.flatten(batch)[0])
+
+
+def take_inputs(batch, count):
+    """The first `count` inputs of a batch."""
+    return keras.tree.map_structure(lambda x: x[:count], batch)
+
+
+def divide(batches, count):
+    """The first `count` inputs of a list of batches, and the others: two lists of batches."""
+    first, others = [], []
+    for batch in batches:
+        taken, size = min(count, num_inputs_of(batch)), num_inputs_of(batch)
+        if taken:
+            first.append(take_inputs(batch, taken))
+        if taken < size:
+            others.append(keras.tree.map_structure(lambda x, taken=taken: x[taken:], batch))
+        count -= taken
+    return first, others

@@ -1,0 +1,204 @@
+"""The layers that read channels, and how the network around them takes up a constant."""
+
+import collections
+import dataclasses
+
+import keras
+import numpy as np
+
+from aip_tf import _keras
+from aip_tf.reconstruction.linear import Linear, linear_view
+
+_MAX_INPUTS = 6144  # of one least-squares problem: a float64 matrix of 300 MB
+_MAX_SAMPLES = 24_000  # looked at for one layer
+
+
+@dataclasses.dataclass(eq=False)
+class Reader:
+    """A layer that reads channels, as one or several least-squares problems ("cells").
+
+    A cell is a block of the layer (a conv group). With too many inputs for one covariance, or more
+    than there are samples, each place of a channel (position of the kernel or of a flattened image)
+    has a cell of its own: the errors of places then add up as if they had nothing in common.
+
+    Attributes:
+        path: of the layer.
+        linear: the layer as a matrix product.
+        owners: `{group name: int (slots,)}`, the channel that each slot belongs to, else -1.
+        normalization: path of the BatchNormalization that alone reads the outputs, or "".
+        constant: what takes up a constant added to the outputs: "bias", "normalization", or "".
+        arrangement: int (cells for a block, inputs): entries of (places x slots).
+        samples_for_each: samples looked at in each input.
+        num_samples: samples of all inputs.
+    """
+
+    path: str
+    linear: Linear
+    owners: dict[str, np.ndarray]
+    normalization: str = ""
+    constant: str = ""
+    arrangement: np.ndarray | None = None
+    samples_for_each: int = 1
+    num_samples: int = 0
+
+    @property
+    def num_inputs(self):
+        """Inputs of one cell."""
+        return self.arrangement.shape[1]
+
+    @property
+    def num_bytes(self):
+        """What its covariances take: int."""
+        num_blocks = len(self.matrix())
+        return 8 * num_blocks * len(self.arrangement) * self.num_inputs**2
+
+    def matrix(self):
+        """The kernel of each block: float64 (blocks, places x slots, outputs)."""
+        kernel = _read(self.linear.layer, self.linear.variable)
+        matrix = self.linear.matrix(kernel)
+        return matrix.reshape(len(matrix), -1, matrix.shape[-1])
+
+    def cells(self, matrix):
+        """(blocks, places x slots, outputs) as (cells, inputs, outputs)."""
+        return matrix[:, self.arrangement].reshape(-1, self.num_inputs, matrix.shape[-1])
+
+    def joined(self, cells):
+        """The reverse of `cells`."""
+        num_entries = self.arrangement.size
+        cells = cells.reshape(-1, num_entries, cells.shape[-1])
+        matrix = np.empty_like(cells)
+        matrix[:, self.arrangement.ravel()] = cells
+        return matrix
+
+    def slot_of_inputs(self):
+        """The slot of each input of a cell, which is the same in all cells up to its place."""
+        return self.arrangement[0] % self._num_slots
+
+    def owner(self, name):
+        """The channel of group `name` that each input of a cell belongs to: int (inputs,)."""
+        return self.owners[name][self.slot_of_inputs()]
+
+    def kept_inputs(self, keep_masks):
+        """Which inputs of a cell are left: bool (inputs,)."""
+        kept = np.ones(self._num_slots, bool)
+        for name, channels in self.owners.items():
+            if name in keep_masks:
+                mine = channels >= 0
+                kept[mine] &= np.asarray(keep_masks[name])[channels[mine]]
+        return kept[self.slot_of_inputs()]
+
+    def inputs(self, x, random):
+        """Inputs of the cells for a batch: float64 (cells, samples, inputs)."""
+
+        def choose(size, available):
+            if self.samples_for_each >= available:
+                return np.tile(np.arange(available), (size, 1))
+            return random.integers(0, available, (size, self.samples_for_each))
+
+        rows = self.linear.inputs(x, choose)
+        rows = rows.reshape(*rows.shape[:2], -1)[:, :, self.arrangement]
+        rows = rows.reshape(len(rows), -1, self.num_inputs)
+        return np.ascontiguousarray(np.moveaxis(rows, 0, 1), np.float64)
+
+    def arrange(self, x, num_inputs):
+        """Choose samples and cells, knowing a batch `x` of what the layer is called on."""
+        available = self.linear.num_samples(x)
+        self.samples_for_each = min(available, -(-_MAX_SAMPLES // num_inputs))
+        self.num_samples = num_inputs * self.samples_for_each
+        places, slots = self.linear.matrix(_read(self.linear.layer, self.linear.variable)).shape[
+            1:3
+        ]
+        self._num_slots = slots
+        entries = np.arange(places * slots)
+        self.arrangement = entries[None]
+        if len(entries) > min(_MAX_INPUTS, self.num_samples):
+            apart = self._places_apart(entries)
+            self.arrangement = self.arrangement if apart is None else apart
+
+    def _places_apart(self, entries):
+        """Entries by their place among those of one channel; None if channels differ in it."""
+        owner = np.full(self._num_slots, -1)
+        offset = 0
+        for channels in self.owners.values():
+            owner[channels >= 0] = offset + channels[channels >= 0]
+            offset = owner.max() + 1
+        owner = owner[entries % self._num_slots]
+        order = np.argsort(owner, kind="stable")
+        counts = np.bincount(owner[order] + 1)
+        counts = counts[counts > 0]
+        if (counts != counts[0]).any() or counts[0] == 1:
+            return None
+        return entries[order].reshape(-1, counts[0]).T
+
+
+def find_readers(model, groups):
+    """`({path: Reader}, {path: reason})`: the layers that read channels of `groups`, and those that
+    do but are not refitted."""
+    readers, others = {}, {}
+    for group in groups:
+        for member in group.members:
+            if member.role != "consumer":
+                continue
+            layer = _keras.layer_at(model, member.layer)
+            reader = readers.get(member.layer)
+            if reader is None:
+                linear = linear_view(layer, member.variable, member.axis)
+                if linear is None:
+                    others[member.layer] = f"a {type(layer).__name__} is no plain matrix product"
+                    continue
+                reader = readers[member.layer] = Reader(member.layer, linear, {})
+            size = getattr(layer, member.variable).shape[member.axis]
+            owner = reader.owners.setdefault(group.name, np.full(size, -1))
+            owner[member.indices] = member.channels
+    return readers, others
+
+
+def prepare(model, readers, inputs, num_inputs):
+    """Let a few `inputs` through and tell every reader what it is called on and what follows it.
+
+    Args:
+        model: the network.
+        readers: `{path: Reader}`.
+        inputs: a small batch.
+        num_inputs: how many inputs will be looked at.
+    """
+    calls, uses, made, alive = collections.Counter(), collections.defaultdict(list), {}, []
+
+    def see(operation, path, args, outputs):
+        alive.append(outputs)  # an id is that of a tensor only while the tensor lives
+        calls[path] += 1
+        made[path] = id(outputs)
+        for x in args:
+            uses[id(x)].append((operation, path))
+        if path in readers:
+            readers[path].arrange(args[0], num_inputs)
+
+    for x in keras.tree.flatten(_keras.observe(model, inputs, see)):
+        uses[id(x)].append((None, ""))
+    for path, reader in readers.items():
+        followers = uses[made[path]]
+        if len(followers) == 1 and calls[path] == calls[followers[0][1]] == 1:
+            reader.normalization = _normalization(reader, *followers[0])
+        reader.constant = _constant(reader)
+
+
+def _normalization(reader, operation, path):
+    linear = reader.linear
+    is_plain = linear.layer.activation in (None, keras.activations.linear)
+    if type(operation) is not keras.layers.BatchNormalization or not is_plain:
+        return ""
+    if linear.output_axis is None:
+        return ""
+    axis, rank = keras.tree.flatten(operation.axis)[0], operation.input_spec.ndim
+    return path if axis % rank == linear.output_axis % rank else ""
+
+
+def _constant(reader):
+    if reader.linear.layer.bias is None:
+        return "normalization" if reader.normalization else ""
+    num_blocks, _, num_outputs = reader.matrix().shape
+    return "bias" if reader.linear.bias(np.zeros((num_blocks, num_outputs))) is not None else ""
+
+
+def _read(layer, variable):
+    return keras.ops.convert_to_numpy(getattr(layer, variable)).astype(np.float64)

@@ -1,0 +1,121 @@
+"""One network, the layers in it that read channels, and what they see."""
+
+import dataclasses
+
+import numpy as np
+
+from aip_tf.reconstruction.batches import num_inputs_of, take_inputs
+from aip_tf.reconstruction.moments import Fit, observe
+from aip_tf.reconstruction.readers import find_readers, prepare
+from aip_tf.reconstruction.write import write
+
+_MAX_BYTES = 768 * 2**20  # of covariances held at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Refit:
+    """What a refit did.
+
+    Attributes:
+        layers: paths of the layers that were refitted.
+        skipped: `{path: reason}`, layers that read cut channels and were left as they are.
+        shrunk: `{path: reason}`, refitted layers that saw fewer samples than they have inputs: they
+            keep close to their old weights.
+    """
+
+    layers: tuple[str, ...]
+    skipped: dict[str, str]
+    shrunk: dict[str, str]
+
+
+class Study:
+    """One network, the layers in it that read channels, and what they see.
+
+    Args:
+        model: a Functional or built Sequential `keras.Model`; not changed.
+        groups: its channel groups.
+        batches: list of batches of inputs, see `first_inputs`.
+        ridge: see `Fit`.
+
+    Attributes:
+        readers: `{path: Reader}`, in the order of the network.
+        others: `{path: reason}`, layers that read channels and cannot be refitted.
+    """
+
+    def __init__(self, model, groups, batches, ridge):
+        self.model, self.groups = model, groups
+        self._batches, self._ridge = batches, ridge
+        self.readers, self.others = find_readers(model, groups)
+        num_inputs = sum(map(num_inputs_of, batches))
+        prepare(model, self.readers, take_inputs(batches[0], 1), num_inputs)
+        self._moments = {}
+
+    def readers_of(self, names):
+        """Paths of the readers of the groups with these names, in the order of the network."""
+        names = set(names)
+        return [path for path, reader in self.readers.items() if names & reader.owners.keys()]
+
+    def fits(self, paths):
+        """The `Fit`s of the readers at `paths`; looks at the data if they are not known yet."""
+        if not set(paths) <= self._moments.keys():
+            self._look(paths)
+        return [
+            Fit(self.model, self.readers[path], self._moments[path], self._ridge) for path in paths
+        ]
+
+    def _look(self, paths):
+        """One pass for the readers at `paths` and for as many behind them as memory allows."""
+        self._moments = {}
+        order = list(self.readers)
+        behind = order[order.index(paths[-1]) :]
+        chosen, size = {}, 0
+        for path in dict.fromkeys([*paths, *behind]):
+            size += self.readers[path].num_bytes
+            if path in paths or size <= _MAX_BYTES:
+                chosen[path] = self.readers[path]
+        self._moments = observe(self.model, chosen, self._batches)
+
+    def refit(self, after, keep_masks):
+        """Set kernels and biases of the layers of `after` that read cut channels; in place.
+
+        Args:
+            after: the network without the channels that `keep_masks` remove.
+            keep_masks: `{group name: bool (num_channels,)}`.
+
+        Returns:
+            A `Refit`.
+        """
+        cut = {name: np.asarray(mask) for name, mask in keep_masks.items() if not np.all(mask)}
+        take = _Taken(self.groups, cut)
+        shrunk, paths = {}, self.readers_of(cut)
+        for path in paths:
+            (fit,) = self.fits([path])
+            write(after, fit.reader, *fit.refitted(cut), take)
+            if fit.moments.count < fit.reader.num_inputs:
+                shrunk[path] = (
+                    f"it has {fit.reader.num_inputs} inputs and saw {fit.moments.count} samples: "
+                    f"{-(-fit.reader.num_inputs // fit.reader.samples_for_each)} images would do"
+                )
+        consumers = {path for g in self.groups if g.name in cut for path in g.consumers}
+        skipped = {path: why for path, why in self.others.items() if path in consumers}
+        return Refit(tuple(paths), skipped, shrunk)
+
+
+class _Taken:
+    """What a cut leaves of a weight: `taken(value, layer path, variable name)`."""
+
+    def __init__(self, groups, keep_masks):
+        self._gone = {}
+        for group in groups:
+            for member in group.members if group.name in keep_masks else ():
+                gone = member.indices[~keep_masks[group.name][member.channels]]
+                key = member.layer, member.variable
+                self._gone.setdefault(key, []).append((member.axis, gone))
+
+    def __call__(self, value, path, name):
+        removed = {}
+        for axis, indices in self._gone.get((path, name), ()):
+            removed.setdefault(axis % value.ndim, []).append(indices)
+        for axis, indices in removed.items():
+            value = np.delete(value, np.concatenate(indices), axis)
+        return value

@@ -1,0 +1,266 @@
+"""Reconstruction: the algebra against brute force, then the same law for every kind of reader."""
+
+import keras
+import numpy as np
+import pytest
+from keras import Input, Model, layers
+
+from aip_tf.channels import find_channel_groups, prune_channels
+from aip_tf.reconstruction import Study, System, removal_order, solving
+
+EXACT = 1e-9  # a ridge so small that what is redundant costs nothing
+
+
+# --- algebra -------------------------------------------------------------------------------------
+
+
+def problem(seed=0, num_inputs=12, num_outputs=5, num_samples=400):
+    """Correlated inputs, their covariance, and a kernel."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(num_samples, num_inputs)) @ rng.normal(size=(num_inputs, num_inputs))
+    return x, x.T @ x / num_samples, rng.normal(size=(num_inputs, num_outputs))
+
+
+def least_squares_error(x, kernel, keep):
+    """What is left of the output when the kept inputs do their best: by numpy's own solver."""
+    y = x @ kernel
+    best = np.linalg.lstsq(x[:, keep], y, rcond=None)[0]
+    return np.sum((y - x[:, keep] @ best) ** 2) / len(x)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_cost_of_a_channel_is_the_error_of_least_squares_without_it(seed):
+    x, covariance, kernel = problem(seed)
+    owner = np.arange(12) // 3
+    costs = System(covariance, kernel, owner).costs(np.arange(4))
+    expected = [least_squares_error(x, kernel, owner != c) for c in range(4)]
+    np.testing.assert_allclose(costs, expected, rtol=1e-6)
+
+
+def test_costs_add_up_to_the_error_without_all_that_went():
+    x, covariance, kernel = problem()
+    owner = np.array([0, 0, 1, 2, 2, 2, -1, 3, 3, -1, 4, 1])  # of unequal size; two inputs stay
+    order, errors = removal_order([System(covariance, kernel, owner)], 5)
+    assert sorted(order) == list(range(5))
+    for count in range(1, 6):
+        expected = least_squares_error(x, kernel, ~np.isin(owner, order[:count]))
+        np.testing.assert_allclose(errors[:count].sum(), expected, rtol=1e-6)
+
+
+def test_several_layers_that_read_a_channel_have_a_say_each():
+    problems = [problem(seed) for seed in (1, 2)]
+    owner = np.arange(12) // 2
+    order, errors = removal_order([System(h, w, owner) for _, h, w in problems], 6)
+    without = owner != order[0]
+    expected = sum(least_squares_error(x, kernel, without) for x, _, kernel in problems)
+    np.testing.assert_allclose(errors[0], expected, rtol=1e-6)
+    others = [sum(least_squares_error(x, w, owner != c) for x, _, w in problems) for c in range(6)]
+    assert min(others) == pytest.approx(expected)
+
+
+def test_the_refit_is_least_squares():
+    x, covariance, kernel = problem()
+    keep = np.arange(12) % 3 > 0
+    found = solving.refit(covariance, kernel, keep)
+    assert not found[~keep].any()
+    best = np.linalg.lstsq(x[:, keep], x @ kernel, rcond=None)[0]
+    np.testing.assert_allclose(found[keep], best, rtol=1e-6)
+
+
+def test_channels_of_wide_layers_leave_in_portions_and_none_is_lost():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 200))
+    kernel = rng.normal(size=(200, 300))  # more outputs than inputs
+    order, errors = removal_order([System(x.T @ x / 400, kernel, np.arange(200))], 200)
+    assert sorted(order) == list(range(200))
+    np.testing.assert_allclose(errors.sum(), np.sum((x @ kernel) ** 2) / 400, rtol=1e-6)
+
+
+# --- every kind of reader ------------------------------------------------------------------------
+
+
+READERS = {}
+
+
+def reader(shape, **producer):
+    """Register a function that reads the channels of a producer; `shape` is that of the input."""
+
+    def register(build):
+        READERS[build.__name__] = (shape, producer, build)
+        return build
+
+    return register
+
+
+@reader((9,), units=4)
+def dense(x):
+    return layers.Dense(5)(x)
+
+
+@reader((9, 3), filters=4)
+def dense_on_sequences(x):
+    return layers.Dense(5)(x)
+
+
+@reader((9, 3), filters=4)
+def convolution_1d_causal(x):
+    return layers.Conv1D(5, 3, padding="causal", dilation_rate=2)(x)
+
+
+@reader((7, 8, 3), filters=4)
+def convolution_2d(x):
+    return layers.Conv2D(5, 3)(x)
+
+
+@reader((7, 8, 3), filters=4)
+def convolution_2d_same(x):
+    return layers.Conv2D(5, (3, 2), strides=2, padding="same")(x)
+
+
+@reader((9, 8, 3), filters=4)
+def convolution_2d_dilated(x):
+    return layers.Conv2D(5, 3, dilation_rate=2, padding="same")(x)
+
+
+@reader((7, 8, 3), filters=4)
+def convolution_2d_with_activation(x):
+    return layers.Conv2D(5, 3, activation="relu")(x)
+
+
+@reader((7, 8, 3), filters=4)
+def convolution_2d_without_bias(x):
+    return layers.Conv2D(5, 3, use_bias=False)(x)
+
+
+@reader((7, 8, 3), filters=4)
+def convolution_2d_with_normalization(x):
+    return layers.BatchNormalization()(layers.Conv2D(5, 3, use_bias=False)(x))
+
+
+@reader((7, 8, 3), filters=8)
+def grouped_convolution(x):
+    return layers.Conv2D(6, 3, groups=2, padding="same")(x)
+
+
+@reader((4, 5, 6, 2), filters=4)
+def convolution_3d(x):
+    return layers.Conv3D(5, 2, strides=(1, 2, 1))(x)
+
+
+@reader((9, 3), filters=4)
+def transposed_1d(x):
+    return layers.Conv1DTranspose(5, 3, strides=2)(x)
+
+
+@reader((5, 6, 3), filters=4)
+def transposed_2d(x):
+    return layers.Conv2DTranspose(5, 3, strides=2, padding="same")(x)
+
+
+@reader((3, 4, 3, 2), filters=4)
+def transposed_3d(x):
+    return layers.Conv3DTranspose(5, 2, strides=2)(x)
+
+
+@reader((7, 8, 3), filters=4)
+def separable(x):
+    layer = layers.SeparableConv2D(5, 3, depth_multiplier=2)
+    layer.build(x.shape)
+    return with_like_kernels(layer)(x)
+
+
+@reader((9, 3), filters=4)
+def separable_1d(x):
+    layer = layers.SeparableConv1D(5, 3, padding="same")
+    layer.build(x.shape)
+    return with_like_kernels(layer)(x)
+
+
+def with_like_kernels(layer):
+    """What is the same for all channels keeps a combination of channels a combination."""
+    kernel = layer.weights[0]
+    kernel.assign(np.repeat(np.asarray(kernel)[..., :1, :], kernel.shape[-2], axis=-2))
+    return layer
+
+
+@reader((7, 8, 3), filters=4)
+def pointwise_behind_depthwise(x):
+    layer = layers.DepthwiseConv2D(3, padding="same", use_bias=False)
+    layer.build(x.shape)
+    return layers.Conv2D(5, 1)(with_like_kernels(layer)(x))
+
+
+@reader((4, 4, 3), filters=4)
+def dense_behind_flatten(x):
+    return layers.Dense(5)(layers.Flatten()(x))
+
+
+@reader((9, 3), filters=4)
+def einsum(x):
+    return layers.EinsumDense("abc,cd->abd", (None, 5), bias_axes="d")(x)
+
+
+@reader((5, 3), filters=4)
+def einsum_over_two_axes(x):
+    return layers.EinsumDense("abc,bcde->aed", (6, 2), bias_axes="ed")(x)
+
+
+@reader((5, 3), filters=4)
+def einsum_with_blocks(x):
+    return layers.EinsumDense("abc,bcd->abd", (5, 6), bias_axes="bd")(x)
+
+
+@reader((7, 8, 3), filters=4)
+def two_readers_and_a_sum(x):
+    y = layers.Conv2D(4, 3, padding="same", name="second")(x)
+    z = layers.Conv2D(5, 3, padding="same")(x)
+    return layers.Concatenate()([z, layers.Conv2D(4, 1, name="third")(y)])
+
+
+@reader((3, 7, 8), filters=4, data_format="channels_first")
+def channels_first(x):
+    return layers.Conv2D(5, 3, padding="same", data_format="channels_first")(x)
+
+
+def build(kind):
+    """A model whose producer makes its last channels out of its first ones, and the keep mask."""
+    keras.utils.set_random_seed(1)
+    shape, options, read = READERS[kind]
+    inputs = Input(shape)
+    if "units" in options:
+        producer = layers.Dense(**options, name="producer")
+    else:
+        rank = len(shape) - 1
+        convolution = (layers.Conv1D, layers.Conv2D, layers.Conv3D)[rank - 1]
+        producer = convolution(kernel_size=1, name="producer", **options)
+    model = Model(inputs, read(producer(inputs)))
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        if "kernel" not in variable.path or variable.path.startswith("producer"):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    kernel, bias = (np.array(v) for v in producer.weights)
+    half = kernel.shape[-1] // 2 if kind == "grouped_convolution" else kernel.shape[-1]
+    for last in range(half - 1, kernel.shape[-1], half):
+        kernel[..., last] = 2 * kernel[..., last - 1] - kernel[..., last - 2]
+        bias[last] = 2 * bias[last - 1] - bias[last - 2]
+    producer.set_weights([kernel, bias])
+    (group,) = (g for g in find_channel_groups(model) if g.name == "producer")
+    return model, {"producer": np.arange(group.num_channels) < group.num_channels - 1}
+
+
+def batch_for(model, size=160):
+    return np.random.default_rng(2).normal(size=(size, *model.input.shape[1:])).astype("float32")
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_channel_that_the_others_can_make_up_for_is_not_missed(kind):
+    model, keep_masks = build(kind)
+    batch = batch_for(model)
+    smaller = prune_channels(model, keep_masks)
+    expected, cut = model(batch), smaller(batch)
+    study = Study(model, find_channel_groups(model), [batch], EXACT)
+    record = study.refit(smaller, keep_masks)
+    size = np.abs(expected).max()
+    assert np.abs(cut - expected).max() > 1e-2 * size  # the cut alone does harm
+    assert np.abs(smaller(batch) - expected).max() < 1e-4 * size
+    assert record.layers and not record.skipped
