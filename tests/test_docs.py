@@ -175,6 +175,7 @@ def test_the_notebook_is_stored_executed():
 
 WITH_EXAMPLES = (
     "aip_tf.channels.rules.table",
+    "aip_tf.criteria.reconstruction",
     "aip_tf.datasets.arrays",
     "aip_tf.datasets.views",
     "aip_tf.losses",
