@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 import numpy as np
+from keras import tree
 
 from aip_tf import _keras
 from aip_tf.channels.identities import IdentityArray, compact, line, long_axes, rows, spread
@@ -42,6 +43,7 @@ class Call:
         self.constants = {}
         self.masked_call = None
         self.known_variables = set()
+        self._switched_off = {}
         self._declared = []
 
     # What a rule asks.
@@ -164,24 +166,36 @@ class Call:
         for x in [*self.inputs, *self._declared]:
             self.pin(x, reason)
 
-    def inside(self, layer, x, shape):
-        """Run the rule of the one layer that this wrapper calls.
+    def inside(self, layer, x, shape, **kwargs):
+        """Run the rule of a layer that this layer calls, on the identity array `x`.
+
+        Its costs, and the rows that `masked_inside` switches off in it, count as this call's.
 
         Args:
-            layer: the wrapped layer.
+            layer: the layer inside.
             x: the identity array that it is called on.
-            shape: shape of its output.
+            shape: shape of its output, or a list of shapes.
+            kwargs: further arguments of its call.
 
         Returns:
-            The identity array of its output.
+            The identity array of its output, or a list of them.
         """
-        call = Call(self._tracer, layer, f"{self.path}/{layer.name}", [x], [shape])
-        rule, _ = self._tracer.rule_of(layer, {})
-        outputs = rule(call, x)
+        shapes = [shape] if isinstance(shape, tuple) else shape
+        given = [v for v in tree.flatten((x, kwargs)) if isinstance(v, IdentityArray)]
+        call = Call(self._tracer, layer, f"{self.path}/{layer.name}", given, shapes)
+        rule, kwargs = self._tracer.rule_of(layer, kwargs)
+        outputs = rule(call, x, **kwargs)
         self.products += call.products
         self.known(*layer.variables)
-        self._tracer.wrapped[id(self.operation)] = layer
+        if call._switched_off:
+            self._switch_off(call._switched_off)
+        if len(shapes) > 1:
+            return outputs
         return outputs[0] if isinstance(outputs, list) else outputs
+
+    def wraps(self, layer):
+        """Say that this operation is a wrapper: its copy is one around the copy of `layer`."""
+        self._tracer.wrapped[id(self.operation)] = layer
 
     def config(self, key, ids, value=None):
         """Edit the operation's configuration: `key` becomes the number of `ids` that are kept.
@@ -215,15 +229,30 @@ class Call:
         """
         self.masked_call = function
 
-    def masked_inside(self, variable, ids):
-        """In the masked twin, rows (axis 0) of `variable` that read removed channels are zero."""
+    def masked_inside(self, variable, ids, axis=0):
+        """In the masked twin, entries of `variable` that read removed channels are zero.
+
+        May be declared for several variables of the layer.
+
+        Args:
+            variable: a variable of the layer, or of one inside it.
+            ids: int array (size of the axis,): the channels that the entries read.
+            axis: int.
+        """
+        self._switch_off({id(variable): (ids, axis)})
+
+    def _switch_off(self, readers):
+        self._switched_off |= readers
 
         def run(kept, layer, *args, **kwargs):
-            def value(v):
-                if v is not variable:
-                    return v.value
-                mask = keras.ops.cast(kept(ids), v.dtype)
-                return v.value * keras.ops.reshape(mask, (-1, *(1,) * (len(v.shape) - 1)))
+            def value(variable):
+                if id(variable) not in self._switched_off:
+                    return variable.value
+                ids, axis = self._switched_off[id(variable)]
+                shape = [1] * len(variable.shape)
+                shape[axis] = -1
+                mask = keras.ops.cast(kept(ids), variable.dtype)
+                return variable.value * keras.ops.reshape(mask, shape)
 
             states = [list(map(value, vs)) for vs in _keras.variables_by_training(layer)]
             return layer.stateless_call(*states, *args, **kwargs)[0]

@@ -69,6 +69,14 @@ def softmax(call, x, mask=None):
     return x
 
 
+@register_channel_rule(layers.Masking)
+def masking(call, x):
+    """A step counts as absent if all its entries along the last axis have one value."""
+    if call.settle(x) == x.ndim - 1:
+        call.pin(x, f"{call.label} asks all of these channels which steps are absent")
+    return x
+
+
 @register_channel_rule(layers.PReLU)
 def prelu(call, x):
     """One slope per entry, shared along the shared axes."""
