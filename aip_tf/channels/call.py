@@ -38,7 +38,9 @@ class Call:
         self.inputs = inputs
         self.outputs = []
         batch = inputs[0].shape[0] if inputs and inputs[0].ndim else 1
-        self.shapes = [(batch if s and s[0] is None else s[0], *s[1:]) if s else () for s in shapes]
+        fixed = {x.shape[0] for x in node.input_tensors if x.shape} if node else set()
+        sample = {None} | (fixed if len(fixed) == 1 else set())  # a model may fix its batch size
+        self.shapes = [(batch if s[0] in sample else s[0], *s[1:]) if s else () for s in shapes]
         self.products = []
         self.constants = {}
         self.masked_call = None
@@ -169,7 +171,7 @@ class Call:
     def inside(self, layer, x, shape, **kwargs):
         """Run the rule of a layer that this layer calls, on the identity array `x`.
 
-        Its costs, and the rows that `masked_inside` switches off in it, count as this call's.
+        Its costs, and what `masked_inside` switches off in it, count as this call's.
 
         Args:
             layer: the layer inside.
@@ -178,26 +180,25 @@ class Call:
             kwargs: further arguments of its call.
 
         Returns:
-            The identity array of its output, or a list of them.
+            The `Call` inside, with its `outputs`.
         """
-        shapes = [shape] if isinstance(shape, tuple) else shape
         given = [v for v in tree.flatten((x, kwargs)) if isinstance(v, IdentityArray)]
+        shapes = [shape] if isinstance(shape, tuple) else shape
         call = Call(self._tracer, layer, f"{self.path}/{layer.name}", given, shapes)
         rule, kwargs = self._tracer.rule_of(layer, kwargs)
-        outputs = rule(call, x, **kwargs)
+        call.outputs = tree.flatten(rule(call, x, **kwargs))
         self.products += call.products
         self.known(*layer.variables)
+        self._declared += call._declared
         if call._switched_off:
             self._switch_off(call._switched_off)
-        if len(shapes) > 1:
-            return outputs
-        return outputs[0] if isinstance(outputs, list) else outputs
+        return call
 
     def wraps(self, layer):
         """Say that this operation is a wrapper: its copy is one around the copy of `layer`."""
         self._tracer.wrapped[id(self.operation)] = layer
 
-    def config(self, key, ids, value=None):
+    def config(self, key, ids, value=None, of=None):
         """Edit the operation's configuration: `key` becomes the number of `ids` that are kept.
 
         Args:
@@ -205,9 +206,34 @@ class Call:
             ids: identity array on which the value depends. Where an operation is called several
                 times, its arrays are unified, so that one value serves all calls.
             value: `value(kept) -> value` where it is not the count itself.
+            of: a layer inside this one whose configuration it is, see `contains`.
         """
         self._declared.append(ids)
-        self._tracer.add_config(self.operation, key, ids, value)
+        self._tracer.add_config(of or self.operation, key, ids, value)
+
+    def contains(self, key, *layers, of=None):
+        """Say that the argument `key` holds these layers, whose configurations are edited.
+
+        Args:
+            key: name of the argument: a layer, or a list of them where several are given.
+            layers: layers inside this one.
+            of: see `config`.
+        """
+        edits = self._tracer.config_edits
+        ids = [np.ravel(ids) for x in layers for ids, _ in edits[id(x)].values()]
+
+        def value(kept):
+            found = [_serialized(x, self._tracer.edited(x, kept)) for x in layers]
+            return found if len(layers) > 1 else found[0]
+
+        if ids:
+            self.config(key, np.concatenate(ids), value, of)
+
+    def ids_of(self, variable, axis):
+        """The identities along an axis of a variable, as declared so far; None if they are not."""
+        weight = self._tracer.weights.get(id(variable))
+        axes = weight.axes if weight else []
+        return next((a.ids for a in axes if a.axis == axis % variable.ndim), None)
 
     def arguments(self, edit):
         """Edit the call's arguments: `edit(kept, args, kwargs) -> (args, kwargs)`."""
@@ -262,6 +288,18 @@ class Call:
     def residual(self, x):
         """Say that the channels of `x` meet others in a sum."""
         self._tracer.residuals.append(compact(x))
+
+
+def _serialized(layer, changes):
+    """The configuration of a layer with `changes`, as one layer holds that of another."""
+    serialized = keras.saving.serialize_keras_object(layer)
+    serialized.pop("build_config", None)  # it has the shapes of before
+    config = serialized["config"]
+    for key, value in config.items():
+        live = getattr(layer, key, None)
+        if isinstance(value, str | dict) and callable(live):
+            config[key] = live  # the object: its name may be registered nowhere
+    return serialized | {"config": config | changes}
 
 
 def _slice_constants(call, kept, args, kwargs):

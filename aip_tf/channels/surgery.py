@@ -162,9 +162,7 @@ class _Rebuild:
 
     def _new(self, operation):
         changes = {} if not isinstance(operation, keras.layers.Layer) else dict(self._changes)
-        for key, (ids, value) in self._tracer.config_edits.get(id(operation), {}).items():
-            if not self._kept(compact(ids)).all():
-                changes[key] = value(self._kept)
+        changes |= self._tracer.edited(operation, self._kept)
         is_wrapper = isinstance(operation, keras.layers.Wrapper)
         if is_wrapper and id(operation) in self._tracer.wrapped:
             layer = self._new(self._tracer.wrapped[id(operation)])

@@ -130,6 +130,13 @@ class Tracer:
             value or (lambda kept: kept.count(ids)),
         )
 
+    def edited(self, operation, kept):
+        """What is left of the arguments of `operation` that were declared: `{name: value}`."""
+        edits = self.config_edits.get(id(operation), {})
+        return {
+            key: value(kept) for key, (ids, value) in edits.items() if not kept(compact(ids)).all()
+        }
+
     def close(self, array):
         """Rule R6: unify along the axis that leaves most classes; returns the varying axis."""
         long = long_axes(array)

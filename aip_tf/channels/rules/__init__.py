@@ -23,5 +23,6 @@ for _family in (
     "recurrent",
     "reduction",
     "resizing",
+    "wrappers",
 ):
     importlib.import_module(f"{__name__}.{_family}")

@@ -135,7 +135,7 @@ def activate(call, x, activation):
 
 def _activation_layer(call, x, layer):
     if layer.built and not layer.variables:
-        return call.inside(layer, x, x.shape)
+        return call.inside(layer, x, x.shape).outputs[0]
     call.pin(
         x,
         f"{call.label} applies `{layer.name}`, a layer with weights (put it behind "

@@ -5,10 +5,9 @@ import math
 import numpy as np
 from keras import layers
 
-from aip_tf import _keras
-from aip_tf.channels.identities import IdentityArray, compact, spread
+from aip_tf.channels.identities import spread
 from aip_tf.channels.rules.activations import activate
-from aip_tf.channels.rules.table import keep_all, register_channel_rule
+from aip_tf.channels.rules.table import register_channel_rule
 
 
 def channel_axis(layer):
@@ -191,15 +190,3 @@ def embedding(call, x):
     call.weight(layer.weights[0], 1, outputs, "producer")
     call.config("output_dim", outputs)
     return spread(outputs, call.shape)
-
-
-@register_channel_rule(layers.TimeDistributed)
-def time_distributed(call, x):
-    """The wrapped layer on every step, as if the steps were samples."""
-    layer, shape = call.operation.layer, call.shape
-    if call.settle(x) == 1 or _keras.is_graph(layer):
-        return keep_all(call, f"{call.path} runs along these channels or wraps a model")
-    steps = np.broadcast_to(compact(x), (*x.shape[:2], *compact(x).shape[2:]))
-    steps = np.broadcast_to(steps[0], x.shape[1:]).view(IdentityArray)
-    y = call.inside(layer, steps, shape[1:])
-    return np.broadcast_to(y[None], shape)

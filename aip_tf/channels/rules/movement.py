@@ -114,7 +114,8 @@ def flip(call, x):
 # --- joining and repeating ----------------------------------------------------------------------
 
 
-def _joined(arrays, axis):
+def joined(arrays, axis):
+    """Identity arrays side by side along `axis`."""
     axis = axis % arrays[0].ndim
     small = [compact(x) for x in arrays]
     shape = [max(x.shape[a] for x in small) for a in range(arrays[0].ndim)]
@@ -133,7 +134,7 @@ def concatenate(call, arrays):
     """Side by side, on any axis."""
     if not all(isinstance(x, IdentityArray) for x in arrays):
         return keep_all(call, f"{call.path} joins a constant")
-    return _joined(arrays, call.operation.axis)
+    return joined(arrays, call.operation.axis)
 
 
 @register_channel_rule(*operations("Stack"))
@@ -142,7 +143,7 @@ def stack(call, arrays):
     if not all(isinstance(x, IdentityArray) for x in arrays):
         return keep_all(call, f"{call.path} stacks a constant")
     axis = call.operation.axis % (arrays[0].ndim + 1)
-    return _joined([np.expand_dims(x, axis) for x in arrays], axis)
+    return joined([np.expand_dims(x, axis) for x in arrays], axis)
 
 
 @register_channel_rule(*operations("Tile"))

@@ -2,22 +2,14 @@
 
 import math
 
-import keras
 import numpy as np
 from keras import layers, tree
 
 from aip_tf.channels.identities import spread
-from aip_tf.channels.rules.activations import elementwise_reason, name_of
+from aip_tf.channels.rules.activations import activate
 from aip_tf.channels.rules.table import keep_all, register_channel_rule
 
-_GATES = {
-    layers.LSTMCell: 4,
-    layers.GRUCell: 3,
-    layers.SimpleRNNCell: 1,
-    type(layers.LSTM(1).cell): 4,
-    type(layers.GRU(1).cell): 3,
-    type(layers.SimpleRNN(1).cell): 1,
-}
+_GATES = {layers.LSTMCell: 4, layers.GRUCell: 3, layers.SimpleRNNCell: 1}
 
 
 @register_channel_rule(layers.LSTM, layers.GRU, layers.SimpleRNN, layers.RNN)
@@ -28,13 +20,13 @@ def recurrent(call, sequence, initial_state=None, mask=None):
     """
     layer = call.operation
     cells = _cells(layer)
-    obstacle = _obstacle(call, cells) or _obstacle_in_tensors(call, sequence, mask)
-    if obstacle:
-        return keep_all(call, obstacle, sequence.shape[1] * _kernel_entries(cells))
+    reason = _obstacle(call, cells, sequence, mask)
+    if reason:
+        return keep_all(call, reason, math.prod(sequence.shape[:2]) * _kernel_entries(cells))
     read, units = call.channels(sequence), []
     for cell in cells:
         units.append(call.new(cell.units))
-        _unroll(call, cell, read, units[-1], sequence.shape[1])
+        _unroll(call, cell, read, units[-1], sequence.shape[:2])
         if len(units) > 1:
             call.masked_inside(cell.kernel, read)
         read = units[-1]
@@ -52,19 +44,11 @@ def _cells(layer):
     return list(cell.cells) if type(cell) is layers.StackedRNNCells else [cell]
 
 
-def _obstacle(call, cells):
-    """Why cells must stay whole, or None."""
+def _obstacle(call, cells, sequence, mask):
+    """Why the layer must stay whole, or None."""
     for cell in cells:
         if type(cell) not in _GATES:
             return f"{call.label} runs a cell without a rule ({type(cell).__name__})"
-        for function in (cell.activation, getattr(cell, "recurrent_activation", None)):
-            reason = elementwise_reason(function, 2, call.operation.compute_dtype)
-            if reason:
-                return f"{call.label} applies `{name_of(function)}`, {reason}"
-    return None
-
-
-def _obstacle_in_tensors(call, sequence, mask):
     if call.settle(sequence) == 1 and not call.are_kept(sequence):
         return f"{call.label} takes the axis of these channels for its steps"
     if mask is not None and not call.are_kept(mask) and call.settle(mask) is not None:
@@ -77,7 +61,7 @@ def _kernel_entries(cells):
     return sum(math.prod(w.shape) for w in weights if w is not None)
 
 
-def _unroll(call, cell, read, units, num_steps):
+def _unroll(call, cell, read, units, steps):
     """Declare the weights and costs of a cell that reads the channels `read`."""
     gates = np.tile(units, _GATES[type(cell)])
     call.weight(cell.kernel, 0, read, "consumer")
@@ -86,9 +70,15 @@ def _unroll(call, cell, read, units, num_steps):
     call.weight(cell.recurrent_kernel, 1, gates, "producer")
     call.weight(cell.bias, -1, gates, "producer")
     call.masked_inside(cell.recurrent_kernel, units)
-    steps = spread(gates, (1, num_steps, len(gates)))
-    call.macs(steps, read)
-    call.macs(steps, units)
+    _activate(call, cell, spread(units, (1, len(units))))
+    every_gate = spread(gates, (*steps, len(gates)))
+    call.macs(every_gate, read)
+    call.macs(every_gate, units)
+
+
+def _activate(call, cell, x):
+    for function in (cell.activation, getattr(cell, "recurrent_activation", None)):
+        activate(call, x, function)
 
 
 def _per_state(cells, units):
@@ -101,27 +91,44 @@ def _declare_units(call, layer, cells, units):
     if type(layer) is not layers.RNN:
         call.config("units", units[0])
         return
-    ids = np.concatenate(units)
-    call.config("cell", ids, lambda kept: _resized(layer.cell, _counts(kept, cells, units)))
+    for cell, ids in zip(cells, units, strict=True):
+        call.config("units", ids, of=cell)
+    if layer.cell is not cells[0]:
+        call.contains("cells", *cells, of=layer.cell)
+    call.contains("cell", layer.cell)
 
 
-def _counts(kept, cells, units):
-    return {id(cell): kept.count(ids) for cell, ids in zip(cells, units, strict=True)}
+@register_channel_rule(layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
+def convolutional(call, sequence, initial_state=None, mask=None):
+    """An LSTM whose products are convolutions: the state is a map of channels."""
+    layer, cell = call.operation, call.operation.cell
+    axis = 2 if layer.data_format == "channels_first" else -1
+    positions = math.prod(_map_shape(call)) // layer.filters
+    num_entries = math.prod(sequence.shape[:2]) * positions
+    reason = _obstacle(call, [], sequence, mask)
+    if reason:
+        return keep_all(call, reason, num_entries * _kernel_entries([cell]))
+    read, filters = call.channels(sequence, axis), call.new(layer.filters)
+    gates = np.tile(filters, 4)
+    call.weight(cell.kernel, -2, read, "consumer")
+    call.weight(cell.kernel, -1, gates, "producer")
+    call.weight(cell.recurrent_kernel, -2, filters, "consumer")
+    call.weight(cell.recurrent_kernel, -1, gates, "producer")
+    call.weight(cell.bias, 0, gates, "producer")
+    call.masked_inside(cell.recurrent_kernel, filters, axis=-2)
+    call.config("filters", filters)
+    state_axis = 1 if axis == 2 else -1
+    for ids in (read, filters):
+        call.macs(gates, ids, factor=num_entries * math.prod(layer.kernel_size))
+    _activate(
+        call, cell, spread(filters, call.shape, axis if layer.return_sequences else state_axis)
+    )
+    for x in initial_state or []:
+        call.unify(call.channels(x, state_axis), filters)
+    axes = [axis if layer.return_sequences else state_axis, state_axis, state_axis]
+    return [spread(filters, s, a) for s, a in zip(call.shapes, axes, strict=False)]
 
 
-def _resized(layer, counts):
-    """The serialized `layer` with the numbers of units that `counts` has for its cells."""
-    serialized = keras.saving.serialize_keras_object(layer)
-    serialized.pop("build_config", None)  # it has the shapes of before
-    config = serialized["config"]
-    for key, value in config.items():
-        live = getattr(layer, key, None)  # not its name: it may be registered nowhere
-        if isinstance(value, str | dict) and callable(live):
-            config[key] = live
-    if isinstance(layer, layers.StackedRNNCells):
-        config["cells"] = [_resized(cell, counts) for cell in layer.cells]
-    elif type(layer) is layers.RNN:
-        config["cell"] = _resized(layer.cell, counts)
-    else:
-        config["units"] = counts[id(getattr(layer, "cell", layer))]
-    return serialized
+def _map_shape(call):
+    """The shape of the map that one step makes, channels included."""
+    return call.shape[2:] if call.operation.return_sequences else call.shape[1:]
