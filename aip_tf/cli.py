@@ -79,6 +79,7 @@ def _flags():
             False,
             "Show configuration, channel groups and cuts without training",
         ),
+        (flags.DEFINE_boolean, "verbose", False, "Show the terms of the loss after every epoch"),
         (flags.DEFINE_boolean, "traceback", False, "Show Python's traceback with an error"),
     ):
         define(name, default, text, flag_values=options)
@@ -87,7 +88,7 @@ def _flags():
 
 
 def _flags_help(options):
-    shown = ("gin_file", "gin_param", "run_dir", "dry_run", "traceback", "help")
+    shown = ("gin_file", "gin_param", "run_dir", "dry_run", "verbose", "traceback", "help")
     return "\n".join(f"  --{name:<10} {options[name].help.partition(';')[0]}" for name in shown)
 
 
@@ -127,7 +128,7 @@ def _start(options, run_dir):
         print(config.describe())
         return 0
     config.claim(run_dir, configuration)
-    _show_progress()
+    _show_progress(options.verbose)
     _print_outcome(config.run(run_dir), run_dir)
     return 0
 
@@ -161,14 +162,16 @@ def _config():
     return config
 
 
-def _show_progress():
-    """Let the library's one line per round through to the terminal."""
+def _show_progress(verbose):
+    """Let the library's one line per round, and its warnings, through to the terminal."""
     logger = logging.getLogger("aip_tf")
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers = [handler]  # one, of today's stdout, however often `main` is called
     logger.propagate = False
+    # Every cut makes a new network: that its functions are traced anew is no news.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def _print_outcome(outcome, run_dir):

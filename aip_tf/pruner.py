@@ -13,6 +13,7 @@ from aip_tf import selection as selections
 from aip_tf.channels import check_cut, find_channel_groups, prune_channels
 from aip_tf.cost import CostModel
 from aip_tf.game.distribution import share_batches
+from aip_tf.progress import Progress
 from aip_tf.recovery import Recovery, recalibrate
 from aip_tf.report import GroupRecord, ModelRecord, PruningReport, RoundRecord
 from aip_tf.run_state import RunState
@@ -167,6 +168,7 @@ class _Loop:
                 epochs=end,
                 shuffle=False,  # the dataset shuffles
                 callbacks=[*self.recovery.callbacks, *self._callbacks(game, end)],
+                verbose=0,
             )
         if self.rounds:
             self._finish_round()
@@ -178,6 +180,7 @@ class _Loop:
             if batch == last_batch and self.epoch == end - 1:  # the validation comes behind it
                 recalibrate(self.student, self.train, self.recovery.recalibration_batches)
 
+        yield Progress(self.recovery.epochs)
         yield keras.callbacks.LambdaCallback(
             on_train_batch_end=measure_statistics,
             on_epoch_end=lambda epoch, logs: self._finish_epoch(epoch, logs, game),

@@ -11,6 +11,7 @@ from aip_tf import _keras, interruption, schedules, zoo
 from aip_tf.channels import prune_channels
 from aip_tf.game import AdversarialDistiller
 from aip_tf.game.distribution import share_batches
+from aip_tf.progress import Progress
 from aip_tf.recovery import decayed_optimizer
 from aip_tf.task import Task
 from aip_tf.zoo.weights import load_weights
@@ -116,8 +117,14 @@ def train_teacher(
             validation_data=share_batches(task.prepare(data.test)),
             epochs=epochs,
             initial_epoch=finished,
-            callbacks=[*callbacks, *([checkpoint] if checkpoint else []), interruption.answering()],
+            callbacks=[
+                *callbacks,
+                Progress(epochs),
+                *([checkpoint] if checkpoint else []),
+                interruption.answering(),
+            ],
             shuffle=False,  # the dataset shuffles
+            verbose=0,
         )
     fresh = type(optimizer).from_config(optimizer.get_config())
     task.compile(model, fresh)

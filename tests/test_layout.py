@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"_keras", "failures", "files", "interruption"},
     {"identity"},
-    {"channels", "losses", "schedules", "task", "zoo", "datasets", "report"},
+    {"channels", "losses", "progress", "schedules", "task", "zoo", "datasets", "report"},
     {"cost", "game", "export", "latency"},
     {"reconstruction"},
     {"criteria"},

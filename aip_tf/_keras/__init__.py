@@ -14,6 +14,7 @@ from aip_tf._keras.copies import (
     new_operation,
 )
 from aip_tf._keras.data import is_seeded
+from aip_tf._keras.display import show
 from aip_tf._keras.functions import called_graph, recorded_graph
 from aip_tf._keras.graph import (
     TappedModel,
@@ -81,6 +82,7 @@ __all__ = [
     "random_states",
     "recorded_graph",
     "run_graph",
+    "show",
     "variables_by_training",
     "walk",
 ]

@@ -184,6 +184,11 @@ class AdversarialDistiller(_keras.ReplicaModel):
         self._inputs_seen.mean.reset_state()
 
     @property
+    def term_names(self):
+        """Log entries of the terms of the loss, and of what the players say of each other."""
+        return tuple(self._trackers)
+
+    @property
     def _adversaries(self):
         return [t for t in self.transfers if isinstance(t, AdversarialTransfer)]
 
