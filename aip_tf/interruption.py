@@ -27,7 +27,7 @@ _state = SimpleNamespace(is_noted=False, is_requested=False, is_answered=False)
 
 
 def is_requested():
-    """Whether SIGINT or SIGTERM has come."""
+    """Whether SIGINT or SIGTERM has come; inside the last `noted`, also after its end."""
     return _state.is_requested
 
 
@@ -37,7 +37,7 @@ def answer():
     Raises:
         KeyboardInterrupt: that.
     """
-    if _state.is_requested:
+    if _state.is_noted and _state.is_requested:
         raise KeyboardInterrupt
 
 

@@ -33,6 +33,8 @@ def test_without_training_a_signal_interrupts_as_always(number):
         interruption.answer()
         send(number)
     assert signal.getsignal(number) is before
+    assert interruption.is_requested()
+    interruption.answer()  # the next training of this process is not concerned
     with interruption.noted(say_nothing):
         assert not interruption.is_requested()
 
