@@ -196,8 +196,15 @@ def all_layers(model):
 
 
 def attention_projections(layer):
-    """The projections of a MultiHeadAttention layer: query, key, value and output."""
-    return layer._query_dense, layer._key_dense, layer._value_dense, layer._output_dense
+    """The projections of an attention layer with heads by name: query, key, value, output, gate."""
+    found = {
+        "query": layer._query_dense,
+        "key": layer._key_dense,
+        "value": layer._value_dense,
+        "output": layer._output_dense,
+    }
+    gate = getattr(layer, "_gate_dense", None)
+    return found if gate is None else found | {"gate": gate}
 
 
 class TappedModel(keras.Model):

@@ -6,37 +6,35 @@ import numpy as np
 from keras import layers
 
 from aip_tf import _keras
-from aip_tf.channels.identities import IdentityArray, spread
+from aip_tf.channels.identities import spread
 from aip_tf.channels.rules.table import keep_all, register_channel_rule
 
 
 @register_channel_rule(layers.MultiHeadAttention)
-def multi_head_attention(call, query, value, key=None, use_causal_mask=False):
+def multi_head_attention(
+    call,
+    query,
+    value,
+    key=None,
+    query_mask=None,
+    value_mask=None,
+    key_mask=None,
+    attention_mask=None,
+    return_attention_scores=False,
+    use_causal_mask=False,
+):
     """A head is one channel of the projections; the scale 1/sqrt(key_dim) must not change."""
-    layer = call.operation
-    key = value if key is None else key
-    inputs = (query, key, value)
-    several = any(x.ndim != 3 for x in inputs)
-    mixed = any(call.settle(x) not in (None, x.ndim - 1) for x in inputs)
-    config = layer.get_config()
-    output_shape = config["output_shape"]
-    if several or mixed or not (output_shape is None or np.size(output_shape) == 1):
-        reason = f"{call.path} attends over more than one axis or along these channels"
-        return keep_all(call, reason, 0 if several else _macs(layer, query, value))
+    layer, inputs = call.operation, (query, value if key is None else key, value)
+    output_shape = layer.get_config()["output_shape"]
+    reason = _obstacle(call, inputs, (query_mask, value_mask, key_mask, attention_mask))
+    if output_shape is not None and np.size(output_shape) != 1:
+        reason = f"{call.label} makes an output of several axes"
+    if reason:
+        return keep_all(call, reason, _macs(layer, query, value))
     heads = call.new(layer.num_heads)
-    query_dense, key_dense, value_dense, output_dense = _keras.attention_projections(layer)
-    for x, projection in zip(inputs, (query_dense, key_dense, value_dense), strict=True):
-        read = call.channels(x)
-        call.weight(projection.kernel, 0, read, "consumer")
-        call.weight(projection.kernel, 1, heads, "producer")
-        call.weight(projection.bias, 0, heads, "producer")
-        call.macs(x, heads, factor=projection.kernel.shape[2])
-    outputs = call.new(output_dense.kernel.shape[-1])
-    call.weight(output_dense.kernel, 0, heads, "consumer")
-    call.weight(output_dense.kernel, 2, outputs, "producer")
-    call.weight(output_dense.bias, 0, outputs, "producer")
+    outputs = call.new(_keras.attention_projections(layer)["output"].kernel.shape[-1])
+    _declare(call, inputs, heads, heads, outputs)
     call.config("num_heads", heads)
-    call.masked_inside(output_dense.kernel, heads)
     queried = call.channels(query)
 
     def size(kept):
@@ -45,36 +43,121 @@ def multi_head_attention(call, query, value, key=None, use_causal_mask=False):
         return None if unchanged else (count,)
 
     call.config("output_shape", np.concatenate([outputs, queried]), size)
-    y = spread(outputs, call.shape)
-    steps = query.shape[1] * value.shape[1]
-    call.macs(
-        heads, factor=steps * (config["key_dim"] + (config["value_dim"] or config["key_dim"]))
-    )
-    call.macs(y, heads, factor=output_dense.kernel.shape[1])
-    return y
+    return _results(call, outputs, heads)
+
+
+@register_channel_rule(layers.GroupQueryAttention)
+def grouped_query_attention(
+    call,
+    query,
+    value,
+    key=None,
+    query_mask=None,
+    value_mask=None,
+    key_mask=None,
+    attention_mask=None,
+    return_attention_scores=False,
+    use_causal_mask=False,
+):
+    """A channel is a head of keys and values with all query heads that share it.
+
+    The output is as wide as the query, so its channels are the query's.
+    """
+    layer, inputs = call.operation, (query, value if key is None else key, value)
+    reason = _obstacle(call, inputs, (query_mask, value_mask, key_mask, attention_mask))
+    if reason:
+        return keep_all(call, reason, _macs(layer, query, value))
+    shared = call.new(layer.num_key_value_heads)
+    heads = np.repeat(shared, layer.num_repeats)
+    outputs = call.new(layer.feature_dim)
+    call.unify(outputs, call.channels(query))
+    _declare(call, inputs, heads, shared, outputs)
+    call.config("num_key_value_heads", shared)
+    call.config("num_query_heads", heads)
+    return _results(call, outputs, heads)
+
+
+def _obstacle(call, inputs, masks):
+    """Why an attention layer must stay whole, or None."""
+    for x in inputs:
+        if not call.are_kept(x) and call.settle(x) not in (None, x.ndim - 1):
+            return f"{call.label} attends along the axis of these channels"
+    masks = [m for m in masks if m is not None]
+    if any(not call.are_kept(m) and call.settle(m) is not None for m in masks):
+        return f"{call.label} is masked by these channels"
+    if masks and masks[-1].ndim > inputs[0].ndim:
+        return f"{call.label} has a mask for each head"
+    return None
+
+
+def _declare(call, inputs, heads, shared, outputs):
+    """Weights and costs: `heads` query, `shared` are the heads of key and value."""
+    layer = call.operation
+    projections = _keras.attention_projections(layer)
+    made = {"query": heads, "key": shared, "value": shared, "gate": heads}
+    read = dict(zip(made, (*inputs, inputs[0]), strict=True))
+    for name in made.keys() & projections.keys():
+        kernel, bias = projections[name].kernel, projections[name].bias
+        call.weight(kernel, 0, call.channels(read[name]), "consumer")
+        call.weight(kernel, 1, made[name], "producer")
+        call.weight(bias, 0, made[name], "producer")
+        call.macs(read[name], made[name], factor=kernel.shape[2])
+    last = projections["output"]
+    call.weight(last.kernel, 0, heads, "consumer")
+    call.weight(last.kernel, 2, outputs, "producer")
+    call.weight(last.bias, 0, outputs, "producer")
+    call.masked_inside(last.kernel, heads)
+    call.macs(heads, factor=_pairs(layer, inputs[0], inputs[2]) * _inner_sizes(projections))
+    call.macs(spread(outputs, call.shape), heads, factor=last.kernel.shape[1])
+
+
+def _results(call, outputs, heads):
+    """The output, and the scores of every head if they are returned."""
+    axis = -2 * len(_attention_axes(call.operation)) - 1
+    made = [spread(outputs, call.shape)]
+    return made + [spread(heads, shape, axis) for shape in call.shapes[1:]]
+
+
+def _attention_axes(layer):
+    return getattr(layer, "attention_axes", None) or (1,)
+
+
+def _pairs(layer, query, value):
+    """The number of pairs (position that asks, position that answers)."""
+    axes = _attention_axes(layer)
+    return math.prod(query.shape[:-1]) * math.prod(value.shape[a] for a in axes)
+
+
+def _inner_sizes(projections):
+    return projections["key"].kernel.shape[2] + projections["value"].kernel.shape[2]
 
 
 def _macs(layer, query, value):
-    """The multiply-accumulates of a MultiHeadAttention that is kept whole."""
+    """The multiply-accumulates of an attention layer that is kept whole."""
     projections = _keras.attention_projections(layer)
-    steps, others = query.shape[1], value.shape[1]
-    sizes = [math.prod(p.kernel.shape) for p in projections]
-    inside = layer.num_heads * sum(p.kernel.shape[2] for p in projections[1:3])
-    return steps * (sizes[0] + sizes[3]) + others * (sizes[1] + sizes[2]) + steps * others * inside
-
-
-@register_channel_rule(layers.Attention)
-def attention(call, inputs, **masks):
-    """Dot-product attention of query, value and perhaps key, which share their channels."""
-    layer = call.operation
-    axes_fit = all(
-        isinstance(x, IdentityArray) and x.ndim == 3 and call.settle(x) in (None, 2) for x in inputs
+    asked, answered = math.prod(query.shape[:-1]), math.prod(value.shape[:-1])
+    positions = {"key": answered, "value": answered}
+    products = sum(
+        positions.get(name, asked) * math.prod(p.kernel.shape) for name, p in projections.items()
     )
-    if masks or layer.score_mode != "dot" or not axes_fit:
-        return keep_all(call, f"{call.path} attends in a way that has no rule")
+    num_heads = projections["query"].kernel.shape[1]
+    return products + _pairs(layer, query, value) * num_heads * _inner_sizes(projections)
+
+
+@register_channel_rule(layers.Attention, layers.AdditiveAttention)
+def attention(call, inputs, mask=None, return_attention_scores=False, use_causal_mask=False):
+    """Query and key share their channels, over which the scores are summed; values pass."""
     query, value, key = (*inputs, inputs[1])[:3]
-    call.unify(call.channels(query), call.channels(key))
-    steps = query.shape[1]
-    call.macs(key, factor=steps)
-    call.macs(value, factor=steps)
-    return spread(call.channels(value), call.shape)
+    reason = _obstacle(call, (query, key, value), mask or ())
+    if reason:
+        pairs = math.prod(query.shape[:2]) * value.shape[1]
+        return keep_all(call, reason, pairs * (key.shape[-1] + value.shape[-1]))
+    read = call.channels(query)
+    call.unify(read, call.channels(key))
+    scale = getattr(call.operation, "scale", None)
+    if scale is not None and len(scale.shape):
+        call.weight(scale, 0, read, "consumer")
+    for x in (key, value):
+        call.macs(x, factor=query.shape[1])
+    scores = [call.pinned(s, f"{call.label} sums over channels") for s in call.shapes[1:]]
+    return [spread(call.channels(value), call.shape), *scores]

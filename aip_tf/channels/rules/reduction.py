@@ -4,7 +4,7 @@ import numpy as np
 from keras import layers
 
 from aip_tf.channels.identities import IdentityArray, compact, spread
-from aip_tf.channels.rules.table import operations, register_channel_rule
+from aip_tf.channels.rules.table import keep_all, operations, register_channel_rule
 
 _OVER_CHANNELS = """
     All Amax Amin Any Argmax Argmin Average CountNonzero Logsumexp Max Mean Median Min Prod Ptp
@@ -65,8 +65,10 @@ def norm(call, x):
     layers.GlobalMaxPooling2D,
     layers.GlobalMaxPooling3D,
 )
-def global_pooling(call, x):
-    """A reduction over all spatial axes."""
+def global_pooling(call, x, mask=None):
+    """A reduction over all spatial axes; a mask says which steps count."""
+    if mask is not None and not call.are_kept(mask) and call.settle(mask) is not None:
+        return keep_all(call, f"{call.label} is masked by these channels")
     first = call.operation.data_format == "channels_first"
     axes = range(2, x.ndim) if first else range(1, x.ndim - 1)
     return reduced(call, x, list(axes), call.operation.keepdims)
