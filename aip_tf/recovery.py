@@ -29,6 +29,8 @@ class Recovery:
             an empty list: plain fine-tuning.
         supervised_weight: weight of the supervised loss, see `AdversarialDistiller`.
         callbacks: Keras callbacks for every `fit`.
+        keep: which weights of the last stretch are returned: "last", or "best" by the task's main
+            metric, which needs validation data.
         task: a `Task`, where the model and its data do not say all of it: the metric that counts,
             say, or `detection.DetectionTask`. None: read from the model.
         recalibration_batches: after a cut, and again before the next one and at the end, the
@@ -51,6 +53,7 @@ class Recovery:
     transfers: list | None = None
     supervised_weight: float | None = None
     callbacks: tuple = ()
+    keep: str = "last"
     recalibration_batches: int = 20
     task: Task | None = None
 
@@ -61,6 +64,8 @@ class Recovery:
             raise ValueError(
                 f"Received recalibration_batches={self.recalibration_batches!r}. Expected >= 0."
             )
+        if self.keep not in ("last", "best"):
+            raise ValueError(f"Received keep={self.keep!r}. Expected 'last' or 'best'.")
         schedules.get(self.decay)
 
     def for_model(self, model, batch):

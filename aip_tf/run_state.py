@@ -1,143 +1,290 @@
-"""What a run leaves on disk, and resuming from it.
+"""What a run leaves on disk, and how it goes on from there.
 
-    round_NN/student.keras  the student right after cut NN (00: the copy of the teacher)
-    checkpoint/             weights of the game after the last finished epoch
-    state.json              which of these are valid; written last, so it is always true
-    report.json, .html      the report
-    events/                 TensorBoard
+    state.json              which snapshots are valid, their sums, and the identity of the run;
+                            written last, so it is always true
+    checkpoint/*.npz        the last two snapshots
+    round_NN/snapshot.npz   the snapshot at the end of each recovery
 
-Every file is written under a temporary name and renamed. A run killed at any instant goes on from
-the last finished epoch.
+A snapshot holds the variables of whoever is trained (student, discriminators, optimizers; never the
+teacher), the random state of the process, how often the data were iterated, and the status.
 """
 
+import dataclasses
 import json
-import os
+import logging
 import tempfile
 from pathlib import Path
 
 import keras
+import numpy as np
 
+from aip_tf import _keras, files
 from aip_tf.game.distribution import is_chief
-from aip_tf.report import PruningReport
+
+_log = logging.getLogger("aip_tf")
+
+_VERSION = 2
+_ROLLING = 2  # snapshots that are kept besides those at the end of a recovery
+
+
+@dataclasses.dataclass
+class Status:
+    """How far a run has come, as plain values.
+
+    Attributes:
+        epoch: epochs finished.
+        step: training batches of the epoch under way that are finished.
+        stopped: whether a callback ended this stretch of training early.
+        round: cuts made.
+        recovered: whether the stretch of training behind the last cut has ended.
+        seconds: wall-clock time so far.
+        begin: epochs finished when this stretch of training began.
+        passes: how often training and validation data were iterated.
+        history: a dictionary of logs for each epoch.
+        cuts: the keep masks of every cut, see `cutting.CutRecord`.
+        records: further records of whoever runs, as plain values.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    stopped: bool = False
+    round: int = 0
+    recovered: bool = False
+    seconds: float = 0.0
+    begin: int = 0
+    passes: list = dataclasses.field(default_factory=list)
+    history: list = dataclasses.field(default_factory=list)
+    cuts: list = dataclasses.field(default_factory=list)
+    records: dict = dataclasses.field(default_factory=dict)
 
 
 class RunState:
-    """The progress of one run, in memory and, with a directory, on disk.
+    """The snapshots of one run in a folder, under the identity of the run's inputs.
 
     Args:
-        run_dir: directory of the run, or None to keep nothing.
-        settings: dict of plain values that identify the run.
+        folder: the folder; None: nothing is kept.
+        identity: dict of plain values (nested at most once), what makes two runs the same.
+        data: `Passes` of the data sets that the run iterates.
+        overwrite: whether snapshots of a run with another identity may be dropped.
+        survives: `survives(snapshot, saved identity) -> bool`, whether a snapshot (a dict with
+            "epoch", "round", "recovered") of a run with another identity is one of this run too.
+        what: what is trained here, for messages.
 
     Attributes:
-        progress: dict with "round" (cuts made), "epoch" (epochs finished), "rounds" and "history"
-            (records so far), "seconds", "teacher" (its record), "checkpoint" (file or None).
+        status: the `Status` of the newest whole snapshot, or None.
 
     Raises:
-        ValueError: if the directory holds a run with other settings.
+        ValueError: if the folder holds a run with another identity, trained epochs of which would
+            be lost.
     """
 
-    def __init__(self, run_dir, settings):
-        self.directory = None if run_dir is None else Path(run_dir).expanduser()
-        self.settings = settings
-        self.progress = None
+    def __init__(self, folder, identity, data=(), *, overwrite=False, survives=None, what="run"):
+        self.folder = None if folder is None else files.expand(folder)
+        self.identity = json.loads(json.dumps(identity))
+        self.data = data
+        self.status = None
+        self._what = what
+        self._snapshots, self._arrays = [], {}
+        if self.folder is not None and is_chief():
+            files.tidy(self.folder)
         saved = self._read()
         if saved is not None:
-            self._check_settings(saved["settings"])
-            self.progress = saved["progress"]
+            self._adopt(saved, overwrite, survives or (lambda snapshot, identity: False))
 
-    def start_round(self, student, progress):
-        """Note a new student, cut but not yet trained, and the progress so far."""
-        self.progress = {**progress, "checkpoint": None}
-        if self.directory is not None:
-            replace(self._student_path(progress["round"]), student.save)
-            self._write_state()
-            self._drop_checkpoints()
+    def save(self, status, variables, metrics=(), place=None):
+        """Write a snapshot; all workers must call it, the chief's file stays.
 
-    def finish_epoch(self, game, progress):
-        """Note the game (student, discriminator, optimizers) after an epoch."""
-        name = f"epoch_{progress['epoch']:04d}.weights.h5"
-        self.progress = {**progress, "checkpoint": name}
-        if self.directory is not None:
-            replace(self.directory / "checkpoint" / name, game.save_weights)
-            self._write_state()
-            self._drop_checkpoints(name)
+        Args:
+            status: the `Status`.
+            variables: list of variables of all that is trained.
+            metrics: list of arrays, the metrics of an epoch under way.
+            place: name of a folder, such as "round_01", for a snapshot that stays; None: it is
+                replaced when two newer ones are there.
+        """
+        if self.folder is None:
+            return
+        arrays = _numbered("variable", map(_value, variables)) | _numbered("metric", metrics)
+        if not is_chief():
+            return
+        arrays |= {f"random_{name}": value for name, value in _keras.random_state().items()}
+        text = json.dumps(dataclasses.asdict(status))
+        arrays["status"] = np.frombuffer(text.encode(), np.uint8)
+        name = f"{place}/snapshot.npz" if place else f"checkpoint/{self._number():06d}.npz"
+        sum_ = files.write(self.folder / name, lambda path: np.savez(path, **arrays))
+        known = {k: getattr(status, k) for k in ("epoch", "round", "recovered")}
+        old = [s for s in self._snapshots if s["file"] != name]
+        self._snapshots = [*old, {"file": name, "sha256": sum_, "stays": bool(place), **known}]
+        self._drop_old()
 
-    def load_student(self, student):
-        """Give `student`, cut like the saved one, the weights right after the last cut."""
-        student.load_weights(self._student_path(self.progress["round"]))
+    def restore(self, variables):
+        """Put the newest snapshot back: variables, random state, position in the data.
 
-    def restore(self, game):
-        """Load the last checkpoint into a game that was built and compiled like the saved one."""
-        if self.progress.get("checkpoint"):
-            game.optimizer.build(game.trainable_variables)
-            game.load_weights(self.directory / "checkpoint" / self.progress["checkpoint"])
+        Args:
+            variables: as they were saved, of models and optimizers that were built alike.
 
-    def load_final(self):
-        """The student of a complete run."""
-        return keras.saving.load_model(self.directory / "student.keras", compile=False)
+        Raises:
+            ValueError: if they are others.
+        """
+        saved = self._saved("variable")
+        if [x.shape for x in saved] != [tuple(v.shape) for v in variables]:
+            raise ValueError(
+                f"Received the folder '{self.folder}', whose snapshot of {len(saved)} variables "
+                f"does not fit the {len(variables)} variables of this {self._what}. Expected the "
+                "same model and optimizer: give another folder, or start with overwrite=True."
+            )
+        for variable, value in zip(variables, saved, strict=True):
+            is_foreign = value.dtype.kind == "V"  # numpy's files know no bfloat16
+            variable.assign(value.view(_dtype(variable)) if is_foreign else value)
+        _keras.set_random_state(
+            dict(zip(self._names("random"), self._saved("random"), strict=True))
+        )
+        for passes, count in zip(self.data, self.status.passes, strict=True):
+            passes.wind(count)
 
-    def finish(self, student, report):
-        """Write the final student, then the report: with the report a run is complete."""
-        if self.directory is not None:
-            replace(self.directory / "student.keras", student.save)
-            replace(self.directory / "report.html", _text(report.to_html()))
-            replace(self.directory / "report.json", _text(report.to_json()))
+    def metrics(self):
+        """The metrics in the newest snapshot, of an epoch under way: list of arrays."""
+        return self._saved("metric")
 
-    def read_report(self):
-        """The report of a complete run, or None."""
-        path = None if self.directory is None else self.directory / "report.json"
-        if self.progress is None or not path or not path.is_file():
-            return None
-        return PruningReport.from_json(path.read_text(encoding="utf-8"))
+    def _names(self, kind):
+        return [n.partition("_")[2] for n in sorted(self._arrays) if n.startswith(f"{kind}_")]
 
-    def events(self):
-        """Folder of the TensorBoard logs, or None."""
-        return str(self.directory / "events") if self.directory and is_chief() else None
+    def _saved(self, kind):
+        return [self._arrays[f"{kind}_{name}"] for name in self._names(kind)]
 
-    def _student_path(self, number):
-        return self.directory / f"round_{number:02d}" / "student.keras"
+    def path(self, name):
+        """Where a file of this run belongs, or None without a folder."""
+        return None if self.folder is None else self.folder / name
+
+    def forget(self, *names):
+        """Remove files that an earlier run with another identity left."""
+        if self.folder is not None and is_chief():
+            for name in names:
+                self.path(name).unlink(missing_ok=True)
+
+    # --- reading ----------------------------------------------------------------------------------
 
     def _read(self):
-        path = None if self.directory is None else self.directory / "state.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else None
+        path = self.path("state.json")
+        if path is None or not path.is_file():
+            return None
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            if saved["version"] != _VERSION:
+                raise KeyError("version")
+            return saved
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"Received the folder '{self.folder}', whose state.json cannot be read: it is "
+                f"damaged, or of another version of aip_tf ({type(error).__name__}: {error}). "
+                "Expected what this version writes: give another folder, or remove state.json to "
+                "start anew; student.keras and the report in it are untouched by that."
+            ) from error
 
-    def _write_state(self):
-        state = {"settings": self.settings, "progress": self.progress}
-        replace(self.directory / "state.json", _text(json.dumps(state, indent=1)))
+    def _adopt(self, saved, overwrite, survives):
+        """Take over the snapshots of an earlier process, as far as they are of the same run."""
+        changes = _differences(saved["identity"], self.identity)
+        newest = saved["snapshots"]
+        if changes:
+            newest = [s for s in newest if s["stays"] and survives(s, saved["identity"])]
+            lost = _epochs(saved["snapshots"]) - _epochs(newest)
+            if lost and not overwrite:
+                raise ValueError(self._refusal(changes, lost))
+            _log.warning(
+                "'%s' held a %s of another kind (%s); %d epochs of it are dropped.",
+                *(self.folder, self._what, "; ".join(changes), lost),
+            )
+        while newest and not self._open(newest[-1]):
+            newest = newest[:-1]
+        self._snapshots = newest
 
-    def _drop_checkpoints(self, valid=None):
-        for path in (self.directory / "checkpoint").glob("*.weights.h5"):
-            if path.name != valid and is_chief():
+    def _open(self, snapshot):
+        path = self.folder / snapshot["file"]
+        if not files.is_whole(path, snapshot["sha256"]):
+            state = "damaged" if path.is_file() else "missing"
+            _log.warning("'%s' is %s; going on from the snapshot before it.", path, state)
+            return False
+        with np.load(path) as found:
+            self._arrays = dict(found)
+        self.status = Status(**json.loads(self._arrays.pop("status").tobytes()))
+        return True
+
+    def _refusal(self, changes, lost):
+        return (
+            f"Received the folder '{self.folder}', which holds a {self._what} of another kind: "
+            f"{'; '.join(changes)}. Expected the same to go on with it: give this {self._what} a "
+            "folder of its own, or start it with overwrite=True (--overwrite on the command "
+            f"line), which drops {lost} epochs of training."
+        )
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def _number(self):
+        """A number that no snapshot in the list has: none of them is written over."""
+        return 1 + max((int(s["file"][-10:-4]) for s in self._rolling()), default=0)
+
+    def _rolling(self):
+        return [s for s in self._snapshots if not s["stays"]]
+
+    def _drop_old(self):
+        dropped = self._rolling()[:-_ROLLING]
+        self._snapshots = [s for s in self._snapshots if s not in dropped]
+        state = {"version": _VERSION, "identity": self.identity, "snapshots": self._snapshots}
+        files.write_text(self.folder / "state.json", json.dumps(state, indent=1))
+        valid = {self.folder / s["file"] for s in self._snapshots}
+        for path in self.folder.glob("checkpoint/*.npz"):
+            if path not in valid:
                 path.unlink()
 
-    def _check_settings(self, saved):
-        changes = [
-            f"{name}: {saved.get(name)!r} there, {self.settings.get(name)!r} now"
-            for name in sorted({*saved, *self.settings})
-            if saved.get(name) != json.loads(json.dumps(self.settings.get(name)))
-        ]
-        if changes:
-            raise ValueError(
-                f"Received the run directory {str(self.directory)!r}, which holds a run with other "
-                f"settings ({'; '.join(changes)}). Expected the same settings to go on with it: "
-                "give this run a directory of its own, or remove that one."
-            )
 
-
-def replace(path, write):
-    """Write a file under a temporary name, `write(path)`, then rename it: never half a file.
+def replace(path, save):
+    """Write a file whole or not at all; see `files.write`.
 
     All workers must call it, as reading variables may need all of them; the chief's file stays.
     """
-    if not is_chief():
-        with tempfile.TemporaryDirectory() as folder:
-            write(Path(folder) / path.name)
+    if is_chief():
+        files.write(path, save)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"unfinished_{path.name}")
-    write(unfinished)
-    os.replace(unfinished, path)
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder) / Path(path).name)
 
 
-def _text(text):
-    return lambda path: path.write_text(text, encoding="utf-8")
+def _numbered(kind, arrays):
+    return {f"{kind}_{i:05d}": array for i, array in enumerate(arrays)}
+
+
+def _value(variable):
+    return keras.ops.convert_to_numpy(variable)
+
+
+def _dtype(variable):
+    return np.dtype(keras.backend.standardize_dtype(variable.dtype))
+
+
+def _epochs(snapshots):
+    return max((s["epoch"] for s in snapshots), default=0)
+
+
+def _differences(saved, now):
+    """What differs between two identities, in words."""
+    before, after = _flat(saved), _flat(now)
+    names = sorted({*before, *after})
+    return [
+        f"{name} {_short(before.get(name))} there, {_short(after.get(name))} now"
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _flat(identity):
+    flat = {}
+    for name, value in identity.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}: {inner}": x for inner, x in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:160]}...{text[-36:]}"

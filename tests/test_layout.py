@@ -21,6 +21,7 @@ FLOORS = [
     {"criteria"},
     {"selection", "detection", "recovery"},
     {"cutting", "run_state"},
+    {"assignment", "books", "saving", "training"},
     {"pruner", "teacher"},
     {"experiment"},
     {"__init__"},

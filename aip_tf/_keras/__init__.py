@@ -34,8 +34,10 @@ from aip_tf._keras.graph import (
     variables_by_training,
     walk,
 )
+from aip_tf._keras.randomness import random_state, set_random_state
 from aip_tf._keras.training import (
     ReplicaModel,
+    build_metrics,
     compile_arguments,
     fresh_metric,
     is_multi_worker,
@@ -53,6 +55,7 @@ __all__ = [
     "all_layers",
     "application_layers",
     "attention_projections",
+    "build_metrics",
     "called_graph",
     "compile_arguments",
     "copy_flags",
@@ -79,9 +82,11 @@ __all__ = [
     "operation_type",
     "output_shapes",
     "output_specs",
+    "random_state",
     "random_states",
     "recorded_graph",
     "run_graph",
+    "set_random_state",
     "show",
     "variables_by_training",
     "walk",

@@ -81,6 +81,17 @@ def metric_directions(metrics, weighted_metrics, output_names, labels, outputs):
     return directions
 
 
+def build_metrics(model, elements):
+    """Make the variables of a compiled model's metrics, which Keras makes at its first batch.
+
+    Args:
+        model: the compiled model.
+        elements: the specification of a batch, as `dataset.element_spec` gives it.
+    """
+    with model.distribute_strategy.scope():
+        model._symbolic_build(data_batch=elements)
+
+
 class ReplicaModel(keras.Model):
     """Trains and evaluates a built keras.Model with the labels alone, under every strategy.
 

@@ -63,7 +63,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
         super().__init__(student, name)
         self.teacher = teacher
         if transfers is None:
-            transfers = [OutputTransfer(), AttentionTransfer("auto"), AdversarialTransfer()]
+            transfers = default_transfers()
         _check_transfers(transfers)
         self._specs = SimpleNamespace(
             transfers=list(transfers), supervised_weight=supervised_weight
@@ -237,6 +237,11 @@ class AdversarialDistiller(_keras.ReplicaModel):
                     f"{type(strategy).__name__}. Expected student, distiller and optimizer to be "
                     "made inside one `strategy.scope()`."
                 )
+
+
+def default_transfers():
+    """The full method: what the teacher hands over where nothing else is asked for."""
+    return [OutputTransfer(), AttentionTransfer("auto"), AdversarialTransfer()]
 
 
 def _check_pair(teacher, student):

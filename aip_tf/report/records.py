@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +94,8 @@ class PruningReport:
         student: the model at the end.
         seconds: wall-clock time of the whole run.
         settings: what the run was asked to do, by name.
+        run: what ran, by name: model, data, classes, transfers, loss, metrics, seed, date, versions
+            of the packages, the resolved configuration.
         artefacts: what was written, by name: `{"student": "runs/a/student.keras", ...}`.
 
     >>> report = PruningReport(
@@ -112,10 +114,11 @@ class PruningReport:
     history: tuple[dict, ...] = ()
     seconds: float = 0.0
     settings: dict = dataclasses.field(default_factory=dict)
+    run: dict = dataclasses.field(default_factory=dict)
     artefacts: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        _normalise(self, rounds=tuple, seconds=float, settings=_plain, artefacts=_plain)
+        _normalise(self, rounds=tuple, seconds=float, settings=_plain, run=_plain, artefacts=_plain)
         _normalise(self, history=lambda history: tuple(_plain(logs) for logs in history))
 
     def to_json(self) -> str:

@@ -1,0 +1,163 @@
+"""What one run of `prune` is to do: read, checked before anything trains, and told from others."""
+
+import dataclasses
+import itertools
+
+import keras
+import tensorflow as tf
+
+from aip_tf import criteria, identity, schedules
+from aip_tf import selection as selections
+from aip_tf.channels import prune_channels
+from aip_tf.cutting import open_shapes
+from aip_tf.datasets.passes import counted
+from aip_tf.game.distiller import default_transfers
+from aip_tf.game.distribution import share_batches
+from aip_tf.recovery import Recovery
+from aip_tf.selection import select_channels
+
+_BUDGETED = (selections.Macs, selections.Parameters, selections.Channels, selections.PerGroup)
+
+
+class Assignment:
+    """The arguments of `prune`, resolved and checked against each other.
+
+    Attributes:
+        teacher: the model.
+        passes: list of the `Passes` over training and validation data.
+        train, validation: batches with labels as the loss wants them; validation may be None.
+        inputs: a batch of inputs.
+        input_shape: shapes of the inputs where the model leaves them open, else None.
+        cuts: list of `schedules.Cut`.
+        selection, criterion, recovery: resolved, the recovery with its task.
+        identity: what makes two runs the same, as plain values.
+
+    Raises:
+        ValueError: for arguments that cannot work.
+    """
+
+    def __init__(
+        self, model, train_data, validation_data, schedule, selection, criterion, recovery
+    ):
+        recovery = recovery or Recovery()
+        self.teacher = model
+        self.cuts = schedules.list_cuts(schedule, recovery.epochs)
+        self.selection, criterion = selections.get(selection), criteria.get(criterion)
+        if recovery.keep == "best" and validation_data is None:
+            raise ValueError(
+                "Received keep='best' without validation data. Expected some: the best epoch is "
+                "told by the main metric on them."
+            )
+        data = [_dataset(x) for x in (train_data, validation_data) if x is not None]
+        self.passes = [counted(x) for x in data]
+        self.identity = self._identify(criterion, recovery)
+        batch = next(iter(self.passes[0].dataset.take(1)))
+        self.inputs = batch[0]
+        self.input_shape = open_shapes(model, self.inputs)
+        self.recovery = recovery.for_model(model, batch)
+        task = self.recovery.task
+        self.criterion = criteria.for_task(criterion, task)
+        shared = [task.prepare(share_batches(passes.dataset)) for passes in self.passes]
+        self.train, self.validation = (*shared, None)[:2]
+        self._check_last_cut()
+
+    @property
+    def lengths(self):
+        """Epochs of each stretch of training: before the first cut, and behind every cut."""
+        ends = [0, *(cut.epoch + 1 for cut in self.cuts), self.recovery.epochs]
+        return [end - begin for begin, end in itertools.pairwise(ends)]
+
+    @property
+    def settings(self):
+        """What the run was asked to do, for its report."""
+        return self.identity["settings"]
+
+    def describe(self):
+        """What runs, for its report: model, data, task and transfers, as plain values."""
+        task = self.recovery.task
+        transfers = self.recovery.transfers
+        if transfers is None:
+            transfers = default_transfers()
+        return {
+            "model": f"{self.teacher.name} ({type(self.teacher).__name__})",
+            "data": {k: v for k, v in self.identity.items() if k.endswith("data")},
+            "classes": [output.num_classes for output in task.outputs],
+            "transfers": [identity.describe(transfer) for transfer in transfers],
+            "loss": identity.describe(task.loss),
+            "metrics": identity.describe(task.metrics),
+            "main metric": task.main_metric,
+        }
+
+    def survives(self, snapshot, other):
+        """Whether a snapshot of a run with another identity is one of this run, too.
+
+        It is if they differ only in cuts that come later than it, or in how long they go on.
+        """
+        number, now = snapshot["round"], self.identity["settings"]
+        then = other.get("settings", {})
+        later = {"cuts", "epochs"}
+        same = {**other, "settings": {k: v for k, v in then.items() if k not in later}} == {
+            **self.identity,
+            "settings": {k: v for k, v in now.items() if k not in later},
+        }
+        is_inside = number < min(len(then.get("cuts", ())), len(now["cuts"]))
+        return (
+            same
+            and is_inside
+            and snapshot["recovered"]
+            and then["cuts"][:number] == now["cuts"][:number]
+            and then["cuts"][number][0] == now["cuts"][number][0]
+        )
+
+    def _identify(self, criterion, recovery):
+        names = ("training data", "validation data")
+        fields = {f.name: getattr(recovery, f.name) for f in dataclasses.fields(recovery)}
+        del fields["callbacks"]  # they may watch what they like
+        described = {
+            "cuts": [[cut.epoch, cut.amount] for cut in self.cuts],
+            "selection": identity.describe(self.selection),
+            "criterion": identity.describe(criterion),
+            **{name: identity.describe(value) for name, value in fields.items()},
+        }
+        data = {n: p.identity for n, p in zip(names, self.passes, strict=False)}
+        return {"model": identity.of_model(self.teacher), **data, "settings": described}
+
+    def _check_last_cut(self):
+        """Fail before training if it cannot be made (whatever the scores) or no transfer fit it."""
+        budgeted = (
+            selections.Macs,
+            selections.Parameters,
+            selections.Channels,
+            selections.PerGroup,
+        )
+        if not isinstance(self.selection, budgeted):
+            return
+        masks = select_channels(
+            self.teacher,
+            self.cuts[-1].amount,
+            selection=self.selection,
+            input_shape=self.input_shape,
+        )
+        if self.recovery.transfers:
+            student = prune_channels(self.teacher, masks, self.input_shape)
+            for transfer in self.recovery.transfers:
+                transfer.check(self.teacher, student)
+
+
+def _dataset(data):
+    """Training or validation data as a finite dataset of batches."""
+    if isinstance(data, tuple) and len(data) in (2, 3):
+        size = len(keras.tree.flatten(data)[0])
+        data = tf.data.Dataset.from_tensor_slices(data).shuffle(size, seed=0).batch(32)
+    if not isinstance(data, tf.data.Dataset):
+        raise ValueError(
+            f"Received data of type {type(data).__name__}. Expected a tf.data.Dataset of (inputs, "
+            "labels) batches or a tuple of arrays; aip_tf.datasets makes datasets."
+        )
+    size = int(data.cardinality())
+    if size < 1:
+        raise ValueError(
+            f"Received a dataset of unknown or infinite size (cardinality {size}). Expected a "
+            "finite one: apply tf.data.experimental.assert_cardinality."
+        )
+    return data

@@ -1,0 +1,134 @@
+"""The books of a run: what was cut, what it cost, what it gained, and what ran.
+
+They are kept in the run's `Status`, as plain values, so that they survive with its snapshots.
+"""
+
+import dataclasses
+import logging
+import platform
+import sys
+import time
+
+from aip_tf.channels import find_channel_groups
+from aip_tf.cost import CostModel
+from aip_tf.report import GroupRecord, ModelRecord, PruningReport, RoundRecord
+
+_log = logging.getLogger("aip_tf")
+
+
+class Books:
+    """Keeps the records of one run.
+
+    Args:
+        status: the `Status` that holds them.
+        teacher: the original model.
+        evaluate: `evaluate(model) -> {metric: value}` on the validation data.
+        num_cuts: how many cuts there will be.
+        input_shape: see `find_channel_groups`.
+    """
+
+    def __init__(self, status, teacher, evaluate, num_cuts, input_shape=None):
+        self.status = status
+        self._evaluate, self._num_cuts, self._input_shape = evaluate, num_cuts, input_shape
+        self._original = find_channel_groups(teacher, input_shape)
+        self._started = time.monotonic() - status.seconds
+        if "teacher" not in status.records:
+            status.records |= {"date": time.strftime("%Y-%m-%d %H:%M:%S"), "rounds": []}
+            status.records["teacher"] = dataclasses.asdict(self._measure(teacher)[0])
+            self._log("teacher", self.teacher, self.teacher.metrics)
+
+    @property
+    def teacher(self):
+        return ModelRecord(**self.status.records["teacher"])
+
+    @property
+    def rounds(self):
+        return tuple(map(_round_record, self.status.records["rounds"]))
+
+    def tick(self):
+        """Note the time."""
+        self.status.seconds = time.monotonic() - self._started
+
+    def cut(self, student, amount, check_error):
+        """Enter a cut, made after the last finished epoch."""
+        measured, groups = self._measure(student)
+        record = RoundRecord(
+            round=self.status.round,
+            epoch=self.status.epoch - 1,
+            amount=amount,
+            macs=measured.macs,
+            parameters=measured.parameters,
+            metrics_before=measured.metrics,
+            check_error=check_error,
+            groups=_group_records(self._original, groups),
+        )
+        self.status.records["rounds"].append(dataclasses.asdict(record))
+        self.tick()
+        name = f"round {record.round}/{self._num_cuts}, after epoch {record.epoch}, cut"
+        self._log(name, record, record.metrics_before)
+
+    def recovered(self, student):
+        """Enter how good the student is after its recovery."""
+        metrics = self._evaluate(student)
+        self.tick()
+        if not self.rounds:
+            return
+        last = self.status.records["rounds"][-1]
+        before = sum(record.seconds for record in self.rounds[:-1])
+        last |= {"metrics_after": metrics, "seconds": self.status.seconds - before}
+        self._log(f"round {last['round']}/{self._num_cuts}, recovered", self.rounds[-1], metrics)
+
+    def report(self, settings, run):
+        """The `PruningReport` of a complete run.
+
+        Args:
+            settings: what the run was asked to do, by name.
+            run: further facts about what ran, by name.
+        """
+        final = self.rounds[-1]
+        return PruningReport(
+            teacher=self.teacher,
+            student=ModelRecord(final.macs, final.parameters, final.metrics_after or {}),
+            rounds=self.rounds,
+            history=tuple(self.status.history),
+            seconds=self.status.seconds,
+            settings=settings,
+            run={"date": self.status.records["date"], **run, "versions": _versions()},
+        )
+
+    def _measure(self, model):
+        cost = CostModel(model, self._input_shape)
+        return ModelRecord(cost.macs(), cost.parameters(), self._evaluate(model)), cost.groups
+
+    def _log(self, what, record, metrics):
+        teacher = self.teacher
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        _log.info(
+            "%s: %s MACs (%.1f%% kept), %s parameters (%.1f%% kept), %s (%.0f s)",
+            what,
+            f"{record.macs:,}",
+            100 * record.macs / max(1, teacher.macs),
+            f"{record.parameters:,}",
+            100 * record.parameters / max(1, teacher.parameters),
+            shown or "not evaluated",
+            self.status.seconds,
+        )
+
+
+def _versions():
+    packages = {name: sys.modules[name].__version__ for name in ("aip_tf", "keras", "tensorflow")}
+    return {**packages, "python": platform.python_version()}
+
+
+def _group_records(original, groups):
+    """Kept channels of every original group, by name."""
+    left = {g.name: g.num_channels for g in groups}
+    return tuple(
+        GroupRecord(g.name, g.num_channels, left.get(g.name, g.num_channels), g.reason)
+        for g in original
+    )
+
+
+def _round_record(fields):
+    groups = tuple(GroupRecord(**group) for group in fields["groups"])
+    return RoundRecord(**{**fields, "groups": groups})
