@@ -8,18 +8,19 @@ entries and arguments change with the channels. An operation without a rule keep
 
 import importlib
 
+from aip_tf.channels.rules.ready_made import channelwise, elementwise, moves_nothing
 from aip_tf.channels.rules.table import register_channel_rule, rule_of
 
-__all__ = ["register_channel_rule", "rule_of"]
+__all__ = ["channelwise", "elementwise", "moves_nothing", "register_channel_rule", "rule_of"]
 
 for _family in (
     "attention",
     "contraction",
     "convolution",
-    "elementwise",
     "movement",
     "normalization",
     "parts",
+    "pointwise",
     "recurrent",
     "reduction",
     "resizing",

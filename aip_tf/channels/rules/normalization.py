@@ -11,8 +11,8 @@ from aip_tf.channels.rules.table import keep_all, register_channel_rule
 
 
 @register_channel_rule(layers.BatchNormalization)
-def batch_normalization(call, x):
-    """At inference a factor and an offset for each index on the axis."""
+def batch_normalization(call, x, mask=None):
+    """At inference a factor and an offset for each index on the axis; no mask matters there."""
     layer = call.operation
     axis = layer.axis % x.ndim
     if call.settle(x) != axis:
