@@ -1,24 +1,23 @@
 """Teachers: load one from a file, build one by name, or train one with resume."""
 
-import os
-import re
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
-from aip_tf import _keras, interruption, schedules, zoo
+from aip_tf import _keras, files, identity, schedules, zoo
 from aip_tf.channels import prune_channels
+from aip_tf.datasets.passes import counted
 from aip_tf.game import AdversarialDistiller
-from aip_tf.game.distribution import share_batches
+from aip_tf.game.distribution import is_chief, share_batches
 from aip_tf.progress import Progress
 from aip_tf.recovery import decayed_optimizer
+from aip_tf.run_state import RunState, Status
 from aip_tf.task import Task
+from aip_tf.training import train, trained_variables
 from aip_tf.zoo.weights import load_weights
 
 __all__ = ["load_model", "train_teacher"]
-
-_CHECKPOINT = re.compile(r"epoch_(\d+)\.weights\.h5")
 
 
 def load_model(source, weights=None, **arguments):
@@ -73,6 +72,7 @@ def train_teacher(
     decay="cosine",
     checkpoint_dir=None,
     callbacks=(),
+    overwrite=False,
 ):
     """Trains `model` on `data.train` and returns it compiled, ready to be the teacher of `prune`.
 
@@ -88,13 +88,15 @@ def train_teacher(
             weight decay 5e-4.
         decay: how the learning rate falls over the run: "cosine", "constant", "step_decay" or a
             callable, see `aip_tf.schedules`. An optimizer that brings its own schedule keeps it.
-        checkpoint_dir: directory for one checkpoint, replaced after every epoch; a run killed at
-            any instant goes on from its last finished epoch, a finished one is loaded without
-            training. None keeps nothing on disk.
+        checkpoint_dir: folder for snapshots; a training killed at any instant goes on from the
+            last one and ends as it would have, a finished one is loaded without training, see
+            docs/runs.md. None keeps nothing on disk.
         callbacks: further Keras callbacks.
+        overwrite: whether the training of another model, on other data or with other settings in
+            that folder may be dropped; otherwise it is refused.
 
     Raises:
-        ValueError: if an argument is out of range or the checkpoint is of another run.
+        ValueError: if an argument is out of range or the folder is that of another training.
 
     >>> from aip_tf import datasets, zoo
     >>> keras.utils.disable_interactive_logging()     # or watch Keras' progress bar
@@ -109,26 +111,58 @@ def train_teacher(
     steps = epochs * int(data.train.cardinality())
     trainer = _trainer(model)
     task.compile(trainer, decayed_optimizer(optimizer, decay, steps))
-    checkpoint = _Checkpoint(checkpoint_dir, epochs) if checkpoint_dir is not None else None
-    finished = checkpoint.restore(trainer) if checkpoint else 0
-    if finished < epochs:
-        trainer.fit(
-            share_batches(task.prepare(data.train)),
-            validation_data=share_batches(task.prepare(data.test)),
-            epochs=epochs,
-            initial_epoch=finished,
-            callbacks=[
-                *callbacks,
-                Progress(epochs),
-                *([checkpoint] if checkpoint else []),
-                interruption.answering(),
-            ],
-            shuffle=False,  # the dataset shuffles
-            verbose=0,
+    passes = [counted(data.train), counted(data.test)]
+    described = {
+        "epochs": epochs,
+        "optimizer": identity.describe(optimizer),
+        "decay": identity.describe(decay),
+        "loss": identity.describe(task.loss),
+        "metrics": identity.describe(task.metrics),
+    }
+    with files.Lock(checkpoint_dir if is_chief() else None):
+        state = RunState(
+            checkpoint_dir,
+            _identity(model, passes, described),
+            passes,
+            overwrite=overwrite,
+            what="teacher",
         )
+        shared = [task.prepare(share_batches(x.dataset)) for x in passes]
+        _train(model, trainer, *shared, epochs, state, callbacks)
     fresh = type(optimizer).from_config(optimizer.get_config())
     task.compile(model, fresh)
     return model
+
+
+def _train(model, trainer, train_data, validation, epochs, state, callbacks):
+    """Train from where `state` stands; a finished teacher only gets its weights."""
+    status = state.status or Status()
+    if status.recovered:
+        state.restore(model.variables)
+        return
+    if state.status is not None:
+        trainer.optimizer.build(trainer.trainable_variables)
+        state.restore(trained_variables(trainer))
+    train(
+        trainer,
+        train_data,
+        status,
+        state,
+        epochs,
+        validation=validation,
+        callbacks=[*callbacks, Progress(epochs)],
+    )
+    status.recovered, status.passes = True, [passes.count for passes in state.data]
+    state.save(status, model.variables, place="trained")
+
+
+def _identity(model, passes, settings):
+    """What makes a training the same: its start, too, where a seed makes that known."""
+    of_model = identity.of_model(model)
+    if _keras.explicit_seed() is None:
+        of_model["weights"] = "drawn without a seed"
+    data = {"training data": passes[0].identity, "test data": passes[1].identity}
+    return {"model": of_model, **data, "settings": settings}
 
 
 def _trainer(model):
@@ -168,54 +202,6 @@ def _keras_twin(directory):
         f"'{directory}' is a directory, and Keras loads only .keras files; found "
         f"{len(twins)} of them in or beside it: give the path of one."
     )
-
-
-class _Checkpoint(keras.callbacks.Callback):
-    """Keeps weights and optimizer of the last finished epoch in one file, named by the epoch."""
-
-    def __init__(self, directory, epochs):
-        super().__init__()
-        self.directory = Path(directory).expanduser()
-        self.epochs = epochs
-
-    def restore(self, model):
-        """Loads the last checkpoint into the compiled `model`; returns how many epochs it ends."""
-        finished, path = max(self._found(), default=(0, None))
-        if finished > self.epochs:
-            raise ValueError(
-                f"'{self.directory}' holds a teacher trained for {finished} epochs, received "
-                f"epochs={self.epochs}; ask for at least {finished}, or give another directory."
-            )
-        if path is not None:
-            model.optimizer.build(model.trainable_variables)
-            try:
-                model.load_weights(path)
-            except (ValueError, KeyError) as error:
-                raise ValueError(
-                    f"the checkpoint '{path}' does not fit {model.name}: {error}\n"
-                    "It is of another model or optimizer: give another directory, or delete it."
-                ) from error
-        return finished
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Writes the new checkpoint under a temporary name, renames it, then drops the old one."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        old = self._found()
-        path = self.directory / f"epoch_{epoch + 1:04d}.weights.h5"
-        # Several workers may share the directory; what they write is the same.
-        temporary = self.directory / f"unfinished_{os.getpid()}.weights.h5"
-        self.model.save_weights(temporary, overwrite=True)
-        temporary.replace(path)
-        for _, found in old:
-            if found != path:
-                found.unlink(missing_ok=True)
-
-    def _found(self):
-        matches = ((_CHECKPOINT.fullmatch(path.name), path) for path in self._files())
-        return [(int(match[1]), path) for match, path in matches if match]
-
-    def _files(self):
-        return sorted(self.directory.iterdir()) if self.directory.is_dir() else []
 
 
 def _check_arguments(model, data, epochs, decay):

@@ -1,7 +1,5 @@
 """Loading teachers from everything that can be named, and training one that may be killed."""
 
-import os
-
 import keras
 import numpy as np
 import pytest
@@ -23,6 +21,7 @@ def tiny(width=8):
     x = keras.layers.Flatten()(image)
     x = keras.layers.Dense(width, "relu")(x)
     x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.Dropout(0.2)(x)
     return keras.Model(image, keras.layers.Dense(10)(x), name="tiny")
 
 
@@ -52,51 +51,46 @@ class KillDuring(keras.callbacks.Callback):
             raise KilledError
 
 
-@pytest.mark.filterwarnings("ignore:Skipping nested container")
-def test_a_killed_training_goes_on_from_its_last_finished_epoch(data, small, tmp_path):
-    with pytest.raises(KilledError):
-        train_teacher(small, data, 3, checkpoint_dir=tmp_path, callbacks=[KillDuring(2)])
-    assert [path.name for path in tmp_path.iterdir()] == ["epoch_0002.weights.h5"]
-    (tmp_path / f"unfinished_{os.getpid()}.weights.h5").write_bytes(b"killed while writing")
-    watch = KillDuring(None)
-    again = tiny()
-    teacher = train_teacher(again, data, 3, checkpoint_dir=tmp_path, callbacks=[watch])
-    assert watch.epochs_seen == [2]
-    assert [path.name for path in tmp_path.iterdir()] == ["epoch_0003.weights.h5"]
-
-    watch.epochs_seen.clear()
-    finished = train_teacher(tiny(), data, 3, checkpoint_dir=tmp_path, callbacks=[watch])
-    assert watch.epochs_seen == []
-    for ours, theirs in zip(teacher.get_weights(), finished.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    with pytest.raises(ValueError, match="trained for 3 epochs"):
-        train_teacher(tiny(), data, 2, checkpoint_dir=tmp_path)
-    with pytest.raises(ValueError, match="does not fit"):
-        train_teacher(tiny(16), data, 3, checkpoint_dir=tmp_path)
+def seeded(width=8):
+    keras.utils.set_random_seed(0)
+    return tiny(width)
 
 
-def test_resumed_momentum_and_decay_are_those_of_the_interrupted_run(small, tmp_path):
-    """On one fixed batch nothing is random: interrupted and straight runs end the same."""
-    images, labels = np.random.default_rng(0).random((8, 8, 8, 1), np.float32), np.arange(8)
-    data = datasets.from_arrays((images, labels), (images, labels), batch_size=8)
-    start = small.get_weights()
+def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path):
+    """Shuffling, augmentation, dropout, momentum and decay go on where they were."""
+    pair = np.random.default_rng(0).random((32, 8, 8, 1), np.float32), np.arange(32) % 10
 
-    def run(kill=None, **arguments):
-        model = tiny()
-        model.set_weights(start)
-        callbacks = [keras.callbacks.LambdaCallback(on_epoch_begin=kill)] if kill else []
-        return train_teacher(model, data, 4, callbacks=callbacks, **arguments).get_weights()
-
-    def kill(epoch, logs):
-        if epoch == 2:
-            raise KilledError
+    def run(callbacks=(), **arguments):
+        keras.utils.set_random_seed(0)
+        data = datasets.from_arrays(pair, pair, batch_size=8, augment=datasets.augment.pad_crop(1))
+        return train_teacher(seeded(), data, 4, callbacks=callbacks, **arguments).get_weights()
 
     straight = run()
     with pytest.raises(KilledError):
-        run(kill, checkpoint_dir=tmp_path)
-    resumed = run(checkpoint_dir=tmp_path)
-    for ours, theirs in zip(straight, resumed, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+        run([KillDuring(2)], checkpoint_dir=tmp_path)
+    for ours, theirs in zip(run(checkpoint_dir=tmp_path), straight, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_finished_training_is_loaded_and_another_one_refused(data, tmp_path):
+    (tmp_path / "unfinished_1.npz").write_bytes(b"killed while writing")
+    watch = KillDuring(None)
+    teacher = train_teacher(seeded(), data, 2, checkpoint_dir=tmp_path, callbacks=[watch])
+    assert watch.epochs_seen == [0, 1]
+    finished = train_teacher(seeded(), data, 2, checkpoint_dir=tmp_path, callbacks=[watch])
+    assert watch.epochs_seen == [0, 1]
+    for ours, theirs in zip(teacher.get_weights(), finished.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not list(tmp_path.rglob("unfinished_*"))
+    for model, epochs, word in [
+        (seeded(), 3, "epochs 2 there, 3 now"),
+        (seeded(16), 2, "architecture"),
+        (tiny(), 2, "weights"),  # other initial weights, where a seed says what they would be
+    ]:
+        with pytest.raises(ValueError, match=rf"(?s)holds a teacher.*{word}.*drops 2 epochs"):
+            train_teacher(model, data, epochs, checkpoint_dir=tmp_path)
+    train_teacher(seeded(16), data, 2, checkpoint_dir=tmp_path, callbacks=[watch], overwrite=True)
+    assert watch.epochs_seen == [0, 1, 0, 1]
 
 
 def test_the_teacher_comes_back_compiled_with_its_starting_learning_rate(data, small):

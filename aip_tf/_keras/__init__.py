@@ -34,7 +34,7 @@ from aip_tf._keras.graph import (
     variables_by_training,
     walk,
 )
-from aip_tf._keras.randomness import random_state, set_random_state
+from aip_tf._keras.randomness import explicit_seed, random_state, set_random_state
 from aip_tf._keras.training import (
     ReplicaModel,
     build_metrics,
@@ -64,6 +64,7 @@ __all__ = [
     "copy_sequential",
     "copy_wrapper",
     "copying",
+    "explicit_seed",
     "flat_inputs",
     "fresh_metric",
     "graph_of",

@@ -7,7 +7,13 @@ import numpy as np
 import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.random import seed_generator
+from keras.src.utils.rng_utils import get_random_seed
 from tensorflow.python.ops import stateful_random_ops
+
+
+def explicit_seed():
+    """The seed that `keras.utils.set_random_seed` was called with; None: it was not."""
+    return get_random_seed()
 
 
 def random_state():
