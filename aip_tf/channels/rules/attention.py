@@ -6,8 +6,8 @@ import numpy as np
 from keras import layers
 
 from aip_tf import _keras
-from aip_tf.channels.identities import spread
-from aip_tf.channels.rules.table import keep_all, register_channel_rule
+from aip_tf.channels.identities import compact, long_axes, rows, spread
+from aip_tf.channels.rules.table import keep_all, operations, register_channel_rule
 
 
 @register_channel_rule(layers.MultiHeadAttention)
@@ -161,3 +161,47 @@ def attention(call, inputs, mask=None, return_attention_scores=False, use_causal
         call.macs(x, factor=query.shape[1])
     scores = [call.pinned(s, f"{call.label} sums over channels") for s in call.shapes[1:]]
     return [spread(call.channels(value), call.shape), *scores]
+
+
+@register_channel_rule(*operations("DotProductAttention"))
+def dot_product_attention(call, query, key, value, bias=None, mask=None, scale=None):
+    """Heads (axis 2) are channels; the last axis of the values, too, where heads are not.
+
+    The last axis of query and key is summed; without `scale` the scores are divided by its length.
+    """
+    inputs = (query, key, value)
+    pairs = math.prod(query.shape[:3]) * key.shape[1]
+    macs = pairs * (key.shape[3] + value.shape[3])
+    for x in inputs:
+        if len(long_axes(x)) > 1:  # several axes vary: take heads, not the entries of each
+            table = rows(compact(x), 2)
+            call.unify(table, table[:, :1])
+    axes = [None if call.are_kept(x) else call.settle(x) for x in inputs]
+    reason = _dot_product_obstacle(call, inputs, axes, (bias, mask))
+    if reason:
+        return keep_all(call, reason, macs)
+    if 2 in axes:
+        heads = call.channels(query, 2)
+        for x in (key, value):
+            call.unify(heads, call.channels(x, 2))
+        call.macs(heads, factor=macs // len(heads))
+        return spread(heads, call.shape, 2)
+    read = [call.channels(x) for x in (query, key)]
+    if scale is None:
+        for ids in read:
+            call.pin(ids, f"{call.label} divides by the number of these channels")
+    call.unify(*read)
+    call.macs(read[0], factor=pairs)
+    call.macs(spread(call.channels(value), (pairs, value.shape[3])))
+    return spread(call.channels(value), call.shape)
+
+
+def _dot_product_obstacle(call, inputs, axes, added):
+    varying = set(axes) - {None}
+    if not varying <= {2, 3} or len(varying) > 1:
+        return f"{call.label} attends along the axis of these channels"
+    if len({x.shape[2] for x in inputs}) > 1:
+        return f"{call.label} has unequal numbers of heads"
+    if any(np.ndim(x) == 4 and np.shape(x)[1] > 1 for x in added if x is not None):
+        return f"{call.label} has a bias or a mask for each head"
+    return None

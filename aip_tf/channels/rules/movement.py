@@ -111,6 +111,18 @@ def flip(call, x):
     return np.flip(x, call.operation.axis)
 
 
+@register_channel_rule(*operations("Fliplr", "Flipud"))
+def flip_by_name(call, x):
+    """Reversed along the first or the second axis."""
+    return np.flip(x, 1 if type(call.operation).__name__ == "Fliplr" else 0)
+
+
+@register_channel_rule(*operations("Rot90"))
+def quarter_turns(call, x):
+    """Turned in the plane of two axes."""
+    return np.rot90(x, call.operation.k, call.operation.axes)
+
+
 # --- joining and repeating ----------------------------------------------------------------------
 
 
@@ -135,6 +147,15 @@ def concatenate(call, arrays):
     if not all(isinstance(x, IdentityArray) for x in arrays):
         return keep_all(call, f"{call.path} joins a constant")
     return joined(arrays, call.operation.axis)
+
+
+@register_channel_rule(*operations("Dstack", "Hstack", "Vstack"))
+def stacks_by_name(call, arrays):
+    """Side by side along the first, second or third axis."""
+    axis = {"Vstack": 0, "Hstack": 1, "Dstack": 2}[type(call.operation).__name__]
+    if arrays[0].ndim <= max(axis, 1) or not all(isinstance(x, IdentityArray) for x in arrays):
+        return keep_all(call, f"{call.label} joins vectors or a constant")
+    return joined(arrays, axis)
 
 
 @register_channel_rule(*operations("Stack"))
@@ -255,3 +276,12 @@ def space_to_depth(call, x):
     n, h, w, c = x.shape
     y = full(x).reshape(n, h // r, r, w // r, r, c).transpose(0, 1, 3, 2, 4, 5)
     return y.reshape(n, h // r, w // r, r * r * c)
+
+
+@register_channel_rule(*operations("ExtractPatches"))
+def extract_patches(call, x):
+    """Every patch becomes a vector: its positions one behind the other, all channels of each."""
+    operation = call.operation
+    if operation.data_format == "channels_first":
+        return keep_all(call, f"{call.label} has its channels first")
+    return spread(np.tile(call.channels(x), int(np.prod(operation.size))), call.shape)

@@ -114,6 +114,43 @@ def split(call, x):
     return parts
 
 
+@register_channel_rule(*operations("Glu"))
+def gated_linear_unit(call, x):
+    """One half times the sigmoid of the other: channel i and channel i + n/2 are one."""
+    axis = call.operation.axis % x.ndim
+    if call.settle(x) == axis:
+        call.unify(*np.split(call.channels(x, axis), 2))
+    return np.split(x, 2, axis)[0]
+
+
+@register_channel_rule(*operations("Slice"))
+def slice_by_size(call, x, start_indices):
+    """A box by its corner and its sizes; channels are taken all, or kept."""
+    starts, sizes = start_indices, list(call.operation.shape)
+    if isinstance(starts, IdentityArray) or any(isinstance(s, IdentityArray) for s in starts):
+        return keep_all(call, f"{call.label} selects by a tensor")
+    starts = np.asarray(starts).tolist()
+    varying = call.settle(x)
+    ends = [s + n for s, n in zip(starts, sizes, strict=True)]
+    y = np.asarray(x)[tuple(map(slice, starts, [None, *ends[1:]]))]
+    if varying is not None and y.shape[varying] < x.shape[varying]:
+        call.pin(x, f"{call.label} selects some of these channels")
+    elif varying is not None:
+        ids = call.channels(x, varying)
+        call.config(
+            "shape", ids, lambda kept: (*sizes[:varying], kept.count(ids), *sizes[varying + 1 :])
+        )
+    return y
+
+
+@register_channel_rule(*operations("Tril", "Triu"))
+def triangle(call, x):
+    """Entries are switched off by their place on the last two axes."""
+    if call.settle(x) in (x.ndim - 1, x.ndim - 2):
+        call.pin(x, f"{call.label} switches these channels off by their index")
+    return x
+
+
 @register_channel_rule(*operations("Unstack"))
 def unstack(call, x, num=None, axis=0):
     """One tensor for each index; an axis of channels would change their number."""

@@ -9,19 +9,21 @@ from aip_tf.channels.rules.activations import activate
 from aip_tf.channels.rules.table import keep_all, operations, register_channel_rule
 
 _UNARY = """
-    Absolute Arccos Arccosh Arcsin Arcsinh Arctan Arctanh Cast Cbrt Ceil Celu Clip Conjugate
-    ConvertToTensor Copy Cos Cosh Deg2rad Elu Erf Erfc Erfinv Exp Exp2 Expm1 Floor Gelu
-    HardShrink HardSigmoid HardSilu HardTanh Imag Isfinite Isinf Isnan LeakyRelu Log Log10 Log1p
+    Abs Absolute Angle Arccos Arccosh Arcsin Arcsinh Arctan Arctanh BitwiseInvert BitwiseNot
+    Cast Cbrt Ceil Celu Clip Conj Conjugate ConvertToTensor Copy Cos Cosh Deg2rad Elu EmptyLike
+    Erf Erfc Erfinv Exp Exp2 Expm1 Fabs Floor FullLike Gelu HardShrink HardSigmoid HardSilu
+    HardTanh I0 Imag Isfinite Isinf Isnan Isneginf Isposinf Isreal LeakyRelu Log Log10 Log1p
     Log2 LogSigmoid LogicalNot NanToNum Negative OnesLike Rad2deg Real Reciprocal Relu Relu6
-    Round Rsqrt SaturateCast Selu Sigmoid Sign Silu Sin Sinh SoftShrink Softplus Softsign
-    SparsePlus SparseSigmoid Sqrt Square Squareplus StopGradient Tan Tanh TanhShrink Threshold
-    Trunc ZerosLike
+    Round Rsqrt SaturateCast Selu Sigmoid Sign Signbit Silu Sin Sinc Sinh SoftShrink Softplus
+    Softsign SparsePlus SparseSigmoid Sqrt Square Squareplus StopGradient Tan Tanh TanhShrink
+    Threshold Trunc ZerosLike
 """
 
 _BINARY = """
-    Arctan2 BitwiseAnd BitwiseOr BitwiseXor Divide DivideNoNan Equal FloorDivide Fmax Fmin Fmod
-    Greater GreaterEqual Hypot Less LessEqual Logaddexp LogicalAnd LogicalOr LogicalXor Maximum
-    Minimum Mod Multiply NotEqual Power TrueDivide Where
+    Arctan2 BitwiseAnd BitwiseLeftShift BitwiseOr BitwiseRightShift BitwiseXor Divide
+    DivideNoNan Equal FloorDivide Fmax Fmin Fmod Gcd Greater GreaterEqual Heaviside Hypot
+    Isclose Lcm Ldexp LeftShift Less LessEqual Logaddexp Logaddexp2 LogicalAnd LogicalOr
+    LogicalXor Maximum Minimum Mod Multiply Nextafter NotEqual Power RightShift TrueDivide Where
 """
 
 

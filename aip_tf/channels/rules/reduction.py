@@ -7,8 +7,8 @@ from aip_tf.channels.identities import IdentityArray, compact, spread
 from aip_tf.channels.rules.table import keep_all, operations, register_channel_rule
 
 _OVER_CHANNELS = """
-    All Amax Amin Any Argmax Argmin Average CountNonzero Logsumexp Max Mean Median Min Prod Ptp
-    Std Var
+    All Amax Amin Any Argmax Argmin Average CountNonzero Logsumexp Max Mean Median Min Nanargmax
+    Nanargmin Nanmax Nanmean Nanmedian Nanmin Nanprod Nanstd Nanvar Prod Ptp Std Var
 """
 
 
@@ -42,7 +42,7 @@ def reduction(call, x, weights=None):
     return reduced(call, x, operation.axis, getattr(operation, "keepdims", False))
 
 
-@register_channel_rule(*operations("Sum"))
+@register_channel_rule(*operations("Nansum", "Sum"))
 def summation(call, x):
     """A sum over channels needs no divisor."""
     operation = call.operation
@@ -74,7 +74,7 @@ def global_pooling(call, x, mask=None):
     return reduced(call, x, list(axes), call.operation.keepdims)
 
 
-@register_channel_rule(*operations("Cumsum", "Cumprod"))
+@register_channel_rule(*operations("Cumprod", "Cumsum", "Nancumprod", "Nancumsum"))
 def cumulative(call, x):
     """Running sums: exact along axes on which the channels do not lie."""
     axis = call.operation.axis
@@ -83,3 +83,31 @@ def cumulative(call, x):
         if axis is None:
             return call.pinned(call.shape, f"{call.label} runs over all entries")
     return np.broadcast_to(compact(x), x.shape).view(IdentityArray)
+
+
+@register_channel_rule(*operations("Argsort", "Sort"))
+def sort(call, x):
+    """Along an axis on which the channels do not lie, each is sorted by itself."""
+    axis = call.operation.axis
+    if axis is None:
+        return keep_all(call, f"{call.label} sorts all entries")
+    if call.settle(x) == axis % x.ndim:
+        call.pin(x, f"{call.label} sorts these channels")
+    return np.broadcast_to(compact(x), x.shape).view(IdentityArray)
+
+
+@register_channel_rule(*operations("Moments"))
+def moments(call, x):
+    """Mean and variance."""
+    operation = call.operation
+    return [reduced(call, x, operation.axes, operation.keepdims) for _ in call.shapes]
+
+
+@register_channel_rule(*operations("Normalize"))
+def normalize(call, x):
+    """Division by a norm; norms of order 1 and 2 are sums, which absent channels do not change."""
+    operation = call.operation
+    axes = range(x.ndim) if operation.axis is None else np.atleast_1d(operation.axis).tolist()
+    if operation.order not in (1, 2) and call.settle(x) in {a % x.ndim for a in axes}:
+        call.pin(x, f"{call.label} divides by a norm of these channels that is no sum")
+    return x

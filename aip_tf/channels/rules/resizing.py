@@ -19,9 +19,16 @@ _POOLING = [
     if hasattr(layers, f"{kind}Pooling{rank}D")
 ]
 
+_SPATIAL_NAMES = """
+    CenterCrop RandomCrop RandomElasticTransform RandomFlip RandomPerspective RandomRotation
+    RandomShear RandomTranslation RandomZoom
+"""
+_SPATIAL = [getattr(layers, n) for n in _SPATIAL_NAMES.split() if hasattr(layers, n)]
+
 
 @register_channel_rule(
     *_POOLING,
+    *_SPATIAL,
     layers.UpSampling2D,
     layers.UpSampling3D,
     layers.Resizing,
@@ -30,6 +37,7 @@ _POOLING = [
         "AdaptiveMaxPool",
         "AveragePool",
         "CropImages",
+        "GaussianBlur",
         "MaxPool",
         "PadImages",
         "Resize",
