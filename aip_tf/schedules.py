@@ -195,7 +195,7 @@ def _describe(schedule):
 
 
 def PolynomialDecay(  # noqa: N802
-    initial_sparsity, final_sparsity, begin_step, end_step, frequency=1, power=1
+    initial_sparsity, final_sparsity, begin_step, end_step, frequency=1, power=1.0
 ):
     """Amounts that grow from `initial_sparsity` to `final_sparsity`: tfmot's `PolynomialDecay`.
 

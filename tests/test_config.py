@@ -1,6 +1,8 @@
 """Every mistake in a configuration is one sentence that says where, before anything runs."""
 
 import re
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -150,3 +152,130 @@ def test_every_registered_function_can_be_named_in_full(run_file):
     assert "run.data = @aip_tf.datasets.digits" in config.load(
         [run_file()], ["run.data = @aip_tf.datasets.digits"]
     )
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("run.data = @digits()", r"line 6: run.data = @digits\(\), but run.data takes a function"),
+        ("run.data = 'digits'", "line 6: run.data = 'digits', .*not called, such as @data"),
+        ("run.export = 3", "run.export takes a function"),
+        ("seed = 'abc'", "line 6: seed = 'abc', but run.seed takes a whole number, such as 0"),
+        ("digits_resnet.width = 'x'", "digits_resnet.width takes a whole number, such as 32"),
+        ("digits_resnet.width = 2.5", "digits_resnet.width takes a whole number"),
+        ("digits.batch_size = True", "digits.batch_size takes a whole number, such as 64"),
+        ("digits.augment = 1", "digits.augment takes True or False"),
+        ("digits_resnet.input_shape = 8", r"takes a sequence, such as \(8, 8, 1\)"),
+        ("digits_resnet.input_shape = (8, '8', 1)", "takes a sequence"),
+        ("prune.selection = 3", "prune.selection takes a name, such as 'macs'"),
+        ("prune.schedule = 'half'", "prune.schedule takes a number, such as 0.5"),
+        ("prune.recovery = @Recovery", r"takes what that class makes: write @Recovery\(\)"),
+        (
+            "prune.recovery = @Recovery()\nRecovery.transfers = 'all'",
+            "Recovery.transfers takes list or None",
+        ),
+        (
+            "prune.recovery = @Recovery()\nRecovery.optimizer = @SGD()\nSGD.nesterov = 'yes'",
+            "SGD.nesterov takes True or False",
+        ),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named_with_what_is_expected(run_file, lines, expected):
+    text = message(config.load, [run_file(lines)])
+    assert re.search(expected, text), text
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "prune.schedule = 1e-1\nrun.export = None\ndigits_resnet.input_shape = [8, 8, 1]",
+        "prune.schedule = @PolynomialDecay()\nPolynomialDecay.power = 0.5\n"
+        "PolynomialDecay.initial_sparsity = 0\nPolynomialDecay.final_sparsity = 0.5\n"
+        "PolynomialDecay.begin_step = 0\nPolynomialDecay.end_step = 2",
+        "prune.recovery = @Recovery()\nRecovery.supervised_weight = 1\nRecovery.callbacks = []",
+        "prune.recovery = @Recovery()\nRecovery.transfers = [@AttentionTransfer()]\n"
+        "AttentionTransfer.taps = ['a']\nAttentionTransfer.weight = 1",
+        "prune.recovery = @Recovery()\nRecovery.transfers = [@OutputTransfer()]\n"
+        "OutputTransfer.from_logits = True",
+        "prune.selection = @Macs()\nMacs.ignore = 'layer1'\nMacs.max_sparsity = %most\nmost = 1",
+    ],
+)
+def test_whatever_an_argument_can_take_is_let_through(run_file, lines):
+    assert config.load([run_file(lines)])
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"\x80\x03pickle", "is not UTF-8: byte 0x80 at 0"),
+        ("seed = 1".encode("utf-16"), "is not UTF-8"),
+        (b"seed = 1\n\0\0\0", "holds a byte 0"),
+        (b"digits.seed = " + b"[" * 1000 + b"]" * 1000, "nested|many"),
+        (b"a = %b\nb = %a\nrun.seed = %a\n", "leads back to itself: %a -> %b -> %a"),
+        (b"m0 = 1\n" + b"".join(b"m%d = %%m%d\n" % (i, i - 1) for i in range(1, 1001))
+         + b"run.seed = %m1000\n", "more than 50 references"),
+    ],
+    ids=["binary", "utf-16", "byte 0", "brackets", "circle", "chain"],
+)  # fmt: skip
+def test_a_file_that_is_no_gin_file_is_one_sentence(tmp_path, content, expected):
+    path = tmp_path / "odd.gin"
+    path.write_bytes(content)
+    text = message(config.load, [str(path)])
+    assert re.search(expected, text), text
+    assert len(text) < 1000
+
+
+def test_a_mark_before_the_text_is_no_mistake(run_file):
+    path = Path(run_file())
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert "epochs = 3" in config.load([str(path)])
+
+
+def test_files_included_a_thousand_deep(tmp_path):
+    for number in range(1000):
+        (tmp_path / f"{number}.gin").write_text(f"include '{tmp_path / f'{number + 1}.gin'}'\n")
+    text = message(config.load, [str(tmp_path / "0.gin")])
+    assert "49.gin is included within 50 other files" in text.replace("50.gin", "49.gin")
+    assert len(text) < 1000
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero .*broken_module.py, line 1"),
+        ("import sys\nsys.exit(3)", "SystemExit: 3"),
+        ("import nothing_like_it", "ModuleNotFoundError: .*broken_module.py, line 1"),
+        ("def f(:", "SyntaxError"),
+    ],
+)
+def test_a_module_that_breaks_is_named(run_file, tmp_path, monkeypatch, code, expected):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "broken_module.py").write_text(code)
+    text = message(config.load, [run_file("import broken_module")])
+    assert re.search(f"line 6: importing broken_module failed with {expected}", text), text
+
+
+def test_a_module_of_the_working_directory_brings_its_own_parts(run_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
+    (tmp_path / "parts_of_mine.py").write_text(
+        "import gin\n@gin.configurable\ndef my_schedule(amount=0.5):\n    return amount\n"
+    )
+    lines = ("import parts_of_mine", "prune.schedule = @my_schedule()")
+    assert "my_schedule.amount = 0.3" in config.load([run_file(*lines, "my_schedule.amount = 0.3")])
+    text = message(config.load, [run_file(*lines, "my_schedule.amuont = 0.3")])
+    assert "Did you mean 'amount'" in text
+
+
+def test_a_part_that_slips_on_what_is_bound_is_named_with_its_bindings(run_file, tmp_path):
+    config.load([run_file("train_teacher.model = @cifar_resnet()", "cifar_resnet.depth = None")])
+    text = message(config.describe)
+    assert text.startswith("cifar_resnet failed with TypeError")
+    assert "cifar_resnet.depth = None" in text
+
+
+def test_home_is_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.gin").write_text("seed = 1\n")
+    assert config.find_file("~/mine.gin") == tmp_path / "mine.gin"

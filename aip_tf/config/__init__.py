@@ -1,0 +1,174 @@
+"""gin configures an experiment: what can be bound, how it is read, and what is checked.
+
+This is the only room that imports gin. Nothing in the library is decorated; what a gin file may
+name is registered from the outside (`offer`), under the module in which it stands: `@one_shot`,
+`@schedules.one_shot` and `@aip_tf.schedules.one_shot` are the same. `reading` binds what the files
+say, `checks` looks at it before anything runs.
+"""
+
+import contextlib
+import difflib
+import inspect
+import re
+import uuid
+from pathlib import Path
+
+import gin
+
+from aip_tf import experiment, pruner, teacher
+from aip_tf.config.checks import check_all_read, check_complete, check_kinds, reach
+from aip_tf.config.offer import RUN
+from aip_tf.config.reading import (
+    ConfigError,
+    bind_file,
+    bind_text,
+    find_file,
+    gin_folder,
+    written,
+)
+from aip_tf.failures import is_on_purpose
+
+__all__ = [
+    "CONFIG_FILE",
+    "ConfigError",
+    "claim",
+    "describe",
+    "find_file",
+    "gin_folder",
+    "load",
+    "run",
+]
+
+CONFIG_FILE = "operative_config.gin"
+# What runs as long as the experiment: an exception in it says nothing of its bindings.
+_STAGES = ("run", "prune", "train_teacher", "export_model")
+
+
+def load(gin_files, gin_params=()):
+    """Read gin files and bindings, later ones winning, and check all of them against `run`.
+
+    A binding of a file must be read in the configuration that the files make; a later --gin_param
+    may lead away from it (another teacher, say) without an error. What is given on the command
+    line must be read in the end.
+
+    Args:
+        gin_files: paths of gin files; see `find_file` for where they are looked for.
+        gin_params: bindings, such as "seed = 1".
+
+    Returns:
+        The resolved configuration: one binding a line, sorted; itself a gin file.
+
+    Raises:
+        ConfigError: for a missing file, a syntax error, a name that nothing has, a binding that
+            nothing reads, a value that must be given and is not, one of the wrong kind, one that
+            `prune` refuses.
+    """
+    gin.clear_config()
+    bindings = {}
+    for name in gin_files:
+        bind_file(find_file(name), bindings)
+    check_all_read(bindings, bindings)
+    in_files = dict(bindings)
+    for text in gin_params:
+        bind_text(f"{text}\n", f"--gin_param={text!r}", bindings)
+    on_command_line = {key: new for key, new in bindings.items() if new != in_files.get(key)}
+    check_all_read(on_command_line, bindings)
+    read, _ = reach(bindings)
+    check_complete(read)
+    check_kinds(read)
+    if gin.get_bindings(RUN).get("strategy") != "multi_worker":
+        _check_values()  # makes optimizers; several workers must meet before there is a variable
+    return _resolved(read)
+
+
+def _check_values():
+    """Make what `prune` is given once for nothing, so that a wrong value costs no training."""
+    try:
+        experiment.planned_cuts(**_pruning(experiment.planned_cuts))
+    except (TypeError, ValueError) as error:
+        reason = _without_gin(error)
+        raise ConfigError(f"In the arguments of prune: {reason}") from error
+
+
+def _pruning(function):
+    """The arguments bound for `prune` that `function` takes too, references resolved."""
+    bound = gin.get_bindings(pruner.prune)
+    return {name: bound[name] for name in bound if name in inspect.signature(function).parameters}
+
+
+def _resolved(read):
+    """The bindings read, one a line: macros first, then by name."""
+    keys = sorted(read, key=lambda key: (key[1] != "gin.macro", written(key)))
+    return "".join(f"{written(key)} = {read[key].value!r}\n" for key in keys)
+
+
+def claim(run_dir, configuration):
+    """Note the configuration in the run directory, or refuse a directory of another one.
+
+    Raises:
+        ConfigError: if the directory belongs to another configuration; shows the difference.
+    """
+    path = Path(run_dir) / CONFIG_FILE
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # workers do this at once
+        unfinished.write_text(configuration, encoding="utf-8")
+        unfinished.replace(path)
+        return
+    before, now = (text.splitlines() for text in (path.read_text("utf-8"), configuration))
+    changes = [line for line in difflib.ndiff(before, now) if line[0] in "-+"]
+    if changes:
+        raise ConfigError(
+            f"{run_dir} holds a run of another configuration (- there, + here): "
+            f"{'; '.join(changes)}. Give this run its own --run_dir, or remove {run_dir}."
+        )
+
+
+def run(run_dir):
+    """Run the experiment that was loaded; see `experiment.run` for what it returns."""
+    with _gin_explained():
+        return gin.get_configurable(RUN)(run_dir=run_dir)
+
+
+def describe():
+    """What the experiment that was loaded would cut, without training; see `experiment.plan`."""
+    with _gin_explained():
+        bound = gin.get_bindings(RUN)
+        build = bound["teacher"]
+        trained = inspect.unwrap(build) is teacher.train_teacher
+        network = gin.get_bindings(teacher.train_teacher)["model"] if trained else build()
+        return experiment.plan(network, bound["data"], **_pruning(experiment.plan))
+
+
+@contextlib.contextmanager
+def _gin_explained():
+    """Undo what gin makes of an exception: it wraps it and adds the configurables on the way.
+
+    A TypeError or ValueError that nobody raised on purpose, in one of the parts, has its cause in
+    what is bound there, most likely: the error names the part and its bindings.
+    """
+    try:
+        yield
+    except Exception as error:
+        original = _without_gin(error).with_traceback(error.__traceback__)
+        part = re.search(r"In call to configurable '(?:[\w.]*\.)?(\w+)'", str(error))
+        is_slip = isinstance(original, TypeError | ValueError) and not is_on_purpose(original)
+        if is_slip and part and part[1] not in _STAGES:
+            raise ConfigError(_blame(part[1], original)) from original
+        raise original from original.__cause__
+
+
+def _without_gin(error):
+    while "In call to configurable" in str(error) and error.__context__ is not None:
+        error = error.__context__
+    return error
+
+
+def _blame(name, error):
+    bound = gin.get_bindings(name, resolve_references=False)
+    bindings = ", ".join(f"{name}.{argument} = {value!r}" for argument, value in bound.items())
+    return (
+        f"{name} failed with {type(error).__name__}: {error}. Received "
+        f"{bindings or 'no bindings'}. If that is as it should be, this is a bug: --traceback "
+        "shows where."
+    )
