@@ -24,6 +24,7 @@ for _family in (
     "recurrent",
     "reduction",
     "resizing",
+    "whole",
     "wrappers",
 ):
     importlib.import_module(f"{__name__}.{_family}")

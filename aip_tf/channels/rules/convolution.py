@@ -7,7 +7,7 @@ from keras import layers
 
 from aip_tf.channels.identities import spread
 from aip_tf.channels.rules.activations import activate
-from aip_tf.channels.rules.table import register_channel_rule
+from aip_tf.channels.rules.table import register_channel_rule, stock_layers
 
 
 def channel_axis(layer):
@@ -17,7 +17,7 @@ def channel_axis(layer):
 
 @register_channel_rule(layers.Conv1D, layers.Conv2D, layers.Conv3D)
 def convolution(call, x):
-    """Rule R4: a channel is the same slot in every conv group; depthwise if groups are inputs."""
+    """One channel per filter; with conv groups, the same slot in every group (rule R4)."""
     layer, axis = call.operation, channel_axis(call.operation)
     inputs = call.channels(x, axis)
     if layer.groups == len(inputs) > 1:
@@ -48,7 +48,7 @@ def _one_input_per_group(call, x, inputs):
 
 @register_channel_rule(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 def transposed_convolution(call, x):
-    """The kernel has the outputs before the inputs."""
+    """One channel per filter; the kernel has the outputs before the inputs."""
     layer, axis = call.operation, channel_axis(call.operation)
     inputs, outputs = call.channels(x, axis), call.new(layer.filters)
     call.weight(layer.kernel, -1, inputs, "consumer")
@@ -61,7 +61,7 @@ def transposed_convolution(call, x):
 
 @register_channel_rule(layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 def depthwise_convolution(call, x):
-    """Input g makes outputs g*m .. g*m + m-1 for depth multiplier m."""
+    """A channel of the input with the `depth_multiplier` outputs that it makes."""
     layer, axis = call.operation, channel_axis(call.operation)
     inputs = call.channels(x, axis)
     outputs = np.repeat(inputs, layer.depth_multiplier)
@@ -74,7 +74,7 @@ def depthwise_convolution(call, x):
 
 @register_channel_rule(layers.SeparableConv1D, layers.SeparableConv2D)
 def separable_convolution(call, x):
-    """A depthwise convolution, then one with kernel size 1."""
+    """One channel per filter; a depthwise convolution, then one with kernel size 1."""
     layer, axis = call.operation, channel_axis(call.operation)
     inputs = call.channels(x, axis)
     middle = np.repeat(inputs, layer.depth_multiplier)
@@ -102,7 +102,7 @@ def positionwise(call, x):
 
 @register_channel_rule(layers.Dense)
 def dense(call, x):
-    """Mixes the last axis."""
+    """One channel per unit; the last axis is read."""
     layer = call.operation
     mixed = positionwise(call, x)
     if mixed is not None:
@@ -183,10 +183,28 @@ def subscripts(equation, rank):
 
 @register_channel_rule(layers.Embedding)
 def embedding(call, x):
-    """Integers in, one vector for each."""
+    """A vector for each integer; its entries are channels."""
     layer = call.operation
     call.pin(x, f"{call.label} reads integers")
     outputs = call.new(layer.output_dim)
-    call.weight(layer.weights[0], 1, outputs, "producer")
+    call.weight(layer.embeddings, 1, outputs, "producer")
     call.config("output_dim", outputs)
     return spread(outputs, call.shape)
+
+
+@register_channel_rule(*stock_layers("ReversibleEmbedding"))
+def reversible_embedding(call, x, reverse=False):
+    """An embedding that also runs backwards, from vectors to a score for every word."""
+    layer = call.operation
+    if reverse:
+        ids = call.channels(x)
+        call.weight(layer.embeddings, 1, ids, "consumer")
+        call.config("output_dim", ids)
+        y = call.pinned(call.shape, f"{call.label} makes a score for every word")
+        call.macs(y, ids)
+    else:
+        y = embedding(call, x)
+        ids = call.channels(y)
+    if not layer.tie_weights:
+        call.weight(layer.reverse_embeddings, 0, ids, "consumer")
+    return y

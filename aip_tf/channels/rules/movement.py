@@ -17,7 +17,7 @@ def full(x):
 
 @register_channel_rule(layers.Flatten)
 def flatten(call, x):
-    """Flatten; Keras moves the channels last first where they are first."""
+    """A channel stands at every place of the vector that it had on the map."""
     if call.operation.data_format == "channels_first" and x.ndim > 1:
         x = np.moveaxis(x, 1, -1)
     return full(x).reshape(x.shape[0], -1)
@@ -38,7 +38,7 @@ def _edited_size(call, wanted, y, skip):
 
 @register_channel_rule(layers.Reshape)
 def reshape(call, x):
-    """The target shape lacks the batch axis."""
+    """Entries keep their channels; the target shape follows those that are kept."""
     wanted = tuple(call.operation.target_shape)
     y = full(x).reshape(x.shape[0], *wanted)
     call.config("target_shape", y, _edited_size(call, wanted, y, skip=1))
@@ -221,7 +221,7 @@ def padded(call, x, widths, edit):
 
 @register_channel_rule(layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
 def zero_padding(call, x):
-    """Padding of the spatial axes, which a Permute may have made the channels' axis."""
+    """Padding of the spatial axes; where a Permute put channels there, zeros are channels."""
     layer = call.operation
     sizes = layer.padding
     sizes = [tuple(sizes)] if isinstance(sizes[0], int) else [tuple(s) for s in sizes]

@@ -12,7 +12,7 @@ from aip_tf.channels.rules.table import keep_all, register_channel_rule
 
 @register_channel_rule(layers.BatchNormalization)
 def batch_normalization(call, x, mask=None):
-    """At inference a factor and an offset for each index on the axis; no mask matters there."""
+    """A factor and an offset for each channel, at inference; a mask matters in training only."""
     layer = call.operation
     axis = layer.axis % x.ndim
     if call.settle(x) != axis:
@@ -25,7 +25,7 @@ def batch_normalization(call, x, mask=None):
 
 @register_channel_rule(layers.LayerNormalization, layers.RMSNormalization)
 def layer_normalization(call, x):
-    """Mean and variance over one or several axes; one gamma and beta for each index on them."""
+    """Statistics over the channels that are kept; one gamma and beta for each."""
     layer = call.operation
     axes = layer.axis if isinstance(layer.axis, tuple | list) else [layer.axis]
     axes = [a % x.ndim for a in axes]

@@ -55,7 +55,7 @@ def unary(call, x, *bounds, **settings):
 
 @register_channel_rule(layers.Activation)
 def activation(call, x):
-    """An activation layer."""
+    """Any function of each entry alone; one that mixes channels keeps them."""
     return activate(call, x, call.operation.activation)
 
 
@@ -68,14 +68,6 @@ def softmax(call, x, mask=None):
         call.pin(x, f"{call.label} normalises over these channels")
     if mask is not None:
         return broadcast(call, x, mask)
-    return x
-
-
-@register_channel_rule(layers.Masking)
-def masking(call, x):
-    """A step counts as absent if all its entries along the last axis have one value."""
-    if call.settle(x) == x.ndim - 1:
-        call.pin(x, f"{call.label} asks all of these channels which steps are absent")
     return x
 
 
@@ -152,13 +144,13 @@ def addition(call, *values):
 
 @register_channel_rule(layers.Multiply, layers.Maximum, layers.Minimum)
 def merge(call, values):
-    """Keras' merging layers work on a list."""
+    """Entry by entry: channel i of all inputs is one channel."""
     return broadcast_layer(call, values)
 
 
 @register_channel_rule(layers.Add, layers.Subtract, layers.Average)
 def sum_layer(call, values):
-    """Merging layers that sum: a residual connection."""
+    """A residual connection: channel i of all inputs is one channel."""
     return broadcast_layer(call, values, residual=True)
 
 

@@ -14,9 +14,10 @@ _GATES = {layers.LSTMCell: 4, layers.GRUCell: 3, layers.SimpleRNNCell: 1}
 
 @register_channel_rule(layers.LSTM, layers.GRU, layers.SimpleRNN, layers.RNN)
 def recurrent(call, sequence, initial_state=None, mask=None):
-    """Kernels read the inputs and the units, and make the units of all gates side by side.
+    """One channel per unit, the same slot in every gate; also masked, stateful, and in stacks.
 
-    A mask says for whole steps that the units keep their values; it has no channels.
+    Kernels read the inputs and the units, and make the units of all gates side by side. A mask
+    says for whole steps that the units keep their values; it has no channels.
     """
     layer = call.operation
     cells = _cells(layer)

@@ -3,7 +3,7 @@
 from keras import layers
 
 from aip_tf.channels.identities import spread
-from aip_tf.channels.rules.table import operations, register_channel_rule
+from aip_tf.channels.rules.table import operations, register_channel_rule, stock_layers
 
 
 def resized(call, x, first):
@@ -13,22 +13,20 @@ def resized(call, x, first):
 
 
 _POOLING = [
-    getattr(layers, f"{kind}Pooling{rank}D")
+    f"{kind}Pooling{rank}D"
     for kind in ("Average", "Max", "AdaptiveAverage", "AdaptiveMax")
     for rank in (1, 2, 3)
-    if hasattr(layers, f"{kind}Pooling{rank}D")
 ]
 
-_SPATIAL_NAMES = """
+_SPATIAL = """
     CenterCrop RandomCrop RandomElasticTransform RandomFlip RandomPerspective RandomRotation
     RandomShear RandomTranslation RandomZoom
 """
-_SPATIAL = [getattr(layers, n) for n in _SPATIAL_NAMES.split() if hasattr(layers, n)]
 
 
 @register_channel_rule(
-    *_POOLING,
-    *_SPATIAL,
+    *stock_layers(*_POOLING),
+    *stock_layers(*_SPATIAL.split()),
     layers.UpSampling2D,
     layers.UpSampling3D,
     layers.Resizing,
@@ -44,7 +42,7 @@ _SPATIAL = [getattr(layers, n) for n in _SPATIAL_NAMES.split() if hasattr(layers
     ),
 )
 def window(call, x):
-    """Every channel by itself."""
+    """Every channel by itself, on a map of another size."""
     return resized(call, x, call.operation.data_format == "channels_first")
 
 

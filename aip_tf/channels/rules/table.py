@@ -60,6 +60,16 @@ def operations(*names):
     return [found for name in names if (found := _keras.operation_type(name)) is not None]
 
 
+def stock_layers(*names):
+    """The classes of `keras.layers` by name, where this Keras has them."""
+    return [getattr(keras.layers, name) for name in names if hasattr(keras.layers, name)]
+
+
+def known_rules():
+    """All rules: `{class of a layer or operation: rule}`."""
+    return dict(_rules)
+
+
 def rule_of(operation, kwargs):
     """The rule for a call of `operation`, and the keyword arguments to call it with."""
     kwargs = {k: v for k, v in kwargs.items() if v is not None and k != "training"}
