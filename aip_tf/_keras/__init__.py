@@ -13,9 +13,16 @@ from aip_tf._keras.copies import (
     copying,
     new_operation,
 )
-from aip_tf._keras.data import is_seeded
-from aip_tf._keras.display import show
-from aip_tf._keras.functions import called_graph, recorded_graph
+from aip_tf._keras.data import (
+    is_seeded,
+)
+from aip_tf._keras.display import (
+    show,
+)
+from aip_tf._keras.functions import (
+    called_graph,
+    recorded_graph,
+)
 from aip_tf._keras.graph import (
     TappedModel,
     all_layers,
@@ -34,7 +41,15 @@ from aip_tf._keras.graph import (
     variables_by_training,
     walk,
 )
-from aip_tf._keras.randomness import explicit_seed, random_state, set_random_state
+from aip_tf._keras.optimizers import (
+    carry_exclusions,
+    fresh_optimizer,
+)
+from aip_tf._keras.randomness import (
+    explicit_seed,
+    random_state,
+    set_random_state,
+)
 from aip_tf._keras.training import (
     ReplicaModel,
     build_metrics,
@@ -57,6 +72,7 @@ __all__ = [
     "attention_projections",
     "build_metrics",
     "called_graph",
+    "carry_exclusions",
     "compile_arguments",
     "copy_flags",
     "copy_input",
@@ -67,6 +83,7 @@ __all__ = [
     "explicit_seed",
     "flat_inputs",
     "fresh_metric",
+    "fresh_optimizer",
     "graph_of",
     "input_structure",
     "is_graph",
