@@ -11,8 +11,8 @@ from aip_tf import selection as selections
 from aip_tf.channels import prune_channels
 from aip_tf.cutting import open_shapes
 from aip_tf.datasets.passes import counted
+from aip_tf.distribution import share_batches
 from aip_tf.game.distiller import default_transfers
-from aip_tf.game.distribution import share_batches
 from aip_tf.recovery import Recovery
 from aip_tf.selection import select_channels
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import keras
 
 from aip_tf.cost import count_macs, count_parameters, summary
-from aip_tf.game.distribution import is_chief, strategy_from
+from aip_tf.distribution import is_chief, strategy_from
 from aip_tf.pruner import Recovery
 from aip_tf.run_state import replace
 from aip_tf.schedules import list_cuts

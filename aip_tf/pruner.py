@@ -8,7 +8,7 @@ from aip_tf import files
 from aip_tf.assignment import Assignment
 from aip_tf.books import Books
 from aip_tf.cutting import apply_cut, plan_cut, replay
-from aip_tf.game.distribution import is_chief
+from aip_tf.distribution import is_chief
 from aip_tf.progress import Progress
 from aip_tf.recovery import Recovery, recalibrate
 from aip_tf.run_state import RunState, Status, replace

@@ -4,11 +4,9 @@ import dataclasses
 
 import keras
 
-from aip_tf import _keras, schedules
+from aip_tf import _keras, decays
 from aip_tf.game import AdversarialDistiller
 from aip_tf.task import Task
-
-_TABLE_SIZE = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +15,9 @@ class Recovery:
 
     Attributes:
         epochs: epochs of the whole run, all cuts included; at least 2.
-        optimizer: a Keras optimizer (copied for every stretch between cuts), its name, or "sgd":
-            SGD at 0.02 with Nesterov momentum 0.9 and weight decay 5e-4.
+        optimizer: a Keras optimizer (copied for every stretch between cuts, with all that its
+            methods were told), its name, or "sgd": SGD at 0.02 with Nesterov momentum 0.9 and
+            weight decay 5e-4.
         decay: how the learning rate falls from one cut to the next: "cosine", "constant",
             "step_decay" or a callable, see `aip_tf.schedules`. An optimizer that brings its own
             schedule keeps it.
@@ -28,7 +27,11 @@ class Recovery:
         transfers: what the teacher hands over; None: the full method, see `AdversarialDistiller`;
             an empty list: plain fine-tuning.
         supervised_weight: weight of the supervised loss, see `AdversarialDistiller`.
-        callbacks: Keras callbacks for every `fit`.
+        callbacks: Keras callbacks. There is one `fit` for every stretch between cuts, so
+            `on_train_begin` comes once a stretch, and what a callback resets there (the patience of
+            EarlyStopping, say) starts afresh; CSVLogger goes on in its file. `self.model.student`
+            is the student, which ModelCheckpoint writes. Those that set the learning rate need
+            `decay="constant"`.
         keep: which weights of the last stretch are returned: "last", or "best" by the task's main
             metric, which needs validation data.
         task: a `Task`, where the model and its data do not say all of it: the metric that counts,
@@ -38,7 +41,8 @@ class Recovery:
             stay. Moving averages (momentum 0.99) lag behind a stretch of few steps.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if a number is out of range, or optimizer, decay and callbacks do not fit
+            together.
 
     Example:
 
@@ -66,7 +70,7 @@ class Recovery:
             )
         if self.keep not in ("last", "best"):
             raise ValueError(f"Received keep={self.keep!r}. Expected 'last' or 'best'.")
-        schedules.get(self.decay)
+        decays.check(self.optimizer, self.decay, self.callbacks)
 
     def for_model(self, model, batch):
         """This recovery with its task read from a model and a batch of the data, see `Task.read`.
@@ -80,9 +84,14 @@ class Recovery:
         task = dataclasses.replace(task, **wishes).read(model, batch)
         return dataclasses.replace(self, task=task, loss=None, metrics=None)
 
-    def compile(self, model, steps=None):
-        """Compile a student or distiller for a stretch of `steps` training steps; None: no end."""
-        optimizer = decayed_optimizer(self.optimizer, self.decay, steps)
+    def compile(self, model, steps=None, teacher=None):
+        """Compile a student or distiller for a stretch of `steps` training steps; None: no end.
+
+        What the optimizer's weight decay was told to spare in `teacher` it spares in the model.
+        """
+        optimizer = decays.decayed_optimizer(self.optimizer, self.decay, steps)
+        if teacher is not None:
+            _keras.carry_exclusions(optimizer, teacher.variables, model.trainable_variables)
         self.task.compile(model, optimizer)
         optimizer.build(model.trainable_variables)
 
@@ -91,48 +100,8 @@ class Recovery:
         distiller = AdversarialDistiller(
             teacher, student, transfers=self.transfers, supervised_weight=self.supervised_weight
         )
-        self.compile(distiller, steps)
+        self.compile(distiller, steps, teacher)
         return distiller
-
-
-def decayed_optimizer(optimizer, decay, steps):
-    """A fresh optimizer like `optimizer`; its learning rate falls by `decay` over `steps` steps.
-
-    With `steps=None` it stays, and the optimizer is one of Keras alone.
-    """
-    if optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(0.02, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    optimizer = keras.optimizers.get(optimizer)
-    config = optimizer.get_config()
-    if steps is not None and not isinstance(config["learning_rate"], dict):
-        factor = schedules.get(decay)
-        size = min(steps, _TABLE_SIZE)
-        rate = float(config["learning_rate"])
-        table = LearningRateTable([rate * factor(i / size) for i in range(size)], steps)
-        config["learning_rate"] = keras.optimizers.schedules.serialize(table)
-    return type(optimizer).from_config(config)
-
-
-@keras.saving.register_keras_serializable("aip_tf")
-class LearningRateTable(keras.optimizers.schedules.LearningRateSchedule):
-    """Learning rates by progress through a stretch of training; the last one holds behind it.
-
-    Args:
-        rates: list of learning rates, evenly spread over the stretch.
-        steps: number of training steps of the stretch.
-    """
-
-    def __init__(self, rates, steps):
-        self.rates = list(rates)
-        self.steps = int(steps)
-
-    def __call__(self, step):
-        place = keras.ops.cast(step, "float32") * (len(self.rates) / self.steps)
-        index = keras.ops.minimum(keras.ops.cast(place, "int32"), len(self.rates) - 1)
-        return keras.ops.take(keras.ops.convert_to_tensor(self.rates, "float32"), index)
-
-    def get_config(self):
-        return {"rates": self.rates, "steps": self.steps}
 
 
 def recalibrate(model, data, num_batches):

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from aip_tf import _keras, files
-from aip_tf.game.distribution import is_chief
+from aip_tf.distribution import is_chief
 from aip_tf.report import PruningReport
 from aip_tf.run_state import replace
 

@@ -5,19 +5,19 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from aip_tf import _keras, files, identity, schedules, zoo
-from aip_tf.channels import prune_channels
+from aip_tf import _keras, decays, files, identity, zoo
 from aip_tf.datasets.passes import counted
-from aip_tf.game import AdversarialDistiller
-from aip_tf.game.distribution import is_chief, share_batches
+from aip_tf.distribution import is_chief, share_batches
 from aip_tf.progress import Progress
-from aip_tf.recovery import decayed_optimizer
 from aip_tf.run_state import RunState, Status
 from aip_tf.task import Task
 from aip_tf.training import train, trained_variables
 from aip_tf.zoo.weights import load_weights
 
 __all__ = ["load_model", "train_teacher"]
+
+# Learning rate of the optimizer "sgd": for networks that start from nothing.
+_RATE = 0.1
 
 
 def load_model(source, weights=None, **arguments):
@@ -81,7 +81,7 @@ def train_teacher(
     starting learning rate.
 
     Args:
-        model: a Keras classifier; trained in place.
+        model: a Keras model; trained in place, by its loss and not by a `train_step` of its own.
         data: `aip_tf.datasets.Data`, or anything with `train` and `test` datasets of batches.
         epochs: epochs in all, those of an interrupted run included.
         optimizer: a Keras optimizer, its name, or "sgd": SGD at 0.1, Nesterov momentum 0.9,
@@ -96,21 +96,23 @@ def train_teacher(
             that folder may be dropped; otherwise it is refused.
 
     Raises:
-        ValueError: if an argument is out of range or the folder is that of another training.
+        ValueError: if an argument is out of range, model and data do not fit together, the folder
+            is that of another training, or the loss or a weight is no longer a number: no snapshot
+            is taken of that.
 
     >>> from aip_tf import datasets, zoo
     >>> keras.utils.disable_interactive_logging()     # or watch Keras' progress bar
     >>> train_teacher(zoo.digits_resnet(width=4), datasets.digits(), epochs=1).compiled
     True
     """
-    _check_arguments(model, data, epochs, decay)
-    if optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    optimizer = keras.optimizers.get(optimizer)
+    _check_arguments(model, data, epochs)
+    decays.check(optimizer, decay, callbacks)
     task = Task().read(model, next(iter(data.train.take(1))))
     steps = epochs * int(data.train.cardinality())
-    trainer = _trainer(model)
-    task.compile(trainer, decayed_optimizer(optimizer, decay, steps))
+    trainer = _keras.ReplicaModel(model)
+    jit_compile = False if tf.distribute.has_strategy() else "auto"
+    stretch = decays.decayed_optimizer(optimizer, decay, steps, _RATE)
+    task.compile(trainer, stretch, jit_compile=jit_compile)
     passes = [counted(data.train), counted(data.test)]
     described = {
         "epochs": epochs,
@@ -129,8 +131,7 @@ def train_teacher(
         )
         shared = [task.prepare(share_batches(x.dataset)) for x in passes]
         _train(model, trainer, *shared, epochs, state, callbacks)
-    fresh = type(optimizer).from_config(optimizer.get_config())
-    task.compile(model, fresh)
+    task.compile(model, decays.decayed_optimizer(optimizer, decay, None, _RATE))
     return model
 
 
@@ -165,14 +166,6 @@ def _identity(model, passes, settings):
     return {"model": of_model, **data, "settings": settings}
 
 
-def _trainer(model):
-    """What trains a model: itself, or on several machines, which plain Keras 3 cannot use
-    (keras#20585), a game without transfers, whose steps are the same."""
-    if not _keras.is_multi_worker(tf.distribute.get_strategy()):
-        return model
-    return AdversarialDistiller(prune_channels(model, {}), model, transfers=[])
-
-
 def _load_file(path, arguments):
     if path.is_dir():
         path = _keras_twin(path)
@@ -204,7 +197,7 @@ def _keras_twin(directory):
     )
 
 
-def _check_arguments(model, data, epochs, decay):
+def _check_arguments(model, data, epochs):
     if not isinstance(model, keras.Model):
         raise ValueError(
             f"model must be a keras.Model, received {type(model).__name__}; "
@@ -222,4 +215,3 @@ def _check_arguments(model, data, epochs, decay):
         )
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs must be a positive integer, received {epochs!r}.")
-    schedules.get(decay)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from aip_tf import _keras, files, interruption
-from aip_tf.game.distribution import is_chief
+from aip_tf.distribution import is_chief
 
 _log = logging.getLogger("aip_tf")
 

@@ -18,12 +18,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from aip_tf import distribution
 from aip_tf.game import (
     AdversarialDistiller,
     AdversarialTransfer,
     AttentionTransfer,
     OutputTransfer,
-    distribution,
 )
 
 NUM_STEPS, BATCH_SIZE = 20, 16

@@ -1,5 +1,6 @@
 """AdversarialDistiller: the step is what it says, and Keras' own machinery works around it."""
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -215,27 +216,44 @@ def test_a_discriminator_that_wins_outright_does_not_destroy_the_student():
 # --- Keras' machinery ---------------------------------------------------------------------------
 
 
-def test_saved_and_loaded_it_trains_on_identically(tmp_path):
+def test_from_its_saved_state_it_trains_on_identically(tmp_path):
     distiller = game()
     distiller.fit(IMAGES, LABELS, batch_size=8, verbose=0)
-    distiller.save(tmp_path / "game.keras")
-    loaded = keras.saving.load_model(tmp_path / "game.keras")
+    distiller.save_state(tmp_path / "game.weights.h5")
+    loaded = game(student=small_cnn(seed=99))
+    loaded.load_state(tmp_path / "game.weights.h5")
     options = {"batch_size": 8, "shuffle": False, "verbose": 0}
     expected = distiller.fit(IMAGES, LABELS, **options).history
     assert loaded.fit(IMAGES, LABELS, **options).history == expected
     assert_same_weights(loaded.student, distiller.student)
     assert_same_weights(loaded.discriminators[0], distiller.discriminators[0])
-    assert_same_weights(loaded.teacher, distiller.teacher)
 
 
-def test_weights_alone_carry_the_whole_game(tmp_path):
+def test_the_state_leaves_the_teacher_out_and_names_what_does_not_fit(tmp_path):
     distiller = game()
-    distiller.fit(IMAGES, LABELS, batch_size=8, verbose=0)
-    distiller.save_weights(tmp_path / "game.weights.h5")
-    other = game(student=small_cnn(seed=99))
-    other.load_weights(tmp_path / "game.weights.h5")
-    assert_same_weights(other.student, distiller.student)
-    assert_same_weights(other.discriminators[0], distiller.discriminators[0])
+    distiller.save_state(tmp_path / "game.weights.h5")
+    with h5py.File(tmp_path / "game.weights.h5") as file:
+        found = []
+        file.visit(found.append)
+    assert not [name for name in found if "teacher" in name]
+    for part in ("optimizer", "discriminators", "discriminator_optimizers", "layers"):
+        assert [name for name in found if name.startswith(part)]
+    other = game(student=small_cnn(5, seed=99))
+    with pytest.raises(ValueError, match=r"does not fit.*Expected that of the same model"):
+        other.load_state(tmp_path / "game.weights.h5")
+
+
+def test_what_is_saved_or_restored_is_the_plain_student(tmp_path):
+    distiller = game()
+    path = tmp_path / "best.keras"
+    checkpoint = keras.callbacks.ModelCheckpoint(path)
+    distiller.fit(IMAGES, LABELS, batch_size=8, verbose=0, callbacks=checkpoint)
+    saved = keras.saving.load_model(path)
+    assert isinstance(saved, type(distiller.student))
+    assert_same_weights(saved, distiller.student)
+    assert len(distiller.get_weights()) == len(distiller.student.get_weights())
+    distiller.save_weights(tmp_path / "student.weights.h5")
+    saved.load_weights(tmp_path / "student.weights.h5")
 
 
 def test_several_outputs():
@@ -366,6 +384,32 @@ def test_a_frozen_student_is_refused():
     student.trainable = False
     with pytest.raises(ValueError, match="without trainable weights"):
         game([], student)
+
+
+def test_weights_that_are_no_longer_numbers_end_the_epoch():
+    """The last update comes behind the last loss: nobody would see it."""
+    student = small_cnn(seed=1)
+    distiller = game([], student)
+    spoil = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: student.layers[-1].bias.assign([np.nan] * 4)
+    )
+    with pytest.raises(ValueError, match="after training step 1, first in 'out/bias'"):
+        distiller.fit(IMAGES, LABELS, batch_size=32, callbacks=[spoil], verbose=0)
+
+
+def test_data_that_fails_midway_is_named_by_its_batch():
+    labels = LABELS.copy()
+    labels[20] = 100
+    data = tf.data.Dataset.from_tensor_slices((IMAGES, labels)).batch(8)
+    data = data.map(lambda x, y: (_checked(x, y), y))
+    with pytest.raises(ValueError, match=r"failed at batch 3 of the epoch: .*x.png is broken"):
+        game([]).fit(data, verbose=0)
+
+
+def _checked(x, y):
+    largest = tf.reduce_max(tf.cast(y, tf.int32))
+    with tf.control_dependencies([tf.debugging.assert_less(largest, 100, "x.png is broken")]):
+        return tf.identity(x)
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 2])

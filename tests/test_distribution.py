@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aip_tf.game import distribution
+from aip_tf import distribution
 
 WORKER = Path(__file__).with_name("distribution_worker.py")
 

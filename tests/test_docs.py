@@ -183,7 +183,7 @@ WITH_EXAMPLES = (
     "aip_tf.schedules",
     "aip_tf.selection",
     "aip_tf.selection.paper",
-    "aip_tf.game.distribution",
+    "aip_tf.distribution",
     "aip_tf.game.transfers",
 )
 

@@ -14,9 +14,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "aip_tf"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"_keras", "failures", "files", "interruption"},
-    {"identity"},
+    {"distribution", "identity"},
     {"channels", "losses", "progress", "schedules", "task", "zoo", "datasets", "report"},
-    {"cost", "game", "export", "latency"},
+    {"cost", "decays", "game", "export", "latency"},
     {"reconstruction"},
     {"criteria"},
     {"selection", "detection", "recovery"},

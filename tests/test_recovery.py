@@ -4,10 +4,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from game_models import small_cnn, small_data
 from keras import layers
 
 import aip_tf
-from aip_tf.recovery import decayed_optimizer, recalibrate
+from aip_tf import _keras
+from aip_tf.decays import decayed_optimizer
+from aip_tf.game import AdversarialTransfer
+from aip_tf.recovery import recalibrate
 
 
 def classifier(units, activation=None):
@@ -70,6 +74,179 @@ def test_frozen_statistics_stay():
     data = tf.data.Dataset.from_tensors((np.ones((8, 3), "float32"), np.zeros(8)))
     recalibrate(model, data, 1)
     np.testing.assert_array_equal(model.layers[0].moving_mean, 0)
+
+
+# --- optimizers and callbacks, as in Keras -----------------------------------------------------
+
+
+IMAGES, LABELS = small_data(16)
+DATA = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(8)
+
+
+def pruned(callbacks=(), **settings):
+    """One cut after the first of two epochs, plain fine-tuning."""
+    settings = {"epochs": 2, "transfers": [], "recalibration_batches": 0} | settings
+    recovery = aip_tf.Recovery(callbacks=callbacks, **settings)
+    return aip_tf.prune(small_cnn(), DATA, DATA, schedule=cut_once, recovery=recovery)
+
+
+def cut_once(epoch):
+    return epoch == 0, 0.3
+
+
+def optimizer_classes():
+    wrappers = (keras.optimizers.LossScaleOptimizer, keras.optimizers.MultiOptimizer)
+    return [
+        item
+        for item in vars(keras.optimizers).values()
+        if isinstance(item, type)
+        and issubclass(item, keras.optimizers.Optimizer)
+        and item is not keras.optimizers.Optimizer
+        and item not in wrappers
+    ]
+
+
+def moved(optimizer):
+    """Variables after a few steps of an optimizer."""
+    kernel, bias = np.arange(4, dtype="float32").reshape(2, 2), np.ones(2, "float32")
+    variables = [keras.Variable(kernel, name="kernel"), keras.Variable(bias, name="bias")]
+    optimizer.build(variables)
+    for step in range(3):
+        optimizer.apply([step * kernel + 1.0, bias])
+    return [v.numpy() for v in variables]
+
+
+@pytest.mark.parametrize("kind", optimizer_classes(), ids=lambda kind: kind.__name__)
+def test_a_copy_of_an_optimizer_trains_as_the_original_does(kind):
+    source = kind(learning_rate=0.01, weight_decay=0.1, clipnorm=1.0, use_ema=True)
+    source.exclude_from_weight_decay(var_names=["bias"])
+    before = _keras.fresh_optimizer(source)
+    expected = moved(source)
+    after = _keras.fresh_optimizer(source)
+    assert not after.built and int(after.iterations) == 0
+    assert before.get_config() == source.get_config()
+    for copy in (before, after):
+        for found, wanted in zip(moved(copy), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+
+
+class Unregistered(keras.optimizers.schedules.LearningRateSchedule):
+    """Keras could not read it back from a configuration."""
+
+    def __init__(self, rate, secret):
+        self.rate = rate * secret
+
+    def __call__(self, step):
+        return self.rate
+
+    def get_config(self):
+        return {}
+
+
+def test_optimizers_that_wrap_others_are_copied_through_and_through():
+    schedule = Unregistered(0.1, secret=2)
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(schedule), 8.0)
+    copy = decayed_optimizer(scaled, "cosine", 10)
+    assert copy.inner_optimizer is not scaled.inner_optimizer
+    assert (copy.learning_rate, copy.initial_scale) == (0.2, 8.0)
+    by_name = {"kernel": keras.optimizers.Adam(0.4)}
+    chosen = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.2), by_name)
+    several = decayed_optimizer(keras.optimizers.MultiOptimizer(chosen), "step_decay", 10)
+    assert [float(x.learning_rate) for x in several.optimizers] == pytest.approx([0.4, 0.2])
+    moved(several)
+    assert not chosen.default_optimizer.built
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-3)),
+        keras.optimizers.SGD(Unregistered(0.01, secret=1)),
+    ],
+    ids=["loss_scale", "own_schedule"],
+)
+def test_prune_takes_optimizers_that_keras_takes(optimizer):
+    judge = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-3))
+    transfers = [AdversarialTransfer(optimizer=judge)]
+    student, _ = pruned(optimizer=optimizer, transfers=transfers)
+    assert all(np.isfinite(w).all() for w in student.get_weights())
+
+
+@pytest.mark.parametrize("by", ["name", "variable"])
+def test_what_weight_decay_was_told_to_spare_it_spares_in_the_student(by):
+    model = small_cnn()
+    optimizer = keras.optimizers.SGD(1e-6, weight_decay=1e5)
+    bn = model.get_layer("bn1")
+    spared = {"name": {"var_names": ["gamma", "beta"]}, "variable": {"var_list": [bn.gamma]}}[by]
+    optimizer.exclude_from_weight_decay(**spared)
+    recovery = aip_tf.Recovery(optimizer=optimizer, decay="constant", transfers=[])
+    recovery = recovery.for_model(model, (IMAGES, LABELS))
+    student = aip_tf.prune_channels(model, {})
+    recovery.distiller(model, student, 2).fit(DATA, verbose=0)
+    np.testing.assert_allclose(student.get_layer("bn1").gamma, 1.0, atol=1e-3)
+    assert (
+        np.abs(student.get_layer("conv0").kernel).max()
+        < 0.9 * np.abs(model.get_layer("conv0").kernel).max()
+    )
+
+
+def halve(epoch, rate):
+    return rate * 0.5
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        keras.callbacks.LearningRateScheduler(halve),
+        keras.callbacks.ReduceLROnPlateau(monitor="loss", factor=0.5, patience=0, min_delta=100),
+    ],
+)
+def test_callbacks_set_the_rate_where_nothing_else_does_and_are_refused_elsewhere(callback):
+    rates = []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: rates.append(float(logs["learning_rate"]))
+    )
+    optimizer = keras.optimizers.SGD(0.01)
+    pruned([callback, watch], decay="constant", optimizer=optimizer, epochs=4)
+    assert min(rates) <= 0.005
+    with pytest.raises(ValueError, match=f"{type(callback).__name__} with decay='cosine'"):
+        aip_tf.Recovery(callbacks=[callback])
+    own = keras.optimizers.SGD(Unregistered(0.01, secret=1))
+    with pytest.raises(ValueError, match="an optimizer whose rate is a number"):
+        aip_tf.Recovery(callbacks=[callback], decay="constant", optimizer=own)
+
+
+def test_callbacks_see_and_write_the_student_over_all_stretches(tmp_path):
+    widths = []
+    watch = keras.callbacks.LambdaCallback()
+    watch.on_epoch_end = lambda epoch, logs=None: widths.append(watch.model.student.count_params())
+    path, log = tmp_path / "best.keras", tmp_path / "log.csv"
+    callbacks = (
+        keras.callbacks.ModelCheckpoint(path),
+        keras.callbacks.CSVLogger(log),
+        keras.callbacks.EarlyStopping("loss", restore_best_weights=True),
+        watch,
+    )
+    student, _ = pruned(callbacks)
+    assert widths == [small_cnn().count_params(), student.count_params()]
+    saved = keras.saving.load_model(path)
+    assert isinstance(saved, type(student)) and saved.count_params() == student.count_params()
+    lines = log.read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["epoch", "0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"optimizer": "sdg"}, "optimizer='sdg'. Expected .*SGD"),
+        ({"optimizer": 0.1}, "optimizer=0.1"),
+        ({"callbacks": [keras.callbacks.EarlyStopping]}, "Expected a keras.callbacks.Callback"),
+        ({"callbacks": [keras.callbacks.BackupAndRestore("x")]}, "give run_dir"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_trains(bad, message):
+    with pytest.raises(ValueError, match=message):
+        aip_tf.Recovery(**bad)
 
 
 @pytest.mark.parametrize("bad", [{"epochs": 1}, {"epochs": 2.5}, {"recalibration_batches": -1}])

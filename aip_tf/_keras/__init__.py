@@ -4,6 +4,14 @@ Everything here answers a question that Keras' public interface does not: in whi
 operations of a Functional model run, how is one of them copied with another width.
 """
 
+from aip_tf._keras.compiled import (
+    compile_arguments,
+    fresh_metric,
+    joined_loss,
+    metric_directions,
+    names_of_outputs,
+    output_specs,
+)
 from aip_tf._keras.copies import (
     copy_flags,
     copy_input,
@@ -52,21 +60,18 @@ from aip_tf._keras.randomness import (
 )
 from aip_tf._keras.training import (
     ReplicaModel,
+    add,
     build_metrics,
-    compile_arguments,
-    fresh_metric,
     is_multi_worker,
-    joined_loss,
-    metric_directions,
     multi_worker_strategy,
-    names_of_outputs,
     num_samples,
-    output_specs,
+    share_of,
 )
 
 __all__ = [
     "ReplicaModel",
     "TappedModel",
+    "add",
     "all_layers",
     "application_layers",
     "attention_projections",
@@ -105,6 +110,7 @@ __all__ = [
     "recorded_graph",
     "run_graph",
     "set_random_state",
+    "share_of",
     "show",
     "variables_by_training",
     "walk",

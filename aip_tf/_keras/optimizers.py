@@ -80,3 +80,10 @@ def carry_exclusions(optimizer, source, target):
             inner._exclude_from_weight_decay = spared | {
                 inner._var_key(v) for v in target if v.path in paths
             }
+
+
+def has_schedule(optimizer):
+    """Whether the learning rate of an optimizer (or of the one it wraps) is no plain number."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    rate = getattr(inner, "_learning_rate", None)
+    return rate is not None and not isinstance(rate, keras.Variable)

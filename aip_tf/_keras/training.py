@@ -1,84 +1,16 @@
-"""Training under every strategy: replica steps, compiled losses and metrics, workers."""
+"""Training under every strategy: replica steps, guards, workers."""
+
+import math
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import tree
 from keras.src.backend.tensorflow.trainer import _collective_all_reduce_multi_worker
 from keras.src.losses.loss import unscale_loss_for_distribution
-from keras.src.trainers.compile_utils import CompileLoss, CompileMetrics
 from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
-
-from aip_tf._keras.graph import graph_of, input_structure, is_graph
-
-
-def compile_arguments(model):
-    """The losses and metrics that `model` was compiled with, as `compile` takes them; {} without.
-
-    What was not given is left out: "loss", "loss_weights", "metrics", "weighted_metrics".
-    """
-    if not model.compiled:
-        return {}
-    loss, metrics = model._compile_loss, model._compile_metrics
-    given = {
-        "loss": model.loss,
-        "loss_weights": loss and loss._user_loss_weights,
-        "metrics": metrics and metrics._user_metrics,
-        "weighted_metrics": metrics and metrics._user_weighted_metrics,
-    }
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def output_specs(model, inputs):
-    """Symbolic outputs of `model`, in the structure of its answers, for a batch of inputs."""
-    if is_graph(model):
-        return model.compute_output_spec(input_structure(model, graph_of(model).inputs))
-    symbols = tree.map_structure(
-        lambda x: keras.KerasTensor((None, *x.shape[1:]), keras.backend.standardize_dtype(x.dtype)),
-        inputs,
-    )
-    return model.compute_output_spec(symbols)
-
-
-def names_of_outputs(model, answers):
-    """A name for each of the flattened `answers` of `model`, those that `fit` logs under."""
-    if isinstance(answers, dict) and not is_graph(model):
-        return sorted(answers)
-    count = len(tree.flatten(answers))
-    given = list(getattr(model, "output_names", None) or [])
-    if len(given) == count:
-        return given
-    last = [x.name for x in getattr(model, "layers", [])[-1:]]
-    return last if count == 1 and last else [f"output_{i}" for i in range(count)]
-
-
-def joined_loss(loss, loss_weights, output_names):
-    """`loss(labels, outputs, sample_weight) -> scalar`, as a model compiled with these has it."""
-    return CompileLoss(loss, loss_weights, output_names=output_names)
-
-
-def fresh_metric(metric):
-    """A new metric like `metric`; itself if it is a name, a function, or cannot be made again."""
-    if not isinstance(metric, keras.metrics.Metric):
-        return metric
-    try:
-        return type(metric).from_config(metric.get_config())
-    except (TypeError, ValueError, NotImplementedError):
-        return metric
-
-
-def metric_directions(metrics, weighted_metrics, output_names, labels, outputs):
-    """{name as `fit` logs it: whether more is better}, in order; by name if Keras has no word."""
-    compiled = CompileMetrics(metrics, weighted_metrics, output_names=output_names)
-    compiled.build(labels, outputs)
-    directions = {}
-    for group in compiled._flat_metrics + compiled._flat_weighted_metrics:
-        for metric in group.metrics if group else ():
-            prefix = f"{group.output_name}_" if group.output_name else ""
-            rises = {"up": True, "down": False}.get(getattr(metric, "_direction", None))
-            directions[prefix + metric.name] = (
-                not metric.name.endswith(("loss", "error")) if rises is None else rises
-            )
-    return directions
 
 
 def build_metrics(model, elements):
@@ -95,9 +27,10 @@ def build_metrics(model, elements):
 class ReplicaModel(keras.Model):
     """Trains and evaluates a built keras.Model with the labels alone, under every strategy.
 
-    Everything that Keras reads speaks of `student`. Plain Keras 3 cannot run
-    MultiWorkerMirroredStrategy (keras#20585): it builds from a batch that it reduced wrongly, and
-    averages metrics over axis 0 of a scalar.
+    Everything that Keras reads, and everything that callbacks save or restore, is of `student`.
+    Plain Keras 3 cannot run MultiWorkerMirroredStrategy (keras#20585): it builds from a batch that
+    it reduced wrongly, and averages metrics over axis 0 of a scalar. And it takes replicas as alike
+    when they have different numbers of samples; here a batch gives what it gives on one device.
 
     Args:
         student: the model; its layers and variables are used, its compile state is not touched.
@@ -108,19 +41,165 @@ class ReplicaModel(keras.Model):
         super().__init__(name=name, dtype=student.dtype_policy)
         self.autocast = False
         self.student = student
+        # Out of Keras' sight: what is no metric of the log.
+        self._seen = SimpleNamespace(batches=0, inputs=keras.metrics.Mean(name="inputs"))
         self.built = True
+
+    # --- steps ----------------------------------------------------------------------------------
+
+    def compile(self, optimizer="sgd", loss=None, jit_compile=False, **kwargs):
+        """As `keras.Model.compile`; XLA is off unless asked for: no strategy runs it on a CPU."""
+        super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
 
     def call(self, inputs, training=None):
         """The student's answer."""
         return self.student(inputs, training=training)
 
+    def train_step(self, data):
+        """One step of the student, which hears the labels alone."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        share = share_of(x)
+        with tf.GradientTape() as tape:
+            y_pred = share.cut(self.student(share.pad(x), training=True))
+            labels, others = self.loss_parts(y, y_pred, sample_weight)
+            loss = add([share.scale(labels), *others])
+            scaled_loss = self.optimizer.scale_loss(loss)
+        self.descend(tape, scaled_loss)
+        self.record(x, loss, share)
+        return self.shape_logs(self.compute_metrics(x, y, y_pred, sample_weight))
+
     def test_step(self, data):
         """The student alone, under the compiled loss and metrics."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        y_pred = self.student(x, training=False)
-        loss = self.compute_loss(x, y, y_pred, sample_weight, training=False)
-        self.record_loss(loss, num_samples(x))
+        share = share_of(x)
+        y_pred = share.cut(self.student(share.pad(x), training=False))
+        labels, others = self.loss_parts(y, y_pred, sample_weight)
+        if labels is not None or others:
+            self.record_loss(add([share.scale(labels), *others]), share)
         return self.shape_logs(self.compute_metrics(x, y, y_pred, sample_weight))
+
+    def descend(self, tape, loss):
+        """Move the student's weights down the gradient of a loss."""
+        variables = self.student.trainable_variables
+        gradients = tape.gradient(loss, variables)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+    def loss_parts(self, y, y_pred, sample_weight):
+        """The compiled loss (None without one) and the losses of layers and regularisers.
+
+        Both are divided by the number of replicas already, as gradients are summed over them.
+        """
+        compiled = self._compile_loss
+        labels = None if compiled is None else compiled(y, y_pred, sample_weight)
+        return labels, [self._aggregate_additional_loss(loss) for loss in self.losses]
+
+    def record(self, x, loss, share):
+        """Note a training step: its loss, and whether its inputs were finite."""
+        self.record_loss(loss, share)
+        floats = [v for v in tree.flatten(x) if v is not None and v.dtype.is_floating]
+        for value in floats:
+            # A sum is not finite if one entry is not; Mean keeps it until the epoch ends.
+            self._seen.inputs.update_state(tf.reduce_sum(tf.cast(value, tf.float32)))
+
+    def record_loss(self, loss, share):
+        """Add a loss that is divided by the number of replicas to the log entry `loss`."""
+        self._loss_tracker.update_state(
+            unscale_loss_for_distribution(loss), sample_weight=share.mean_samples
+        )
+
+    def shape_logs(self, logs):
+        """`logs` as `fit` can average them over replicas: of shape (1,) on several machines."""
+        if not is_multi_worker(self.distribute_strategy):
+            return logs
+        return {name: keras.ops.reshape(value, (1,)) for name, value in logs.items()}
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        strategy = self.distribute_strategy
+        if iterator is None or not is_multi_worker(strategy):
+            return super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+        _, _, batches = next(iter(iterator))
+        batch = tree.map_structure(
+            lambda x: strategy.experimental_local_results(x)[0], next(batches)
+        )
+        with strategy.scope():
+            self._symbolic_build(data_batch=batch)
+
+    # --- guards ---------------------------------------------------------------------------------
+
+    def fit(self, x=None, *args, callbacks=None, **kwargs):
+        """As `keras.Model.fit`; it ends when a loss or a weight is no longer a number.
+
+        A stretch that starts at a later epoch goes on in the files of its CSVLoggers.
+        """
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = [_FiniteWeights(), *tree.flatten(callbacks or [])]
+            for callback in callbacks:
+                if isinstance(callback, keras.callbacks.CSVLogger) and kwargs.get("initial_epoch"):
+                    callback.append = True
+        return super().fit(x, *args, callbacks=callbacks, **kwargs)
+
+    def make_train_function(self, force=False):
+        """As in Keras; the function also looks whether the loss is finite, and names bad data."""
+        if self.train_function is None or force:
+            super().make_train_function(force)
+            step = self.train_function
+            self.train_function = lambda iterator: self._check_finite(self._run(step, iterator))
+        return self.train_function
+
+    def make_test_function(self, force=False):
+        """As in Keras; the function also names bad data."""
+        if self.test_function is None or force:
+            super().make_test_function(force)
+            step = self.test_function
+            self.test_function = lambda iterator: self._run(step, iterator)
+        return self.test_function
+
+    def _run(self, step, iterator):
+        try:
+            logs = step(iterator)
+        except tf.errors.OpError as error:
+            if "IteratorGetNext" not in str(error) or isinstance(error, tf.errors.OutOfRangeError):
+                raise
+            raise ValueError(
+                f"Received data that failed at batch {self._seen.batches + 1} of the epoch: "
+                f"{_essence(error)} Expected every batch to load, as often as it is asked for."
+            ) from error
+        self._seen.batches += self.steps_per_execution
+        return logs
+
+    def _check_finite(self, logs):
+        if math.isfinite(float(logs["loss"])):
+            return logs
+        names = [n for n, v in logs.items() if not math.isfinite(float(v))]
+        inputs = math.isfinite(float(self._seen.inputs.result()))
+        cause = "the inputs are finite" if inputs else "the inputs themselves hold NaN or infinity"
+        raise ValueError(
+            f"Received a batch at training step {self._steps_done()} after which "
+            f"{', '.join(names)} are not finite; {cause}. Expected finite values: check the data "
+            "of that batch, lower the learning rate, or clip gradients. Training has stopped; the "
+            f"weights of {self.student.name!r} are no longer usable, earlier checkpoints are."
+        )
+
+    def check_weights(self):
+        """Raise a ValueError if a trained weight is no longer a number."""
+        broken = [v.path for v in self.trainable_variables if not np.isfinite(v.numpy()).all()]
+        if broken:
+            raise ValueError(
+                f"Received NaN or infinity in {len(broken)} weights of {self.student.name!r} after "
+                f"training step {self._steps_done()}, first in {broken[0]!r}. Expected finite "
+                "weights: lower the learning rate, or clip gradients. Earlier checkpoints are "
+                "usable."
+            )
+
+    def _steps_done(self):
+        return int(self.optimizer.iterations.numpy())
+
+    def reset_metrics(self):
+        super().reset_metrics()
+        self._seen.batches = 0
+        self._seen.inputs.reset_state()
+
+    # --- Keras and its callbacks read these: they speak of the student --------------------------
 
     @property
     def trainable_variables(self):
@@ -138,37 +217,134 @@ class ReplicaModel(keras.Model):
     def output_names(self):
         return getattr(self.student, "output_names", None)
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        strategy = self.distribute_strategy
-        if iterator is None or not is_multi_worker(strategy):
-            return super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
-        _, _, batches = next(iter(iterator))
-        batch = tree.map_structure(
-            lambda x: strategy.experimental_local_results(x)[0], next(batches)
-        )
-        with strategy.scope():
-            self._symbolic_build(data_batch=batch)
+    @property
+    def layers(self):
+        return self.student.layers
 
-    def loss_parts(self, y, y_pred, sample_weight):
-        """The compiled loss (None without one) and the losses of layers and regularisers.
+    def get_layer(self, name=None, index=None):
+        return self.student.get_layer(name, index)
 
-        Both are divided by the number of replicas already, as gradients are summed over them.
+    def summary(self, *args, **kwargs):
+        return self.student.summary(*args, **kwargs)
+
+    def get_weights(self):
+        return self.student.get_weights()
+
+    def set_weights(self, weights):
+        self.student.set_weights(weights)
+
+    def save(self, *args, **kwargs):
+        """The student, a plain keras.Model, to a file; as `keras.Model.save`."""
+        self.student.save(*args, **kwargs)
+
+    def save_weights(self, *args, **kwargs):
+        self.student.save_weights(*args, **kwargs)
+
+    def load_weights(self, *args, **kwargs):
+        self.student.load_weights(*args, **kwargs)
+
+    # --- to go on later ---------------------------------------------------------------------------
+
+    def save_state(self, path):
+        """Everything that training changes, to one file `*.weights.h5`: student and optimizers."""
+        self._state().save_weights(path, overwrite=True)
+
+    def load_state(self, path):
+        """The counterpart of `save_state`, for a model built and compiled like the saved one.
+
+        Raises:
+            ValueError: if the file is of another model or optimizer.
         """
-        compiled = self._compile_loss
-        labels = None if compiled is None else compiled(y, y_pred, sample_weight)
-        return labels, [self._aggregate_additional_loss(loss) for loss in self.losses]
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        try:
+            self._state().load_weights(path)
+        except (ValueError, KeyError) as error:
+            raise ValueError(
+                f"Received the state '{path}', which does not fit {self.student.name!r}: "
+                f"{str(error).splitlines()[0]} Expected that of the same model and optimizer."
+            ) from error
 
-    def record_loss(self, loss, num_samples):
-        """Add a loss that is divided by the number of replicas to the log entry `loss`."""
-        self._loss_tracker.update_state(
-            unscale_loss_for_distribution(loss), sample_weight=num_samples
+    def _state(self):
+        """A model that holds what `save_state` keeps, to be saved by Keras."""
+        state = keras.Model(name="state")
+        state.built = True
+        state.student = self.student
+        state.optimizer = self.optimizer
+        return state
+
+
+class _FiniteWeights(keras.callbacks.Callback):
+    """Looks at the weights once an epoch: the last update comes behind the last loss."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.check_weights()
+
+
+def _essence(error):
+    """What happened, out of TensorFlow's story of where it happened."""
+    story = ("Graph execution error", "Detected at", "File ", "<stack", "[[", "Traceback", "(0)")
+    lines = [line.strip() for line in str(error.message).splitlines()]
+    told = [line for line in lines if line and not line.startswith(story)]
+    return told[0].rstrip(".") + "." if told else f"{type(error).__name__}."
+
+
+# --- how replicas share a batch -------------------------------------------------------------------
+
+
+class Share(NamedTuple):
+    """This replica's part of a batch.
+
+    Attributes:
+        samples: how many samples it has; perhaps none, of a last batch smaller than the replicas.
+        factor: samples here, over the mean of all replicas: what makes the sum over replicas of a
+            mean over samples the mean over the whole batch. None on one device: 1, always.
+        mean_samples: samples of the whole batch, over the number of replicas.
+    """
+
+    samples: object
+    factor: object = None
+    mean_samples: object = None
+
+    def scale(self, mean):
+        """A mean over the samples here (or None), weighted as this replica's part."""
+        if mean is None or self.factor is None:
+            return mean
+        return tf.cast(self.factor, mean.dtype) * self.known(mean)
+
+    def known(self, mean):
+        """A mean over the samples here; 0 where there are none, of which it is not a number."""
+        return mean if self.factor is None else tf.where(self.samples > 0, mean, 0)
+
+    def pad(self, x):
+        """Inputs with at least one row: layers cannot be relied on with none."""
+        if self.factor is None:
+            return x
+        missing = tf.cast(self.samples == 0, tf.int32)
+        return tree.map_structure(
+            lambda v: tf.pad(v, [[0, missing], *[[0, 0]] * (len(v.shape) - 1)]), x
         )
 
-    def shape_logs(self, logs):
-        """`logs` as `fit` can average them over replicas: of shape (1,) on several machines."""
-        if not is_multi_worker(self.distribute_strategy):
-            return logs
-        return {name: keras.ops.reshape(value, (1,)) for name, value in logs.items()}
+    def cut(self, y):
+        """Outputs without the row that `pad` added."""
+        return y if self.factor is None else tree.map_structure(lambda v: v[: self.samples], y)
+
+
+def share_of(x):
+    """The `Share` that a batch of inputs (or anything else) is on this replica."""
+    samples = num_samples(x)
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return Share(samples, None, samples)
+    total = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(samples, tf.float32))
+    mean = total / context.num_replicas_in_sync
+    return Share(samples, tf.cast(samples, tf.float32) / mean, mean)
+
+
+def add(parts):
+    """The sum of scalars; None among them counts nothing."""
+    parts = [part for part in parts if part is not None]
+    return parts[0] if len(parts) == 1 else keras.ops.sum(keras.ops.stack(parts))
 
 
 def num_samples(x):

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from aip_tf import losses
+from aip_tf import _keras, losses
 from aip_tf.game import taps as taps_module
 from aip_tf.game.transfers import LogitViews, Move, Transfer
 
@@ -143,14 +143,16 @@ class AdversarialTransfer(Transfer):
         student_view = ops.concatenate(student_parts, axis=-1)
         seen = ops.concatenate([ops.concatenate(teacher_parts, axis=-1), student_view], axis=0)
         seen = ops.stop_gradient(seen)
+        share = _keras.share_of(student_view)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(seen)
             verdicts = ops.cast(self.discriminator(seen, training=True), "float32")
             teacher_verdicts, student_verdicts = ops.split(verdicts, 2, axis=0)
             loss = ops.mean(losses.discriminator_loss(teacher_verdicts, student_verdicts))
-            replica_loss = loss / tf.distribute.get_strategy().num_replicas_in_sync
+            num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            own_loss = self.player_optimizer.scale_loss(share.scale(loss) / num_replicas)
         variables = self.discriminator.trainable_variables
-        gradients = tape.gradient(replica_loss, variables)
+        gradients = tape.gradient(own_loss, variables)
         slopes = ops.split(tape.gradient(verdicts, seen), 2, axis=0)[1]
 
         accuracy = ops.mean(losses.discriminator_accuracy(teacher_verdicts, student_verdicts))
@@ -158,7 +160,7 @@ class AdversarialTransfer(Transfer):
         pull = ops.sigmoid(-student_verdicts) * slopes
         if self.max_pull is not None:
             towards = self._towards(teacher_parts, student_parts)
-            pull = self._guard(pull, towards) * _fade(accuracy)
+            pull = self._guard(pull, towards) * _fade(share.scale(accuracy))
         logs = dict(zip(self.log_names, (adversarial_loss, loss, accuracy), strict=True))
         return Move(
             _with_gradient(adversarial_loss, student_view, -pull),
@@ -248,8 +250,7 @@ def _fade(accuracy):
 
 
 def _fresh_optimizer(optimizer):
-    """A new optimizer with the settings of `optimizer`; its state belongs to one game."""
+    """A new optimizer like `optimizer`; its state belongs to one game."""
     if optimizer is None:
         return keras.optimizers.Adam(1e-3, beta_1=0.5)
-    optimizer = keras.optimizers.get(optimizer)
-    return type(optimizer).from_config(optimizer.get_config())
+    return _keras.fresh_optimizer(keras.optimizers.get(optimizer))

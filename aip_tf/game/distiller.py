@@ -1,11 +1,9 @@
 """The game: teacher, student and discriminator in one training step."""
 
-import math
 from types import SimpleNamespace
 
 import keras
 import tensorflow as tf
-from keras import ops
 
 from aip_tf import _keras
 from aip_tf.game.discriminator import AdversarialTransfer
@@ -13,7 +11,6 @@ from aip_tf.game.taps import Reader
 from aip_tf.game.transfers import AttentionTransfer, OutputTransfer
 
 
-@keras.saving.register_keras_serializable("aip_tf")
 class AdversarialDistiller(_keras.ReplicaModel):
     """Trains a student with the help of a teacher; the recovery step of AIP (arXiv 2108.13591).
 
@@ -21,11 +18,13 @@ class AdversarialDistiller(_keras.ReplicaModel):
     the student's own regularisers. One step makes exactly one forward pass of the teacher
     (inference mode, no gradient), one of the student and one of the discriminator.
 
-    It is used like any keras.Model: `compile`, `fit`, callbacks. `evaluate`, `predict` and calling
-    it speak of the student alone (so `val_loss` is the compiled loss, while the training log's
-    `loss` is the sum; its terms stand beside it). The teacher is never changed, not even its
-    `trainable` flag. The transfers hand over what they know about every sample alike; class and
-    sample weights apply to the labels' loss.
+    It is used like any keras.Model: `compile`, `fit`, callbacks. `evaluate`, `predict`, calling it
+    and all that is saved or restored speak of the student alone (so `val_loss` is the compiled
+    loss, while the training log's `loss` is the sum; its terms stand beside it): `save` and
+    ModelCheckpoint write a plain keras.Model. `save_state` and `load_state` are for going on
+    later: student, discriminators and all optimizers, not the teacher, which is never changed, not
+    even its `trainable` flag. The transfers hand over what they know about every sample alike;
+    class and sample weights apply to the labels' loss.
 
     Args:
         teacher: a keras.Model.
@@ -65,9 +64,6 @@ class AdversarialDistiller(_keras.ReplicaModel):
         if transfers is None:
             transfers = default_transfers()
         _check_transfers(transfers)
-        self._specs = SimpleNamespace(
-            transfers=list(transfers), supervised_weight=supervised_weight
-        )
         self.transfers = [transfer.bind(teacher, student) for transfer in transfers]
         self.supervised_weight = _supervised_weight(supervised_weight, transfers)
         self.discriminators = [t.discriminator for t in self._adversaries]
@@ -80,7 +76,6 @@ class AdversarialDistiller(_keras.ReplicaModel):
         names = [n for t in self.transfers for n in t.log_names]
         names = ["supervised_loss", *names] if names else []
         self._trackers = {n: keras.metrics.Mean(name=n) for n in names}
-        self._inputs_seen = SimpleNamespace(mean=keras.metrics.Mean(name="inputs"))
 
     # --- training ---------------------------------------------------------------------------
 
@@ -108,26 +103,30 @@ class AdversarialDistiller(_keras.ReplicaModel):
     def train_step(self, data):
         """One step of the game: every network is asked once, every player moves once."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        share = _keras.share_of(x)
+        padded = share.pad(x)
 
         # The teacher answers: inference mode, outside of every tape.
-        _, teacher = self._read.teacher(x, training=False)
+        _, teacher = self._read.teacher(padded, training=False)
+        teacher = teacher.cut(share)
 
         # The student answers, and hears from the labels and from every transfer.
         with tf.GradientTape() as tape:
-            y_pred, student = self._read.student(x, training=True)
+            y_pred, student = self._read.student(padded, training=True)
+            y_pred, student = share.cut(y_pred), student.cut(share)
             moves = [transfer.play(teacher, student) for transfer in self.transfers]
-            loss, logs = self._student_loss(y, y_pred, sample_weight, moves)
+            loss, logs = self._student_loss(y, y_pred, sample_weight, moves, share)
             scaled_loss = self.optimizer.scale_loss(loss)
-        variables = self.student.trainable_variables
-        gradients = tape.gradient(scaled_loss, variables)
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        self.descend(tape, scaled_loss)
 
         # The discriminators learn from the same answers.
         for move in moves:
             if move.learn is not None:
                 move.learn()
 
-        self._record(x, loss, logs)
+        self.record(x, loss, share)
+        for name, tracker in self._trackers.items():
+            tracker.update_state(share.known(logs.get(name, 0.0)), sample_weight=share.samples)
         return self.shape_logs(self.compute_metrics(x, y, y_pred, sample_weight))
 
     def test_step(self, data):
@@ -135,53 +134,17 @@ class AdversarialDistiller(_keras.ReplicaModel):
         logs = super().test_step(data)
         return {k: v for k, v in logs.items() if k not in self._trackers}
 
-    def make_train_function(self, force=False):
-        """As in Keras; the function also stops training when a loss is no longer a number."""
-        if self.train_function is None or force:
-            super().make_train_function(force)
-            step = self.train_function
-            self.train_function = lambda iterator: self._check_finite(step(iterator))
-        return self.train_function
-
-    def _student_loss(self, y, y_pred, sample_weight, moves):
+    def _student_loss(self, y, y_pred, sample_weight, moves, share):
         num_replicas = self.distribute_strategy.num_replicas_in_sync
-        labels, others = self.loss_parts(y, y_pred, sample_weight)
+        labels, parts = self.loss_parts(y, y_pred, sample_weight)
         logs = {name: value for move in moves for name, value in move.logs.items()}
-        parts = others
         if labels is not None:
             logs["supervised_loss"] = labels * num_replicas
-            parts = [self.supervised_weight * labels, *others]
+            parts = [self.supervised_weight * share.scale(labels), *parts]
         # Gradients are summed over replicas; Keras has divided its own losses already.
         for transfer, move in zip(self.transfers, moves, strict=True):
-            parts.append(transfer.weight / num_replicas * move.loss)
-        return (parts[0] if len(parts) == 1 else ops.sum(ops.stack(parts))), logs
-
-    def _record(self, x, loss, logs):
-        num_samples = _keras.num_samples(x)
-        self.record_loss(loss, num_samples)
-        for name, tracker in self._trackers.items():
-            tracker.update_state(logs.get(name, 0.0), sample_weight=num_samples)
-        floats = [v for v in keras.tree.flatten(x) if v is not None and v.dtype.is_floating]
-        for value in floats:
-            # A sum is not finite if one entry is not; Mean keeps it until the epoch ends.
-            self._inputs_seen.mean.update_state(tf.reduce_sum(tf.cast(value, tf.float32)))
-
-    def _check_finite(self, logs):
-        if math.isfinite(float(logs["loss"])):
-            return logs
-        names = [n for n, v in logs.items() if not math.isfinite(float(v))]
-        inputs = math.isfinite(float(self._inputs_seen.mean.result()))
-        cause = "the inputs are finite" if inputs else "the inputs themselves hold NaN or infinity"
-        raise ValueError(
-            f"Received a batch at training step {int(self.optimizer.iterations.numpy())} after "
-            f"which {', '.join(names)} are not finite; {cause}. Expected finite values: check the "
-            "data of that batch, lower the learning rate, or clip gradients. Training has stopped; "
-            "the student's weights are no longer usable, earlier checkpoints are."
-        )
-
-    def reset_metrics(self):
-        super().reset_metrics()
-        self._inputs_seen.mean.reset_state()
+            parts.append(transfer.weight / num_replicas * share.scale(move.loss))
+        return _keras.add(parts), logs
 
     @property
     def term_names(self):
@@ -192,29 +155,11 @@ class AdversarialDistiller(_keras.ReplicaModel):
     def _adversaries(self):
         return [t for t in self.transfers if isinstance(t, AdversarialTransfer)]
 
-    # --- saving ---------------------------------------------------------------------------------
-
-    def get_config(self):
-        serialize = keras.saving.serialize_keras_object
-        return {
-            "name": self.name,
-            "teacher": serialize(self.teacher),
-            "student": serialize(self.student),
-            "transfers": [serialize(t) for t in self._specs.transfers],
-            "supervised_weight": self._specs.supervised_weight,
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        for key in ("teacher", "student", "transfers"):
-            config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects)
-        return cls(**config)
-
-    def compile_from_config(self, config):
-        """Compile as before saving, with optimizer variables ready to be loaded."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
+    def _state(self):
+        state = super()._state()
+        state.discriminators = self.discriminators
+        state.discriminator_optimizers = self.discriminator_optimizers
+        return state
 
     # --- checks ---------------------------------------------------------------------------------
 

@@ -23,6 +23,13 @@ class Reading(NamedTuple):
     taps: dict = MappingProxyType({})
     energies: dict = MappingProxyType({})
 
+    def cut(self, share):
+        """The part of the reading that is of real samples, see `_keras.Share`."""
+        outputs, taps, energies = map(
+            share.cut, (self.outputs, dict(self.taps), dict(self.energies))
+        )
+        return Reading(outputs, taps, energies)
+
 
 class Reader:
     """Reads outputs and taps of a model in one forward pass: `reader(x, training) -> Reading`.

@@ -1,0 +1,77 @@
+"""What a model was compiled with, and what Keras makes of it: losses, metrics, names of outputs."""
+
+import keras
+from keras import tree
+from keras.src.trainers.compile_utils import CompileLoss, CompileMetrics
+
+from aip_tf._keras.graph import graph_of, input_structure, is_graph
+
+
+def compile_arguments(model):
+    """The losses and metrics that `model` was compiled with, as `compile` takes them; {} without.
+
+    What was not given is left out: "loss", "loss_weights", "metrics", "weighted_metrics".
+    """
+    if not model.compiled:
+        return {}
+    loss, metrics = model._compile_loss, model._compile_metrics
+    given = {
+        "loss": model.loss,
+        "loss_weights": loss and loss._user_loss_weights,
+        "metrics": metrics and metrics._user_metrics,
+        "weighted_metrics": metrics and metrics._user_weighted_metrics,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def output_specs(model, inputs):
+    """Symbolic outputs of `model`, in the structure of its answers, for a batch of inputs."""
+    if is_graph(model):
+        return model.compute_output_spec(input_structure(model, graph_of(model).inputs))
+    symbols = tree.map_structure(
+        lambda x: keras.KerasTensor((None, *x.shape[1:]), keras.backend.standardize_dtype(x.dtype)),
+        inputs,
+    )
+    return model.compute_output_spec(symbols)
+
+
+def names_of_outputs(model, answers):
+    """A name for each of the flattened `answers` of `model`, those that `fit` logs under."""
+    if isinstance(answers, dict) and not is_graph(model):
+        return sorted(answers)
+    count = len(tree.flatten(answers))
+    given = list(getattr(model, "output_names", None) or [])
+    if len(given) == count:
+        return given
+    last = [x.name for x in getattr(model, "layers", [])[-1:]]
+    return last if count == 1 and last else [f"output_{i}" for i in range(count)]
+
+
+def joined_loss(loss, loss_weights, output_names):
+    """`loss(labels, outputs, sample_weight) -> scalar`, as a model compiled with these has it."""
+    return CompileLoss(loss, loss_weights, output_names=output_names)
+
+
+def fresh_metric(metric):
+    """A new metric like `metric`; itself if it is a name, a function, or cannot be made again."""
+    if not isinstance(metric, keras.metrics.Metric):
+        return metric
+    try:
+        return type(metric).from_config(metric.get_config())
+    except (TypeError, ValueError, NotImplementedError):
+        return metric
+
+
+def metric_directions(metrics, weighted_metrics, output_names, labels, outputs):
+    """{name as `fit` logs it: whether more is better}, in order; by name if Keras has no word."""
+    compiled = CompileMetrics(metrics, weighted_metrics, output_names=output_names)
+    compiled.build(labels, outputs)
+    directions = {}
+    for group in compiled._flat_metrics + compiled._flat_weighted_metrics:
+        for metric in group.metrics if group else ():
+            prefix = f"{group.output_name}_" if group.output_name else ""
+            rises = {"up": True, "down": False}.get(getattr(metric, "_direction", None))
+            directions[prefix + metric.name] = (
+                not metric.name.endswith(("loss", "error")) if rises is None else rises
+            )
+    return directions
