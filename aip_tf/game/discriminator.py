@@ -150,7 +150,7 @@ class AdversarialTransfer(Transfer):
             teacher_verdicts, student_verdicts = ops.split(verdicts, 2, axis=0)
             loss = ops.mean(losses.discriminator_loss(teacher_verdicts, student_verdicts))
             num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
-            own_loss = self.player_optimizer.scale_loss(share.scale(loss) / num_replicas)
+            own_loss = share.scale(loss) / num_replicas
         variables = self.discriminator.trainable_variables
         gradients = tape.gradient(own_loss, variables)
         slopes = ops.split(tape.gradient(verdicts, seen), 2, axis=0)[1]
@@ -165,8 +165,14 @@ class AdversarialTransfer(Transfer):
         return Move(
             _with_gradient(adversarial_loss, student_view, -pull),
             logs,
-            lambda: self.player_optimizer.apply_gradients(zip(gradients, variables, strict=True)),
+            lambda: self._learn(gradients, variables),
         )
+
+    def _learn(self, gradients, variables):
+        # An optimizer that scales losses divides gradients by what it would have multiplied.
+        scale = self.player_optimizer.scale_loss(1.0)
+        scaled = [gradient * scale for gradient in gradients]
+        self.player_optimizer.apply_gradients(zip(scaled, variables, strict=True))
 
     def get_config(self):
         own = {
