@@ -52,6 +52,7 @@ from aip_tf._keras.graph import (
 from aip_tf._keras.optimizers import (
     carry_exclusions,
     fresh_optimizer,
+    has_schedule,
 )
 from aip_tf._keras.randomness import (
     explicit_seed,
@@ -90,6 +91,7 @@ __all__ = [
     "fresh_metric",
     "fresh_optimizer",
     "graph_of",
+    "has_schedule",
     "input_structure",
     "is_graph",
     "is_multi_worker",
