@@ -1,6 +1,8 @@
 """Trains a small game for 20 steps under one strategy and writes what came out of it.
 
-    python distribution_worker.py STRATEGY RESULT.npz [die]
+    python distribution_worker.py STRATEGY RESULT.npz [die | uneven]
+
+With "uneven" the replicas do not divide a batch, and the last one has a single sample.
 
 Started by test_distribution.py, one process per strategy and worker.
 """
@@ -29,7 +31,7 @@ from aip_tf.game import (
 NUM_STEPS, BATCH_SIZE = 20, 16
 
 
-def network(width, seed):
+def network(width, seed, normalized):
     """A small CNN whose result does not depend on how a batch is split.
 
     Smooth on purpose: where rounding pushes one ReLU over its kink, results jump by 1e-3.
@@ -46,19 +48,19 @@ def network(width, seed):
             name=f"conv{i}",
             kernel_regularizer=keras.regularizers.L2(1e-3),
         )(x)
-        x = keras.layers.BatchNormalization(synchronized=True, name=f"bn{i}")(x)
+        if normalized:
+            x = keras.layers.BatchNormalization(synchronized=True, name=f"bn{i}")(x)
         x = keras.layers.Activation("silu", name=f"act{i}")(x)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(inputs, keras.layers.Dense(4, name="out")(x))
 
 
-def batches():
+def batches(mode):
+    batch_size, size = (7, 22) if mode == "uneven" else (BATCH_SIZE, NUM_STEPS * BATCH_SIZE)
     generator = np.random.default_rng(0)
-    images = generator.normal(size=(NUM_STEPS * BATCH_SIZE, 8, 8, 1)).astype("float32")
+    images = generator.normal(size=(size, 8, 8, 1)).astype("float32")
     labels = generator.integers(0, 4, len(images))
-    data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(
-        BATCH_SIZE, drop_remainder=True
-    )
+    data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(batch_size)
     return distribution.share_batches(data)
 
 
@@ -68,10 +70,11 @@ def discriminator():
     return keras.Sequential(layers)
 
 
-def build():
+def build(mode):
+    normalized = mode != "uneven"  # plain statistics of two halves are not those of the whole
     distiller = AdversarialDistiller(
-        network(8, 0),
-        network(6, 1),
+        network(8, 0, normalized),
+        network(6, 1, normalized),
         [
             OutputTransfer(weight=0.5),
             AttentionTransfer(),
@@ -102,14 +105,15 @@ def main(strategy_name, result, mode="none"):
         )
     strategy = distribution.strategy_from(strategy_name)
     with strategy.scope():
-        distiller = build()
+        distiller = build(mode)
     start = distiller.student.get_weights()
-    data = batches()
+    data = batches(mode)
     callbacks = [Die()] if mode == "die" else []
+    epochs = 3 if mode == "uneven" else 1
     history = distiller.fit(
-        data, validation_data=data, epochs=1, verbose=0, callbacks=callbacks
+        data, validation_data=data, epochs=epochs, verbose=0, callbacks=callbacks
     ).history
-    predictions = distiller.predict(batches(), verbose=0)
+    predictions = distiller.predict(data, verbose=0)
     values = {f"student{i}": w for i, w in enumerate(distiller.student.get_weights())}
     discriminator = distiller.discriminators[0].get_weights()
     values |= {f"discriminator{i}": w for i, w in enumerate(discriminator)}

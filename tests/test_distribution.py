@@ -55,6 +55,8 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("strategies")
     processes = [start(name, folder / f"{name}.npz") for name in ("none", "mirrored")]
     processes += start_workers(folder)
+    for name in ("none", "mirrored"):
+        processes.append(start(name, folder / f"{name}_uneven.npz", "uneven"))
     try:
         for process in processes:
             output, _ = process.communicate(timeout=540)
@@ -65,12 +67,12 @@ def results(tmp_path_factory):
     return {path.stem: dict(np.load(path)) for path in folder.glob("*.npz")}
 
 
-@pytest.mark.parametrize("run", ["mirrored", "worker0", "worker1"])
+@pytest.mark.parametrize("run", ["mirrored", "worker0", "worker1", "mirrored_uneven"])
 def test_weights_and_metrics_are_those_of_one_device(results, run):
-    single, several = results["none"], results[run]
+    single, several = results["none_uneven" if "uneven" in run else "none"], results[run]
     assert several["num_replicas"] == 2
     names = [n for n in single if n.startswith(("student", "discriminator"))]
-    assert len(names) > 12
+    assert len(names) > 7
     for name in names:
         difference = np.abs(single[name] - several[name]).max()
         assert difference <= 1e-4 * np.abs(single[name]).max(), name
@@ -88,7 +90,7 @@ def test_training_was_not_trivial(results):
 
 def test_only_one_worker_is_chief(results):
     chiefs = {run: bool(values["is_chief"]) for run, values in results.items()}
-    assert chiefs == {"none": True, "mirrored": True, "worker0": True, "worker1": False}
+    assert [run for run, is_chief in chiefs.items() if not is_chief] == ["worker1"]
 
 
 @pytest.mark.slow

@@ -28,9 +28,9 @@ class ReplicaModel(keras.Model):
     """Trains and evaluates a built keras.Model with the labels alone, under every strategy.
 
     Everything that Keras reads, and everything that callbacks save or restore, is of `student`.
-    Plain Keras 3 cannot run MultiWorkerMirroredStrategy (keras#20585): it builds from a batch that
-    it reduced wrongly, and averages metrics over axis 0 of a scalar. And it takes replicas as alike
-    when they have different numbers of samples; here a batch gives what it gives on one device.
+    Plain Keras 3 cannot run MultiWorkerMirroredStrategy (keras#20585), nor a batch that replicas do
+    not divide: it builds from a batch that it reduced wrongly, averages metrics over axis 0 of a
+    scalar, and takes replicas as alike. Here a batch gives what it gives on one device.
 
     Args:
         student: the model; its layers and variables are used, its compile state is not touched.
@@ -78,6 +78,12 @@ class ReplicaModel(keras.Model):
             self.record_loss(add([share.scale(labels), *others]), share)
         return self.shape_logs(self.compute_metrics(x, y, y_pred, sample_weight))
 
+    def predict_step(self, data):
+        """The student's answers."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        share = share_of(x)
+        return share.cut(self.student(share.pad(x), training=False))
+
     def descend(self, tape, loss):
         """Move the student's weights down the gradient of a loss."""
         variables = self.student.trainable_variables
@@ -113,9 +119,14 @@ class ReplicaModel(keras.Model):
             return logs
         return {name: keras.ops.reshape(value, (1,)) for name, value in logs.items()}
 
+    def _get_metrics_result_or_logs(self, logs):
+        """The metrics over all replicas; Keras gives the mean of theirs if some are not shown."""
+        results = self.get_metrics_result()
+        return {name: results.get(name, value) for name, value in logs.items()}
+
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         strategy = self.distribute_strategy
-        if iterator is None or not is_multi_worker(strategy):
+        if iterator is None or strategy.num_replicas_in_sync == 1:
             return super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
         _, _, batches = next(iter(iterator))
         batch = tree.map_structure(
