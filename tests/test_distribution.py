@@ -106,7 +106,9 @@ def test_a_workers_death_is_an_error_within_a_minute(tmp_path):
         victim.kill()
     assert victim.returncode == 9
     assert survivor.returncode not in (0, -9)
-    assert "task:1" in output
+    told = [line for line in output.splitlines() if line.startswith("ValueError: ")]
+    assert len(told) == 1
+    assert "no sign of life from task:1" in told[0] and "same command" in told[0]
 
 
 # --- names and checks -----------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Training under every strategy: replica steps, guards, workers."""
 
 import math
+import re
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -169,6 +170,8 @@ class ReplicaModel(keras.Model):
         try:
             logs = step(iterator)
         except tf.errors.OpError as error:
+            if is_multi_worker(self.distribute_strategy) and isinstance(error, _OF_WORKERS):
+                raise ValueError(_worker_lost(error)) from error
             if "IteratorGetNext" not in str(error) or isinstance(error, tf.errors.OutOfRangeError):
                 raise
             raise ValueError(
@@ -290,6 +293,26 @@ class _FiniteWeights(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.model.check_weights()
+
+
+# What collective operations end with where another process is gone.
+_OF_WORKERS = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+)
+
+
+def _worker_lost(error):
+    names = sorted(set(re.findall(r"/job:(\w+)(?:/replica:\d+)?/task:(\d+)", str(error.message))))
+    lost = ", ".join(f"task:{index} ({job} {index})" for job, index in names) or "a worker"
+    return (
+        f"Received no sign of life from {lost}: {_essence(error)} "
+        "Expected every worker until the end of the run: see what ended it in its own output, then "
+        "start all of them again with the same command; the run goes on from its last snapshot."
+    )
 
 
 def _essence(error):
