@@ -59,15 +59,9 @@ from aip_tf._keras.randomness import (
     random_state,
     set_random_state,
 )
-from aip_tf._keras.training import (
-    ReplicaModel,
-    add,
-    build_metrics,
-    is_multi_worker,
-    multi_worker_strategy,
-    num_samples,
-    share_of,
-)
+from aip_tf._keras.shares import add, num_samples, share_of
+from aip_tf._keras.training import ReplicaModel, build_metrics
+from aip_tf._keras.workers import is_multi_worker, multi_worker_strategy
 
 __all__ = [
     "ReplicaModel",

@@ -1,17 +1,16 @@
 """Training under every strategy: replica steps, guards, workers."""
 
 import math
-import re
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import tree
-from keras.src.backend.tensorflow.trainer import _collective_all_reduce_multi_worker
 from keras.src.losses.loss import unscale_loss_for_distribution
-from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
+
+from aip_tf._keras.shares import add, share_of
+from aip_tf._keras.workers import OF_WORKERS, essence, is_multi_worker, worker_lost
 
 
 def build_metrics(model, elements):
@@ -170,13 +169,13 @@ class ReplicaModel(keras.Model):
         try:
             logs = step(iterator)
         except tf.errors.OpError as error:
-            if is_multi_worker(self.distribute_strategy) and isinstance(error, _OF_WORKERS):
-                raise ValueError(_worker_lost(error)) from error
+            if is_multi_worker(self.distribute_strategy) and isinstance(error, OF_WORKERS):
+                raise ValueError(worker_lost(error)) from error
             if "IteratorGetNext" not in str(error) or isinstance(error, tf.errors.OutOfRangeError):
                 raise
             raise ValueError(
                 f"Received data that failed at batch {self._seen.batches + 1} of the epoch: "
-                f"{_essence(error)} Expected every batch to load, as often as it is asked for."
+                f"{essence(error)} Expected every batch to load, as often as it is asked for."
             ) from error
         self._seen.batches += self.steps_per_execution
         return logs
@@ -293,109 +292,3 @@ class _FiniteWeights(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.model.check_weights()
-
-
-# What collective operations end with where another process is gone.
-_OF_WORKERS = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.InternalError,
-)
-
-
-def _worker_lost(error):
-    names = sorted(set(re.findall(r"/job:(\w+)(?:/replica:\d+)?/task:(\d+)", str(error.message))))
-    lost = ", ".join(f"task:{index} ({job} {index})" for job, index in names) or "a worker"
-    return (
-        f"Received no sign of life from {lost}: {_essence(error)} "
-        "Expected every worker until the end of the run: see what ended it in its own output, then "
-        "start all of them again with the same command; the run goes on from its last snapshot."
-    )
-
-
-def _essence(error):
-    """What happened, out of TensorFlow's story of where it happened."""
-    story = ("Graph execution error", "Detected at", "File ", "<stack", "[[", "Traceback", "(0)")
-    lines = [line.strip() for line in str(error.message).splitlines()]
-    told = [line for line in lines if line and not line.startswith(story)]
-    return told[0].rstrip(".") + "." if told else f"{type(error).__name__}."
-
-
-# --- how replicas share a batch -------------------------------------------------------------------
-
-
-class Share(NamedTuple):
-    """This replica's part of a batch.
-
-    Attributes:
-        samples: how many samples it has; perhaps none, of a last batch smaller than the replicas.
-        factor: samples here, over the mean of all replicas: what makes the sum over replicas of a
-            mean over samples the mean over the whole batch. None on one device: 1, always.
-        mean_samples: samples of the whole batch, over the number of replicas.
-    """
-
-    samples: object
-    factor: object = None
-    mean_samples: object = None
-
-    def scale(self, mean):
-        """A mean over the samples here (or None), weighted as this replica's part."""
-        if mean is None or self.factor is None:
-            return mean
-        return tf.cast(self.factor, mean.dtype) * self.known(mean)
-
-    def known(self, mean):
-        """A mean over the samples here; 0 where there are none, of which it is not a number."""
-        return mean if self.factor is None else tf.where(self.samples > 0, mean, 0)
-
-    def pad(self, x):
-        """Inputs with at least one row: layers cannot be relied on with none."""
-        if self.factor is None:
-            return x
-        missing = tf.cast(self.samples == 0, tf.int32)
-        return tree.map_structure(
-            lambda v: tf.pad(v, [[0, missing], *[[0, 0]] * (len(v.shape) - 1)]), x
-        )
-
-    def cut(self, y):
-        """Outputs without the row that `pad` added."""
-        return y if self.factor is None else tree.map_structure(lambda v: v[: self.samples], y)
-
-
-def share_of(x):
-    """The `Share` that a batch of inputs (or anything else) is on this replica."""
-    samples = num_samples(x)
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return Share(samples, None, samples)
-    total = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(samples, tf.float32))
-    mean = total / context.num_replicas_in_sync
-    return Share(samples, tf.cast(samples, tf.float32) / mean, mean)
-
-
-def add(parts):
-    """The sum of scalars; None among them counts nothing."""
-    parts = [part for part in parts if part is not None]
-    return parts[0] if len(parts) == 1 else keras.ops.sum(keras.ops.stack(parts))
-
-
-def num_samples(x):
-    """How many samples a batch of inputs has."""
-    return tf.shape(next(v for v in tree.flatten(x) if v is not None))[0]
-
-
-def is_multi_worker(strategy):
-    """Whether `strategy` spans several processes, each with its own data pipeline."""
-    return _collective_all_reduce_multi_worker(strategy)
-
-
-def multi_worker_strategy(check_seconds):
-    """A MultiWorkerMirroredStrategy that looks at the other workers every `check_seconds`.
-
-    TensorFlow looks every 30 seconds and asks four times, 10 seconds each, before it gives up: a
-    dead machine could go unnoticed for longer than a minute.
-    """
-    CollectiveAllReduceExtended._check_health_interval = check_seconds
-    return tf.distribute.MultiWorkerMirroredStrategy()
