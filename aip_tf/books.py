@@ -93,7 +93,7 @@ class Books:
             history=tuple(self.status.history),
             seconds=self.status.seconds,
             settings=settings,
-            run={"date": self.status.records["date"], **run, "versions": _versions()},
+            run={**run, "date": self.status.records["date"], "versions": _versions()},
         )
 
     def _measure(self, model):

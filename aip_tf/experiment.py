@@ -5,21 +5,30 @@ the distribution strategy. gin files name those functions (see `config`); a scri
 with plain ones just as well.
 """
 
+import dataclasses
 import inspect
+import json
+import logging
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 
+from aip_tf import files, identity
 from aip_tf.cost import count_macs, count_parameters, summary
+from aip_tf.datasets.passes import counted
 from aip_tf.distribution import is_chief, strategy_from
 from aip_tf.pruner import Recovery
 from aip_tf.run_state import replace
+from aip_tf.saving import save_report
 from aip_tf.schedules import list_cuts
 
+_log = logging.getLogger("aip_tf")
 
-@dataclass(frozen=True)
+CONFIG_FILE = "operative_config.gin"
+
+
+@dataclasses.dataclass(frozen=True)
 class Outcome:
     """What a run leaves behind: its report, and the path of each artefact by what it is."""
 
@@ -27,18 +36,35 @@ class Outcome:
     paths: dict[str, Path]
 
 
-def run(teacher, data, prune, export=None, strategy="none", seed=0, *, run_dir):
+def run(
+    teacher,
+    data,
+    prune,
+    export=None,
+    strategy="none",
+    seed=0,
+    *,
+    run_dir,
+    configuration="",
+    overwrite=False,
+):
     """Run one experiment: data, teacher, iterative pruning, export, report.
+
+    Every stage whose output is there already, made of the same inputs, is skipped; docs/runs.md
+    says what a run directory holds and how to start again.
 
     Args:
         teacher: function that returns the network to prune (a zoo builder, `load_model`), or one
             that is handed `data` and `checkpoint_dir` (`train_teacher`).
         data: function that returns a `datasets.Data`.
-        prune: `aip_tf.prune`, everything bound but model, data and run_dir.
+        prune: `aip_tf.prune`, everything bound but model, data, run_dir and overwrite.
         export: `aip_tf.export_model`, with its formats bound; None for no export.
         strategy: "none", "mirrored" (the GPUs of this machine) or "multi_worker" (TF_CONFIG).
         seed: int, of Python's, numpy's and Keras' random numbers.
         run_dir: folder of this run. A second start goes on where the first one stopped.
+        configuration: the resolved configuration as text; it is noted in run directory and report.
+        overwrite: whether what another teacher, other data or settings left there may be dropped,
+            as far as they differ; otherwise it is refused.
 
     Returns:
         An `Outcome`.
@@ -46,33 +72,119 @@ def run(teacher, data, prune, export=None, strategy="none", seed=0, *, run_dir):
     Raises:
         ValueError: for an unknown strategy; and whatever the parts raise.
     """
-    run_dir = Path(run_dir)
-    scope = strategy_from(strategy).scope()  # before anything else touches TensorFlow
-    keras.utils.set_random_seed(seed)
-    with scope:
-        images = data()
-        network = _cached_teacher(teacher, images, run_dir)
-        student, report = prune(network, images.train, images.test, run_dir=run_dir)
-        exports = export is not None and is_chief()
-    paths = {"student": run_dir / "student.keras", "report": run_dir / "report.html"}
-    if exports:  # outside of the scope: what is exported runs on one device
-        exported = export(student, run_dir / "export", check_data=images.test).paths
-        paths |= {name: Path(path) for name, path in exported.items()}
-    return Outcome(report, paths)
+    run_dir = files.expand(run_dir)
+    strategy = strategy_from(strategy)  # before anything else touches TensorFlow
+    is_writer = is_chief(strategy)
+    with files.Lock(run_dir if is_writer else None):
+        keras.utils.set_random_seed(seed)
+        with strategy.scope():
+            images = data()
+            network = _make_teacher(teacher, images, seed, run_dir, overwrite)
+            if is_writer and configuration:  # only now is there something worth a claim
+                files.write_text(run_dir / CONFIG_FILE, configuration)
+            options = _accepted(prune, overwrite=overwrite)
+            student, report = prune(network, images.train, images.test, run_dir=run_dir, **options)
+        paths = {"student": run_dir / "student.keras", "report": run_dir / "report.html"}
+        if is_writer:
+            paths |= _deliver(export, student, images, configuration, run_dir)
+            report = _completed(report, paths, images, seed, configuration)
+            save_report(run_dir / "report.json", report)
+        return Outcome(report, paths)
 
 
-def _cached_teacher(teacher, data, run_dir):
-    """The teacher of this run directory: made on the first start, read back afterwards."""
-    path = run_dir / "teacher.keras"
-    if path.is_file():
-        with warnings.catch_warnings():  # Keras misses the state of an optimizer that never stepped
-            warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
-            return keras.saving.load_model(path)
-    at_hand = {"data": data, "checkpoint_dir": run_dir / "teacher"}
-    wanted = inspect.signature(teacher).parameters
-    network = teacher(**{name: at_hand[name] for name in at_hand if name in wanted})
+def _make_teacher(teacher, data, seed, run_dir, overwrite):
+    """The teacher of this run: made anew where that costs nothing, else read back.
+
+    A function that keeps snapshots (it takes `checkpoint_dir`) goes on from them, and one that
+    takes no data trains nothing: both build their network themselves, so that it may hold what no
+    file does. Only of a function that trains and keeps nothing is the result read from a file.
+    """
+    at_hand = {"data": data, "checkpoint_dir": run_dir / "teacher", "overwrite": overwrite}
+    arguments = _accepted(teacher, **at_hand)
+    path, inputs = run_dir / "teacher.keras", _inputs(teacher, data, seed)
+    if "data" not in arguments or "checkpoint_dir" in arguments:
+        network = teacher(**arguments)
+        replace(path, network.save)
+        return network
+    return _cached_teacher(lambda: teacher(**arguments), path, inputs, overwrite)
+
+
+def _inputs(teacher, data, seed):
+    """What a teacher's function makes its network of."""
+    function = identity.describe(inspect.unwrap(teacher))
+    return {"function": function, "data": counted(data.train).identity, "seed": seed}
+
+
+def _cached_teacher(make, path, inputs, overwrite):
+    """The network in `path` if it was made of the same inputs, else a new one."""
+    record = path.with_suffix(".json")
+    saved = _read(record)
+    if saved and saved["inputs"] != inputs and not overwrite:
+        raise ValueError(
+            f"Received the folder '{path.parent}', whose teacher was made of {saved['inputs']}, "
+            f"not of {inputs}. Expected the same: give this run a folder of its own, or start it "
+            "with overwrite=True (--overwrite on the command line), which makes the teacher anew."
+        )
+    if saved and saved["inputs"] == inputs:
+        if files.is_whole(path, saved["sha256"]):
+            with warnings.catch_warnings():  # Keras misses the state of a fresh optimizer
+                warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
+                return keras.saving.load_model(path)
+        _log.warning("'%s' is damaged or missing; the teacher is made anew.", path)
+    network = make()
     replace(path, network.save)
+    if is_chief():
+        saved = {"inputs": inputs, "sha256": files.digest(path)}
+        files.write_text(record, json.dumps(saved, indent=1))
     return network
+
+
+def _deliver(export, student, data, configuration, run_dir):
+    """Export the student, unless that was done of the same student in the same way; the paths.
+
+    Outside of any strategy's scope: what is exported runs on one device.
+    """
+    if export is None:
+        return {}
+    record = run_dir / "export.json"
+    inputs = {
+        "student": identity.of_model(student),
+        "function": identity.describe(inspect.unwrap(export)),
+        "configuration": configuration,
+    }
+    saved = _read(record)
+    if not saved or saved["inputs"] != inputs or not all(map(_exists, saved["paths"].values())):
+        paths = export(student, run_dir / "export", check_data=data.test).paths
+        saved = {"inputs": inputs, "paths": {name: str(path) for name, path in paths.items()}}
+        files.write_text(record, json.dumps(saved, indent=1))
+    return {name: Path(path) for name, path in saved["paths"].items()}
+
+
+def _completed(report, paths, data, seed, configuration):
+    """The report with what only the experiment knows."""
+    facts = {"seed": seed, "configuration": configuration}
+    if data.class_names is not None:
+        facts["class names"] = list(data.class_names)
+    artefacts = {name: str(path) for name, path in paths.items()}
+    return dataclasses.replace(report, artefacts=artefacts, run={**report.run, **facts})
+
+
+def _accepted(function, **arguments):
+    """Those of the arguments that a function takes."""
+    wanted = inspect.signature(function).parameters
+    return {name: value for name, value in arguments.items() if name in wanted}
+
+
+def _read(path):
+    """A record that an earlier process wrote, or None: what cannot be read is made anew."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _exists(path):
+    return Path(path).exists()
 
 
 def planned_cuts(schedule=0.5, recovery=None):

@@ -73,7 +73,8 @@ def _object(value, inner):
     if callable(value) and hasattr(value, "__code__"):
         return _function(value, inner)
     if hasattr(value, "get_config"):
-        return {"class": type(value).__name__, **inner(_unnamed(value.get_config()))}
+        config = {k: v for k, v in value.get_config().items() if k != "name"}
+        return {"class": type(value).__name__, **inner(_unnamed(config))}
     held = getattr(value, "__dict__", None)
     if held is None:
         return getattr(value, "__name__", type(value).__name__)

@@ -60,7 +60,7 @@ class Passes:
             batch = next(iter(self.dataset.take(1)), ())
             first = digest(tf.nest.flatten(batch, expand_composites=True))
         return {
-            "elements": str(self.dataset.element_spec),
+            "elements": str(tf.nest.map_structure(_words, self.dataset.element_spec)),
             "batches": int(self.dataset.cardinality()),
             "first batch": first,
         }
@@ -70,6 +70,11 @@ class Passes:
         for _ in range(self.count, count):
             iter(self._source)
             self._counter()
+
+
+def _words(spec):
+    shape, dtype = getattr(spec, "shape", None), getattr(spec, "dtype", None)
+    return str(spec) if dtype is None else f"{dtype.name} {shape}"
 
 
 class _Counter:

@@ -42,7 +42,9 @@ def render(report: PruningReport) -> str:
         _section("Rounds", _table(header, tables.round_rows(report))),
         _section("Channel groups", groups and _table(tables.GROUP_HEADER, groups, "left")),
         _section("Files", _pairs(("name", "path"), report.artefacts)),
+        _section("What ran", _pairs(("name", "value"), tables.facts(report))),
         _section("Settings", _pairs(("name", "value"), report.settings)),
+        _section("Configuration", _text(report.run.get("configuration"))),
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -75,6 +77,10 @@ def _plot(report, plot):
 
 def _section(title, content):
     return f"<h2>{title}</h2>{content}" if content else ""
+
+
+def _text(text):
+    return f'<pre class="scroll">{escape(text)}</pre>' if text else ""
 
 
 def _pairs(header, mapping):

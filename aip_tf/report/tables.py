@@ -27,9 +27,7 @@ def render(report: PruningReport) -> str:
     if groups:
         rows = [(*counts, _shorten(reason)) for *counts, reason in group_rows(groups)]
         parts.append(text_table(GROUP_HEADER, rows, align="<><"))
-    if report.artefacts:
-        width = max(map(len, report.artefacts))
-        parts.append("\n".join(f"{k:<{width}}  {v}" for k, v in report.artefacts.items()))
+    parts += [_pairs(pairs) for pairs in (facts(report), report.artefacts) if pairs]
     return "\n\n".join(parts)
 
 
@@ -59,6 +57,15 @@ def headline(report: PruningReport) -> str:
         f"{cuts} cut{'' if cuts == 1 else 's'} in {epochs} epoch{'' if epochs == 1 else 's'}, "
         f"{report.seconds:.1f} seconds"
     )
+
+
+def facts(report: PruningReport) -> dict[str, str]:
+    """Returns what ran, in a line for each fact; the configuration, which is long, is left out."""
+    return {
+        name: " ".join(_words(value).split())
+        for name, value in report.run.items()
+        if name != "configuration"
+    }
 
 
 def gains(report: PruningReport) -> list[tuple[str, str]]:
@@ -158,6 +165,23 @@ def _metric_name(metrics):
     accuracies = [name for name in metrics if "accuracy" in name]
     others = [name for name in metrics if not name.endswith("loss")]
     return next(iter(accuracies or others or metrics), "accuracy")
+
+
+def _words(value):
+    """A plain value as words: objects by their class, with what tells them apart."""
+    if isinstance(value, dict):
+        name = value.get("class", "")
+        told = {k: v for k, v in value.items() if k != "class" and v is not None}
+        inner = ", ".join(f"{k} {_words(v)}" for k, v in told.items())
+        return f"{name} ({inner})" if name and inner else name or inner
+    if isinstance(value, list):
+        return ", ".join(map(_words, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _pairs(pairs):
+    width = max(map(len, pairs))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in pairs.items())
 
 
 def _cell(metrics, metric):
