@@ -99,9 +99,7 @@ class _Loop:
         # A snapshot inside a stretch is of the game, which is made by `_recover`.
         is_inside = status.epoch > status.begin or status.step > 0
         self.is_inside = is_inside and not status.recovered
-        if state.status is None:
-            state.forget("student.keras", "report.json", "report.html")
-        elif not self.is_inside:
+        if state.status is not None and not self.is_inside:
             state.restore(self.student.variables)
 
     def run(self):
@@ -109,12 +107,17 @@ class _Loop:
         status, cuts = self.status, self.assignment.cuts
         if self.state.status is not None:
             _log.info("Going on after %d epochs and %d cuts.", status.epoch, status.round)
-        while status.round < len(cuts) or not status.recovered:
+        if not self._is_complete():
+            self.state.forget("student.keras", "report.json", "report.html")  # of another run
+        while not self._is_complete():
             if status.recovered:
                 self._cut(cuts[status.round])
             else:
                 self._recover()
         return self._deliver()
+
+    def _is_complete(self):
+        return self.status.recovered and self.status.round == len(self.assignment.cuts)
 
     def _recover(self):
         """Train until the next cut, or to the end of the run; then measure what came of it."""

@@ -99,11 +99,12 @@ def _skip_batches(model, number, metrics):
         for _ in range(model.steps_per_execution):
             next(iterator)
         left[0] -= model.steps_per_execution
-        if left[0] <= 0:
-            model.train_function = step
-            for variable, value in zip(model.metrics_variables, metrics, strict=True):
-                variable.assign(value)
-        return {}
+        if left[0] > 0:
+            return {}
+        model.train_function = step
+        for variable, value in zip(model.metrics_variables, metrics, strict=True):
+            variable.assign(value)
+        return model.get_metrics_result()
 
     model.train_function = skip
 
