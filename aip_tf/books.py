@@ -10,7 +10,7 @@ import sys
 import time
 
 from aip_tf.channels import find_channel_groups
-from aip_tf.cost import CostModel
+from aip_tf.cost import Cost
 from aip_tf.report import GroupRecord, ModelRecord, PruningReport, RoundRecord
 
 _log = logging.getLogger("aip_tf")
@@ -97,7 +97,7 @@ class Books:
         )
 
     def _measure(self, model):
-        cost = CostModel(model, self._input_shape)
+        cost = Cost(model, input_shape=self._input_shape)
         return ModelRecord(cost.macs(), cost.parameters(), self._evaluate(model)), cost.groups
 
     def _log(self, what, record, metrics):

@@ -10,43 +10,55 @@ import math
 
 import numpy as np
 
-from aip_tf.channels.groups import partition
+from aip_tf.channels import ChannelGraph
+from aip_tf.text import text_table
 
 
-class CostModel:
-    """Costs of a model, and of that model under keep masks, by formula.
+class Cost:
+    """What a model costs, also under keep masks: by formula, nothing is rebuilt.
 
     Args:
-        model: a Functional or built Sequential `keras.Model`.
-        input_shape: see `find_channel_groups`.
+        model: a `keras.Model` or its `ChannelGraph`.
+        reference: the original (model, graph or `Cost`) if `model` was cut before, with the same
+            layer names; by default `model` is the original.
+        input_shape: see `ChannelGraph`.
 
     Attributes:
-        groups: the model's channel groups.
+        graph: the `ChannelGraph`.
+        model: the model.
+        groups: its channel groups.
+        original: the `Cost` of the reference; the object itself if there is none.
+        unknown_macs: paths of the layers whose multiply-accumulates cannot be known; `macs` counts
+            them as 0.
 
     Example:
 
-    >>> cost = CostModel(model)
+    >>> cost = Cost(model)
     >>> cost.macs({"conv1": keep}) / cost.macs()
     0.87
     """
 
-    def __init__(self, model, input_shape=None):
-        self._partition = partition(model, input_shape)
-        self.groups = self._partition.groups
-        trace = self._partition.trace
-        self._counter = _Counter(trace.class_of)
-        self._macs = _Terms(self._counter, _mac_terms(trace))
-        self._parameters = _Terms(self._counter, _parameter_terms(model, trace))
-        self._tensors = _Terms(self._counter, _tensor_terms(trace))
+    def __init__(self, model, reference=None, input_shape=None):
+        self.graph = ChannelGraph.of(model, input_shape)
+        self.model = self.graph.model
+        self.groups = self.graph.groups
+        trace = self.graph.trace
+        counter = _Counter(trace.class_of)
+        self._macs = _Terms(counter, _mac_terms(trace))
+        self._parameters = _Terms(counter, _parameter_terms(trace))
+        self._tensors = _Terms(counter, _tensor_terms(trace))
         self._lifetimes = _lifetimes(trace)
+        self.unknown_macs = [call.path for call in trace.calls if call.is_of_unknown_cost]
+        same = reference is None or reference in (model, self.model)
+        self.original = self if same else _cost_of(reference, input_shape)
 
     def macs(self, keep_masks=None):
         """Multiply-accumulates for one sample, with the groups cut by `keep_masks`: int."""
-        return self._macs.total(self._keep(keep_masks))
+        return self._macs.total(self.graph.kept(keep_masks or {}))
 
     def parameters(self, keep_masks=None):
         """Number of weights, trainable or not, with the groups cut by `keep_masks`: int."""
-        return self._parameters.total(self._keep(keep_masks))
+        return self._parameters.total(self.graph.kept(keep_masks or {}))
 
     def num_channels(self, keep_masks=None):
         """Number of channels of all groups that are kept: int."""
@@ -62,14 +74,57 @@ class CostModel:
         Operations run in topological order; a tensor lives from its making to its last reading;
         nothing is computed in place.
         """
-        sizes = self._tensors.values(self._keep(keep_masks))
+        sizes = self._tensors.values(self.graph.kept(keep_masks or {}))
         changes = np.zeros(self._lifetimes.max() + 2)
         np.add.at(changes, self._lifetimes[:, 0], sizes)
         np.add.at(changes, self._lifetimes[:, 1] + 1, -sizes)
         return int(np.cumsum(changes).max())
 
-    def _keep(self, keep_masks):
-        return self._partition.kept(keep_masks or {})
+    def layer(self, path):
+        """The layer at a path such as "outer/inner"."""
+        return self.graph.layer(path)
+
+    def original_width(self, group):
+        """The width that `group` (of the current model) had in the original, in its channels.
+
+        Told by layer names, because the identity of groups may change with a cut: in filters of the
+        group's first producer. A producer with several groups (a convolution split into branches)
+        is told apart by group name or, failing that, divided in proportion.
+
+        Returns:
+            float, at least `group.num_channels`.
+
+        Raises:
+            ValueError: if the reference has no such layer.
+        """
+        if self.original is self or not group.producers:
+            return float(group.num_channels)
+        producer = group.producers[0]
+        before = [g for g in self.original.groups if producer in g.producers]
+        if not before:
+            raise ValueError(
+                f"The reference has no channels made by layer {producer!r}, which the model has; "
+                "expected the original network, whose layer names a cut does not change."
+            )
+        named = [g for g in before if g.name == group.name]
+        now = [group] if named else [g for g in self.groups if producer in g.producers]
+        lost = _num_filters(named or before, producer) / _num_filters(now, producer)
+        return group.num_channels * max(1.0, lost)
+
+
+def _cost_of(reference, input_shape):
+    return reference if isinstance(reference, Cost) else Cost(reference, input_shape=input_shape)
+
+
+def _num_filters(groups, producer):
+    """How many filters of the layer `producer` make channels of the groups."""
+    members = (m for g in groups for m in g.members if m.layer == producer)
+    counts = {}
+    for member in members:
+        if member.role == "producer":
+            key = member.variable, member.axis
+            counts[key] = counts.get(key, 0) + len(member.indices)
+    return max(counts.values())
 
 
 class _Counter:
@@ -127,9 +182,9 @@ def _mac_terms(trace):
     return terms
 
 
-def _parameter_terms(model, trace):
+def _parameter_terms(trace):
     terms = []
-    for variable in model.weights:
+    for variable in _weights(trace):
         weight = trace.weights.get(id(variable))
         axes = weight.axes if weight else []
         rest = math.prod(s for i, s in enumerate(variable.shape) if i not in {a.axis for a in axes})
@@ -168,51 +223,122 @@ def _lifetimes(trace):
     return lifetimes
 
 
+def _weights(trace):
+    """Every variable of the operations that were traced, once."""
+    variables = {}
+    for call in trace.calls:
+        for variable in getattr(call.operation, "weights", ()):
+            variables[id(variable)] = variable
+    return list(variables.values())
+
+
 def count_macs(model, input_shape=None):
     """Multiply-accumulates of `model` for one sample: int. FLOPs are twice that.
 
     Args:
-        model: a Functional or built Sequential `keras.Model`.
-        input_shape: see `find_channel_groups`.
+        model: a `keras.Model` or its `ChannelGraph`.
+        input_shape: see `ChannelGraph`.
 
     Example:
 
     >>> count_macs(keras.applications.MobileNet(weights=None))
     568740352
     """
-    return CostModel(model, input_shape).macs()
+    return Cost(model, input_shape=input_shape).macs()
 
 
 def count_parameters(model):
-    """Number of weights of `model`, trainable or not: int."""
-    return model.count_params()
+    """Number of weights of a `keras.Model` or `ChannelGraph`, trainable or not: int."""
+    return getattr(model, "model", model).count_params()
 
 
 def summary(model, input_shape=None):
-    """A table of the model's channel groups, and its cost.
+    """A table of the model's channel groups, of what is kept whole, and of its cost.
 
     Args:
-        model: a Functional or built Sequential `keras.Model`.
-        input_shape: see `find_channel_groups`.
+        model: a `keras.Model` or its `ChannelGraph`.
+        input_shape: see `ChannelGraph`.
 
     Returns:
         str: one line for each channel group (channels, whether they can be pruned or why not, the
-        producers), and a line with parameters, MACs and the share of the MACs that a cut of all
-        prunable groups down to one channel would leave.
+        producers); the layers made of layers that were opened; one line for each layer that is
+        kept whole (its share of the parameters and of the MACs, why); and a line with parameters,
+        MACs and the share of the MACs that a cut of all prunable groups down to one channel would
+        leave.
     """
-    cost = CostModel(model, input_shape)
-    rows = [("channel group", "channels", "prunable", "producers")]
-    for g in cost.groups:
+    cost = Cost(model, input_shape=input_shape)
+    blocks = [_group_table(cost.groups), _opened(cost.graph), _table_of_whole_layers(cost)]
+    return "\n\n".join([*filter(None, blocks), _totals(cost)])
+
+
+def _group_table(groups):
+    if not groups:
+        return "No channel group: no layer makes channels that are known."
+    rows = []
+    for g in groups:
         verdict = "yes" if g.prunable else f"no: {g.reason}"
         rows.append((g.name, str(g.num_channels), verdict, ", ".join(g.producers)))
-    widths = [min(60, max(len(row[i]) for row in rows)) for i in range(3)]
-    lines = [
-        "  ".join([*(c.ljust(w) for c, w in zip(row[:3], widths, strict=True)), row[3]]).rstrip()
-        for row in rows
-    ]
+    return text_table(("channel group", "channels", "prunable", "producers"), rows, "<><<")
+
+
+def _opened(graph):
+    names = graph.trace.opened
+    return f"Opened (made of layers): {', '.join(names)}" if names else ""
+
+
+def whole_layers(cost):
+    """The layers of which nothing can be cut, though they have weights or a cost.
+
+    Args:
+        cost: a `Cost`.
+
+    Returns:
+        list of `(path, parameters, macs or None where it is unknown, reason)`.
+    """
+    trace, found = cost.graph.trace, {}
+    seen = set()
+    for call in trace.calls:
+        weights = [w for w in getattr(call.operation, "weights", ()) if id(w) not in seen]
+        seen |= {id(w) for w in weights}
+        reason = _reason_of(trace, call, weights)
+        macs = sum(p.factor * p.array.size * math.prod(map(len, p.ids)) for p in call.products)
+        count = sum(math.prod(w.shape) for w in weights)
+        if reason and (count or macs or call.is_of_unknown_cost):
+            found[call.path] = (count, None if call.is_of_unknown_cost else macs, reason)
+    return [(path, *values) for path, values in found.items()]
+
+
+def _reason_of(trace, call, weights):
+    """Why no channel of these variables can be removed; None if one can."""
+    ids = [a.ids for w in weights if id(w) in trace.weights for a in trace.weights[id(w)].axes]
+    classes = [trace.class_of[i] for i in ids]
+    if any((~trace.pinned[c]).any() for c in classes):
+        return None
+    made = [trace.class_of[np.asarray(x).reshape(-1)[:1]] for x in call.outputs if x.size]
+    for c in [*reversed(classes), *made]:
+        if len(c) and trace.pinned[c[0]]:
+            return trace.reason_of(c[0])
+    return None
+
+
+def _table_of_whole_layers(cost):
+    layers = whole_layers(cost)
+    if not layers:
+        return ""
+    parameters, macs = max(1, cost.parameters()), max(1, cost.macs())
+    rows = []
+    for path, count, own, reason in layers:
+        share = "unknown" if own is None else f"{own / macs:.1%}"
+        rows.append((path, f"{count / parameters:.1%}", share, reason))
+    return text_table(("kept whole", "parameters", "MACs", "why"), rows, "<>><")
+
+
+def _totals(cost):
     least = {g.name: np.arange(g.num_channels) == 0 for g in cost.groups if g.prunable}
-    lines.append(
-        f"{cost.parameters():,} parameters, {cost.macs():,} MACs; one channel in every prunable "
+    known = f"{cost.macs():,} MACs"
+    if cost.unknown_macs:
+        known += f" and an unknown number in {', '.join(cost.unknown_macs)}"
+    return (
+        f"{cost.parameters():,} parameters, {known}; one channel in every prunable "
         f"group would leave {cost.macs(least) / max(1, cost.macs()):.1%} of the MACs"
     )
-    return "\n".join(lines)

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aip_tf.report.tables import text_table
+from aip_tf.text import text_table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -165,7 +165,7 @@ def choose(teacher, readers, images, max_sparsity, amount=0.5):
     """
     followers = {f"{b}_conv2": f"{b}_bn2" for b in (n.rsplit("_", 1)[0] for n in readers)}
     expected = tf.nn.log_softmax(teacher(images, training=False))
-    counts, scores = cost.CostModel(teacher), {}
+    counts, scores = cost.Cost(teacher), {}
     for name, reader in readers.items():
         bn = teacher.get_layer(followers[reader.layer.name])
         weights = np.asarray(bn.gamma) ** 2 / (np.asarray(bn.moving_variance) + bn.epsilon)

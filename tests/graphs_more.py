@@ -1,6 +1,7 @@
 """The second half of `graphs.py`: `keras.ops`, sequence layers, things without a rule."""
 
 import keras
+import tensorflow as tf
 from graphs import conv, dense, graph, head, image
 from keras import Input, Model, layers, ops
 
@@ -392,10 +393,16 @@ def mixed_precision():
     return head(conv(x, 6, "conv2", dtype="mixed_bfloat16"), i)
 
 
+@keras.saving.register_keras_serializable("aip_tf_tests")
+def _running_sum(x):
+    """What cannot be called on symbols, and mixes channels."""
+    return tf.cumsum(x, axis=-1)
+
+
 @graph("conv2:6", pinned="conv1 head", reason="Lambda")
 def unknown_lambda():
     i = image()
-    x = layers.Lambda(ops.tanh, name="mystery")(conv(i, 8, "conv1"))
+    x = layers.Lambda(_running_sum, name="mystery")(conv(i, 8, "conv1"))
     return head(conv(x, 6, "conv2"), i)
 
 
@@ -404,7 +411,7 @@ def one_sum_links_a_chain_to_an_unknown():
     """In one sum the second convolution meets the first and, elsewhere, what is kept: all are."""
     i = image()
     x, y = conv(i, 4, "conv1"), conv(i, 4, "conv2")
-    z = layers.Lambda(ops.tanh, name="mystery")(conv(i, 4, "conv3"))
+    z = layers.Lambda(_running_sum, name="mystery")(conv(i, 4, "conv3"))
     total = layers.Add()([layers.Concatenate()([y, z]), layers.Concatenate()([x, y])])
     return head(conv(total, 6, "conv4"), i)
 

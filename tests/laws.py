@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 import aip_tf
-from aip_tf.cost import CostModel
+from aip_tf.cost import Cost
 
 TOLERANCE = 1e-5  # law 1, relative, float32
 TOLERANCE_FLOAT64 = 1e-9  # decides where float32 fails
@@ -201,7 +201,7 @@ class Verdict:
     """What `check_cut` found."""
 
     masks: dict
-    costs: CostModel
+    costs: Cost
     cut: keras.Model
     error: float  # law 1, relative
     moved: float | None  # the negative control; None where nothing can be cut
@@ -222,14 +222,14 @@ class Verdict:
 
 def check_cut(model, batch, rng, amount=0.5, num_controls=5):
     """Cut `amount` of every group at random and hold the laws against it."""
-    costs = CostModel(model)
+    costs = Cost(model)
     masks = random_masks(costs.groups, rng, amount)
     error, cut = masked_is_cut(model, masks, batch)
     # Padded zeros (no producer) and channels that nothing reads cannot move the output.
     heard = [g.name for g in costs.groups if g.name in masks and g.producers and g.consumers]
     outputs = run(cut, batch)
     moved = any_control(model, masks, batch, outputs, rng, heard, num_controls) if heard else None
-    recount = CostModel(cut)
+    recount = Cost(cut)
     agree = costs.macs(masks) == recount.macs() and costs.parameters(masks) == cut.count_params()
     return Verdict(masks, costs, cut, error, moved, agree)
 

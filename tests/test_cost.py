@@ -10,7 +10,7 @@ from graphs import conv, dense, head, image
 from keras import Input, Model, layers
 
 import aip_tf
-from aip_tf.cost import CostModel
+from aip_tf.cost import Cost
 
 # Parameters and multiply-accumulates at 224 pixels and 1,000 classes. MobileNetV2: 300 M, Sandler
 # et al. 2018 (arXiv 1801.04381, table 4). VGG-16: 15.5 G. ResNet-50: "3.8 x 10^9", He et al. 2015
@@ -92,10 +92,10 @@ def test_the_profiler_agrees_within_one_percent(name):
 )
 def test_formula_equals_recount_for_many_masks(name):
     model = zoo_models.build(name)
-    costs, rng = CostModel(model), np.random.default_rng(0)
+    costs, rng = Cost(model), np.random.default_rng(0)
     for amount in (0.2, 0.8):
         masks = laws.random_masks(costs.groups, rng, amount)
-        again = CostModel(aip_tf.prune_channels(model, masks))
+        again = Cost(aip_tf.prune_channels(model, masks))
         assert costs.macs(masks) == again.macs()
         assert costs.parameters(masks) == again.parameters()
         assert costs.peak_memory(masks) == again.peak_memory()
@@ -105,7 +105,7 @@ def test_formula_equals_recount_for_many_masks(name):
 def test_costs_fall_with_every_channel():
     i = image()
     model = head(conv(conv(i, 6, "conv1"), 4, "conv2"), i)
-    costs = CostModel(model)
+    costs = Cost(model)
     before = (np.inf,) * 3
     for num_kept in range(6, 0, -1):
         masks = {"conv1": np.arange(6) < num_kept}
@@ -118,14 +118,14 @@ def test_peak_memory_by_hand():
     """Input 8x8x3, conv 8x8x6, conv 8x8x4, float32: the two convolutions' outputs at once."""
     i = image()
     x = conv(conv(i, 6, "conv1"), 4, "conv2")
-    assert CostModel(Model(i, x)).peak_memory() == 64 * (6 + 4) * 4
+    assert Cost(Model(i, x)).peak_memory() == 64 * (6 + 4) * 4
     skip = Model(i, layers.Concatenate()([i, x]))  # the input stays alive; the join is 7 channels
-    assert CostModel(skip).peak_memory() == 64 * max(3 + 6 + 4, 3 + 4 + 7) * 4
+    assert Cost(skip).peak_memory() == 64 * max(3 + 6 + 4, 3 + 4 + 7) * 4
 
 
 def test_costs_refuse_masks_that_do_not_fit():
     i = image()
-    costs = CostModel(head(conv(i, 6, "conv1"), i))
+    costs = Cost(head(conv(i, 6, "conv1"), i))
     with pytest.raises(ValueError, match="conv9"):
         costs.macs({"conv9": np.ones(6, bool)})
     with pytest.raises(ValueError, match="conv1"):

@@ -94,7 +94,7 @@ def test_every_number_has_its_unit_in_a_comment(path):
 
 def test_the_resnet18_file_reaches_the_numbers_of_the_paper():
     from aip_tf import prune_channels, select_channels, zoo
-    from aip_tf.cost import CostModel
+    from aip_tf.cost import Cost
     from aip_tf.selection import PerGroup
 
     resolved = config.load(["gin/resnet18.gin"])
@@ -103,7 +103,7 @@ def test_the_resnet18_file_reaches_the_numbers_of_the_paper():
     assert "final_sparsity = 0.4555" in resolved
     network = zoo.resnet18()
     keep = select_channels(network, 0.4555, selection=PerGroup(shares), criterion="l1")
-    small, large = CostModel(prune_channels(network, keep)), CostModel(network)
+    small, large = Cost(prune_channels(network, keep)), Cost(network)
     assert 1 - small.macs() / large.macs() == pytest.approx(0.4555, abs=0.01)
     assert 1 - small.parameters() / large.parameters() == pytest.approx(0.3678, abs=0.01)
 

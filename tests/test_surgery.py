@@ -308,7 +308,7 @@ def test_masks_that_do_not_fit_are_refused(verb, masks, words):
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (Subclassed, ["Subclassed", "Functional"]),
+        (Subclassed, ["subclassed", "called on data", "input_shape="]),
         (lambda: Sequential([layers.Conv2D(4, 3)]), ["Input"]),
         (lambda: head(conv(Input((None, None, 3)), 4, "c"), Input((8, 8, 3))), None),
         (lambda: "model.keras", ["str", "keras.Model"]),
@@ -334,12 +334,12 @@ def test_open_or_wrong_sizes_are_refused(shape):
     assert "picture" in str(raised.value) and "input_shape" in str(raised.value)
 
 
-def test_a_model_that_calls_a_subclassed_one_keeps_it_whole():
+def test_a_subclassed_model_inside_another_is_cut():
     i = image()
-    x = Subclassed()(conv(i, 6, "conv1"))
-    groups = aip_tf.find_channel_groups(head(conv(x, 4, "conv2"), i))
-    assert [g.producers for g in groups if g.prunable] == [("conv2",)]
-    assert any("Subclassed" in g.reason for g in groups)
+    model, batch = ready(head(conv(Subclassed()(conv(i, 6, "conv1")), 4, "conv2"), i))
+    masks = half(model)
+    assert "conv1" in masks and len(masks) == 3
+    assert laws.masked_is_cut(model, masks, batch)[0] <= laws.TOLERANCE
 
 
 def test_keeping_a_pinned_group_whole_is_allowed():

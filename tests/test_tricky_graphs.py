@@ -8,7 +8,7 @@ import pytest
 from graphs import GRAPHS
 
 import aip_tf
-from aip_tf.cost import CostModel
+from aip_tf.cost import Cost
 
 
 @pytest.fixture(params=GRAPHS.values(), ids=GRAPHS)
@@ -69,14 +69,14 @@ def test_keeping_all_is_the_identity(graph):
 
 def test_costs_by_formula_are_those_of_the_rebuilt_model(graph):
     model, _, rng = build(graph)
-    costs = CostModel(model)
+    costs = Cost(model)
     masks = laws.random_masks(aip_tf.find_channel_groups(model), rng, amount=0.4)
     cut = aip_tf.prune_channels(model, masks)
     assert costs.parameters({}) == aip_tf.count_parameters(model) == model.count_params()
     assert costs.macs({}) == aip_tf.count_macs(model)
     assert costs.parameters(masks) == aip_tf.count_parameters(cut) == cut.count_params()
     assert costs.macs(masks) == aip_tf.count_macs(cut)
-    assert costs.peak_memory(masks) == CostModel(cut).peak_memory({})
+    assert costs.peak_memory(masks) == Cost(cut).peak_memory({})
 
 
 def test_a_cut_model_saves_and_loads(graph, tmp_path):

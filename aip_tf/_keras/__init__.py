@@ -1,7 +1,10 @@
 """The only door to Keras' internals: graph nodes, private classes, private attributes.
 
 Everything here answers a question that Keras' public interface does not: in which order do the
-operations of a Functional model run, how is one of them copied with another width.
+operations of a model run (`graph`), what is inside of a layer made of layers (`opening`), how is a
+layer copied (`copies`), also with another width (`resizing`), what does a function compute
+(`functions`), what was a model compiled with (`compiled`), how do steps run on several machines
+(`training`, `workers`).
 """
 
 from aip_tf._keras.compiled import (
@@ -13,13 +16,19 @@ from aip_tf._keras.compiled import (
     output_specs,
 )
 from aip_tf._keras.copies import (
-    copy_flags,
+    build_at_once,
+    clone,
     copy_input,
-    copy_operation,
+    copy_ops,
     copy_sequential,
-    copy_wrapper,
+    copy_variable,
     copying,
+    fill,
+    input_layer,
+    is_filled,
     new_operation,
+    rename,
+    set_flags,
 )
 from aip_tf._keras.data import (
     is_seeded,
@@ -32,13 +41,16 @@ from aip_tf._keras.functions import (
     recorded_graph,
 )
 from aip_tf._keras.graph import (
+    GivenInputs,
     TappedModel,
     all_layers,
     application_layers,
     attention_projections,
+    built_shapes,
     flat_inputs,
+    given_tensors,
+    graph_inside,
     graph_of,
-    input_structure,
     is_graph,
     layer_at,
     observe,
@@ -46,8 +58,16 @@ from aip_tf._keras.graph import (
     output_shapes,
     random_states,
     run_graph,
+    run_operation,
+    standardized,
+    tensor_places,
     variables_by_training,
     walk,
+    with_mask_of,
+)
+from aip_tf._keras.opening import (
+    CannotOpenError,
+    Openings,
 )
 from aip_tf._keras.optimizers import (
     carry_exclusions,
@@ -59,55 +79,92 @@ from aip_tf._keras.randomness import (
     random_state,
     set_random_state,
 )
-from aip_tf._keras.shares import add, num_samples, share_of
-from aip_tf._keras.training import ReplicaModel, build_metrics
-from aip_tf._keras.workers import is_multi_worker, multi_worker_strategy
+from aip_tf._keras.resizing import (
+    graft,
+    layer_pairs,
+    own_pairs,
+    resize,
+    with_smaller_arrays,
+)
+from aip_tf._keras.shares import (
+    Share,
+    add,
+    share_of,
+)
+from aip_tf._keras.training import (
+    ReplicaModel,
+    build_metrics,
+)
+from aip_tf._keras.workers import (
+    is_multi_worker,
+    multi_worker_strategy,
+)
 
 __all__ = [
+    "CannotOpenError",
+    "GivenInputs",
+    "Openings",
     "ReplicaModel",
+    "Share",
     "TappedModel",
     "add",
     "all_layers",
     "application_layers",
     "attention_projections",
+    "build_at_once",
     "build_metrics",
+    "built_shapes",
     "called_graph",
     "carry_exclusions",
+    "clone",
     "compile_arguments",
-    "copy_flags",
     "copy_input",
-    "copy_operation",
+    "copy_ops",
     "copy_sequential",
-    "copy_wrapper",
+    "copy_variable",
     "copying",
     "explicit_seed",
+    "fill",
     "flat_inputs",
     "fresh_metric",
     "fresh_optimizer",
+    "given_tensors",
+    "graft",
+    "graph_inside",
     "graph_of",
     "has_schedule",
-    "input_structure",
+    "input_layer",
+    "is_filled",
     "is_graph",
     "is_multi_worker",
     "is_seeded",
     "joined_loss",
     "layer_at",
+    "layer_pairs",
     "metric_directions",
     "multi_worker_strategy",
     "names_of_outputs",
     "new_operation",
-    "num_samples",
     "observe",
     "operation_type",
     "output_shapes",
     "output_specs",
+    "own_pairs",
     "random_state",
     "random_states",
     "recorded_graph",
+    "rename",
+    "resize",
     "run_graph",
+    "run_operation",
+    "set_flags",
     "set_random_state",
     "share_of",
     "show",
+    "standardized",
+    "tensor_places",
     "variables_by_training",
     "walk",
+    "with_mask_of",
+    "with_smaller_arrays",
 ]

@@ -4,7 +4,7 @@ import keras
 from keras import tree
 from keras.src.trainers.compile_utils import CompileLoss, CompileMetrics
 
-from aip_tf._keras.graph import graph_of, input_structure, is_graph
+from aip_tf._keras.graph import graph_of, is_graph
 
 
 def compile_arguments(model):
@@ -27,7 +27,7 @@ def compile_arguments(model):
 def output_specs(model, inputs):
     """Symbolic outputs of `model`, in the structure of its answers, for a batch of inputs."""
     if is_graph(model):
-        return model.compute_output_spec(input_structure(model, graph_of(model).inputs))
+        return model.compute_output_spec(graph_of(model).structure)
     symbols = tree.map_structure(
         lambda x: keras.KerasTensor((None, *x.shape[1:]), keras.backend.standardize_dtype(x.dtype)),
         inputs,

@@ -1,64 +1,229 @@
-"""Copies of layers and operations, some of them with another width."""
+"""Copies of layers: what is alive travels; a configuration is asked for a new width only.
+
+A configuration stores an activation by its name, forgets what its author forgot, and cannot name
+what is not registered. So a layer that keeps its size is *cloned*: a new object with the same
+attributes, its own variables and its own sublayers. A layer that changes its size is made anew from
+its configuration with the changes, and gets its functions, regularizers, constraints and
+initializers back as the objects they are (see `resizing`).
+
+New variables have no values until `fill` gives them one: nothing is initialized for nothing.
+"""
 
 import contextlib
+import functools
 import inspect
+import types
 
 import keras
-import tensorflow as tf
+from keras.src.backend.common import global_state
 from keras.src.saving.serialization_lib import SafeModeScope
 
 from aip_tf._keras.graph import operation_type
 
+_UNFILLED = "uninitialized_variables"  # where Keras notes them
+# What a new layer has of its own; the rest of its attributes are those of the source.
+OWN = {
+    "_call_signature",
+    "_inbound_nodes",
+    "_layers",
+    "_losses",
+    "_losses_override",
+    "_loss_ids",
+    "_metrics",
+    "_non_trainable_variables",
+    "_outbound_nodes",
+    "_saved_model_arg_spec",
+    "_saved_model_inputs_spec",
+    "_seed_generators",
+    "_tracked",
+    "_tracker",
+    "_trainable_variables",
+    "build",
+    "quantize",
+}
+
 
 @contextlib.contextmanager
 def copying():
-    """Copies made inside have no initial weights: assign them all. They may contain lambdas.
+    """Variables made inside, in this thread, have no values: `fill` them all behind it.
 
-    Untouched memory saves time and space. The initializers in the configurations stay as they are.
+    Layers made inside may hold functions that are not registered for saving.
     """
-    original = keras.layers.Layer.add_weight
-
-    def add_weight(self, *args, **kwargs):
-        if len(args) < 2:
-            kwargs["initializer"] = lambda shape, dtype: tf.raw_ops.Empty(shape=shape, dtype=dtype)
-        return original(self, *args, **kwargs)
-
-    keras.layers.Layer.add_weight = add_weight
+    before = list(global_state.get_global_attribute(_UNFILLED, []))
     try:
-        with SafeModeScope(False):
+        with keras.StatelessScope(initialize_variables=False), SafeModeScope(False):
             yield
     finally:
-        keras.layers.Layer.add_weight = original
+        global_state.set_global_attribute(_UNFILLED, before)
 
 
-def copy_operation(operation, changes):
-    """A new operation like `operation`, with `changes` to its configuration.
+def build_at_once(layer, shape):
+    """Build a layer while `copying`, with values: one that makes its state of arrays needs them."""
+    scope = global_state.get_global_attribute("stateless_scope")
+    global_state.set_global_attribute("stateless_scope", None)
+    try:
+        layer.build(shape)
+    finally:
+        global_state.set_global_attribute("stateless_scope", scope)
+
+
+def fill(variable, value=None):
+    """Give a variable made while `copying` its value; None: what its own initializer makes."""
+    if is_filled(variable):
+        variable.assign(value)
+        return
+    if value is not None:
+        variable._initializer = lambda shape, dtype: value
+    variable._deferred_initialize()
+
+
+def is_filled(variable):
+    """Whether `variable` has a value."""
+    return variable._value is not None
+
+
+def copy_variable(variable, dtype=None):
+    """A variable without value like `variable`; `dtype` replaces a floating type."""
+    floating = dtype and "float" in variable.dtype
+    copy = keras.Variable(
+        initializer=lambda shape, dtype: keras.ops.cast(variable.value, dtype),
+        shape=variable.shape,
+        dtype=dtype if floating else variable.dtype,
+        trainable=variable.trainable,
+        autocast=variable._autocast,
+        aggregation=variable.aggregation,
+        synchronization=variable.synchronization,
+        name=variable.name,
+    )
+    copy._path = variable.path
+    copy.regularizer, copy.constraint = variable.regularizer, variable.constraint
+    copy.overwrite_with_gradient = variable.overwrite_with_gradient
+    return copy
+
+
+# --- layers that keep their size ----------------------------------------------------------------
+
+
+def clone(layer, copies, dtype=None):
+    """A new layer with the attributes of `layer`, its own variables and its own sublayers.
 
     Args:
-        operation: a layer or an operation of `keras.ops`.
-        changes: `{key: value}`.
+        layer: a built layer that is no graph.
+        copies: `copies.layer(layer)` and `copies.variable(variable)` give the copy of what is
+            inside; `copies.note(layer, copy)` is told of the new layer before anything is asked.
+        dtype: a floating type for all computation inside, or None.
     """
-    if not isinstance(operation, keras.layers.Layer):
-        return _copy_ops(operation, changes)
-    try:
-        config = operation.get_config()
-    except NotImplementedError as error:
-        raise ValueError(
-            f"Received the layer {operation.name!r} of {type(operation).__name__}, which cannot be "
-            f"copied: it has no `get_config`. Expected every layer of a model that is cut to "
-            f"implement `get_config`, as saving it does."
-        ) from error
-    return type(operation).from_config(config | changes)
+    copy = _blank(layer)
+    copies.note(layer, copy)
+    fresh = set(vars(copy)) - layer_attributes() if isinstance(layer, keras.Model) else set()
+    with _unlocked(copy):
+        for name, value in vars(layer).items():
+            if name not in OWN and name not in fresh and not name.startswith("_self_"):
+                setattr(copy, name, _translated(value, copies))
+        if dtype is not None:
+            copy._dtype_policy = keras.dtype_policies.get(dtype)
+        _track_in_order(layer, copy, copies)
+    return copy
 
 
-def copy_wrapper(wrapper, layer, changes):
-    """A new wrapper (TimeDistributed) like `wrapper` around `layer`."""
-    config = wrapper.get_config() | changes
-    config.pop("layer")
-    return type(wrapper)(layer, **config)
+@functools.cache
+def layer_attributes():
+    """What Keras sets on every layer."""
+    return frozenset(vars(keras.layers.Layer()))
 
 
-def _copy_ops(operation, changes):
+def _blank(layer):
+    """An object of the layer's class on which only Keras' own constructor has run."""
+    copy = type(layer).__new__(type(layer))
+    base = keras.Model if isinstance(layer, keras.Model) else keras.layers.Layer
+    base.__init__(copy, name=layer.name)
+    return copy
+
+
+@contextlib.contextmanager
+def _unlocked(layer):
+    layer._tracker.unlock()
+    yield
+    if layer.built:
+        layer._lock_state()
+
+
+def _track_in_order(layer, copy, copies):
+    """Let `copy` list its variables and layers in the order of `layer`, none missing or twice."""
+    order = {
+        "_trainable_variables": copies.variable,
+        "_non_trainable_variables": copies.variable,
+        "_layers": copies.layer,
+    }
+    stores = ("trainable_variables", "non_trainable_variables", "layers")
+    for (name, copy_of), store in zip(order.items(), stores, strict=True):
+        found = [copy_of(x) for x in getattr(layer, name)]
+        getattr(copy, name)[:] = found
+        copy._tracker.stored_ids[store] = {id(x) for x in found}
+
+
+def _translated(value, copies):
+    """`value` with the copies in place of the layers and variables in it; the rest is shared."""
+    if isinstance(value, keras.Variable):
+        return copies.variable(value)
+    if isinstance(value, keras.layers.Layer):
+        return copies.layer(value)
+    if isinstance(value, keras.random.SeedGenerator):
+        return copies.seed_generator(value)
+    if isinstance(value, types.MethodType):
+        owner = _translated(value.__self__, copies)
+        return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
+    if isinstance(value, functools.partial):
+        parts = (value.func, value.args, value.keywords)
+        new = [_translated(x, copies) for x in parts]
+        same = all(a is b for a, b in zip(parts, new, strict=True))
+        return value if same else functools.partial(new[0], *new[1], **new[2])
+    if isinstance(value, types.FunctionType):
+        return _translated_function(value, copies)
+    return _translated_container(value, copies)
+
+
+def _translated_container(value, copies):
+    if isinstance(value, dict):
+        new = {k: _translated(v, copies) for k, v in value.items()}
+        return new if any(new[k] is not value[k] for k in value) else value
+    if isinstance(value, list | tuple | set | frozenset):
+        old = list(value)
+        new = [_translated(x, copies) for x in old]
+        if all(a is b for a, b in zip(old, new, strict=True)):
+            return list(value) if isinstance(value, list) else value
+        if hasattr(value, "_fields"):
+            return type(value)(*new)
+        kind = next(k for k in (list, tuple, set, frozenset) if isinstance(value, k))
+        return kind(new)
+    return value
+
+
+def _translated_function(function, copies):
+    """A function that closes over layers or variables closes over their copies."""
+    if not function.__closure__:
+        return function
+    contents = []
+    for cell in function.__closure__:
+        try:
+            contents.append(cell.cell_contents)
+        except ValueError:  # an empty cell
+            return function
+    if not any(isinstance(x, keras.layers.Layer | keras.Variable) for x in contents):
+        return function
+    new = [types.CellType(_translated(x, copies)) for x in contents]
+    copy = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, None, tuple(new)
+    )
+    copy.__defaults__, copy.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+    return functools.update_wrapper(copy, function)
+
+
+# --- operations, inputs, models -------------------------------------------------------------------
+
+
+def copy_ops(operation, changes):
+    """A new operation of `keras.ops` like `operation`, with `changes` to its arguments."""
     parameters = inspect.signature(type(operation).__init__).parameters
     names = [
         n for n, p in parameters.items() if n not in ("self", "name") and p.kind != p.VAR_KEYWORD
@@ -84,10 +249,16 @@ def copy_input(tensor, shape, dtype=None):
     """
     floating = "float" in tensor.dtype
     settings = {"name": tensor.name, "dtype": dtype if dtype and floating else tensor.dtype}
-    layer = tensor._keras_history.operation
-    if isinstance(layer, keras.layers.InputLayer):
+    if layer := input_layer(tensor):
         settings |= {"name": layer.name, "sparse": tensor.sparse, "optional": layer.optional}
     return keras.Input(batch_shape=shape, **settings)
+
+
+def input_layer(tensor):
+    """The InputLayer behind a symbolic input, or None."""
+    history = getattr(tensor, "_keras_history", None)
+    layer = history and history.operation
+    return layer if isinstance(layer, keras.layers.InputLayer) else None
 
 
 def copy_sequential(model, layers, inputs):
@@ -99,18 +270,19 @@ def copy_sequential(model, layers, inputs):
     return copy
 
 
-def copy_flags(source, copy):
-    """Give `copy` and everything inside it the `trainable` flags of `source`."""
-    old = [source, *source._flatten_layers(include_self=False)]
-    new = [copy, *copy._flatten_layers(include_self=False)]
-    layers = zip(_without_graphs(old), _without_graphs(new), strict=True)
-    variables = zip(source.variables, copy.variables, strict=True)
-    for before, after in [*layers, *variables]:
-        if after.trainable != before.trainable:
-            after.trainable = before.trainable
+def set_flags(pairs):
+    """Give copies the `trainable` flags of their sources, each its own, none inherited.
+
+    Args:
+        pairs: pairs of layers and pairs of variables.
+    """
+    for source, copy in pairs:
+        if isinstance(source, keras.Variable):
+            copy.trainable = source.trainable
+        else:
+            copy._trainable = source._trainable
 
 
-def _without_graphs(layers):
-    """A Sequential's inner Functional exists only once it was used: leave it out of the count."""
-    hidden = {id(x._functional) for x in layers if isinstance(x, keras.Sequential)}
-    return [x for x in layers if not (id(x) in hidden or isinstance(x, keras.layers.InputLayer))]
+def rename(operation, name):
+    """Give a copy another name."""
+    operation.name = name

@@ -1,4 +1,4 @@
-"""The graph of a Functional model: in which order its operations run, layers by path, taps."""
+"""Graphs of operations: in which order they run, layers by path, taps."""
 
 import importlib
 import inspect
@@ -11,6 +11,39 @@ from keras.src.ops.operation import Operation
 _OPERATION_MODULES = ("core", "image", "linalg", "math", "nn", "numpy")
 
 
+class Graph:
+    """Operations in an order in which they can run.
+
+    Attributes:
+        inputs: list of symbolic tensors.
+        nodes: the calls, each with `operation`, `arguments`, `input_tensors`, `outputs`.
+        outputs: symbolic tensors (constants may stand among them) in the structure of the model.
+        structure: the symbolic inputs in the structure in which the model takes them.
+        names: `{id(operation): name}`, each name once.
+    """
+
+    def __init__(self, inputs, nodes, outputs, structure=None):
+        self.inputs = inputs
+        self.nodes = nodes
+        self.outputs = outputs
+        self.structure = inputs if structure is None else structure
+        self.names = _unique_names(nodes)
+
+
+def _unique_names(nodes):
+    names, used = {}, set()
+    for node in nodes:
+        operation = node.operation
+        if id(operation) not in names:
+            name, number = operation.name, 1
+            while name in used:
+                number += 1
+                name = f"{operation.name}_{number}"
+            names[id(operation)] = name
+            used.add(name)
+    return names
+
+
 def is_graph(operation):
     """Whether `operation` is a Functional or built Sequential model that runs Keras' own `call`."""
     if isinstance(operation, keras.Sequential):
@@ -18,31 +51,42 @@ def is_graph(operation):
     return isinstance(operation, Functional) and type(operation).call is Functional.call
 
 
+def graph_inside(operation):
+    """The `Graph` of a Functional or Sequential model; None for every other operation."""
+    if not is_graph(operation):
+        return None
+    model = operation._functional if isinstance(operation, keras.Sequential) else operation
+    depths = sorted(model._nodes_by_depth, reverse=True)
+    nodes = [n for depth in depths for n in model._nodes_by_depth[depth] if not n.is_input]
+    return Graph(model.inputs, nodes, model._outputs_struct, model._inputs_struct)
+
+
 def graph_of(model):
-    """The Functional graph of `model`.
+    """The `Graph` of `model`.
 
     Raises:
         ValueError: if the model is subclassed or not built, so that it has no graph.
     """
-    if not is_graph(model):
+    graph = graph_inside(model)
+    if graph is None:
         kind = type(model).__name__
         hint = (
             "call `model.build(input_shape)` or start it with keras.Input"
             if isinstance(model, keras.Sequential)
-            else "build it with keras.Input and keras.Model(inputs, outputs)"
+            else "aip_tf.prune_channels(model, {}) makes a Functional copy of a subclassed one"
         )
         raise ValueError(
             f"Received a {kind} without a graph of operations. Expected a built Sequential or a "
-            f"Functional keras.Model: only those can be traced and cut; {hint}."
+            f"Functional keras.Model; {hint}."
         )
-    return model._functional if isinstance(model, keras.Sequential) else model
+    return graph
 
 
-def walk(model, inputs, visit):
-    """Run the graph of `model` once, in topological order: the one walk that everything shares.
+def walk(graph, inputs, visit):
+    """Run a graph once, in topological order: the one walk that everything shares.
 
     Args:
-        model: a Functional or built Sequential model.
+        graph: a `Graph`.
         inputs: the values of its inputs, of any kind (tensors, symbols, identity arrays), in the
             model's structure or as a flat list.
         visit: `visit(node, args, kwargs) -> outputs`, called for every operation (a nested model
@@ -51,20 +95,19 @@ def walk(model, inputs, visit):
     Returns:
         The values of the outputs, in the model's structure.
     """
-    graph = graph_of(model)
     values = {id(x): v for x, v in zip(graph.inputs, flat_inputs(graph, inputs), strict=True)}
-    for depth in sorted(graph._nodes_by_depth, reverse=True):
-        for node in graph._nodes_by_depth[depth]:
-            if node.is_input or not values.keys() >= {id(x) for x in node.input_tensors}:
-                continue
-            args, kwargs = _fill_in(node.arguments, values)
-            outputs = visit(node, args, kwargs)
-            if isinstance(outputs, tuple | list | dict):
-                flat = tree.flatten(outputs)
-                values.update((id(x), y) for x, y in zip(node.outputs, flat, strict=True))
-            else:
-                values[id(node.outputs[0])] = outputs
-    return tree.pack_sequence_as(graph._outputs_struct, [values[id(x)] for x in graph.outputs])
+    for node in graph.nodes:
+        if not values.keys() >= {id(x) for x in node.input_tensors}:
+            continue
+        args, kwargs = _fill_in(node.arguments, values)
+        outputs = visit(node, args, kwargs)
+        if isinstance(outputs, tuple | list | dict):
+            flat = tree.flatten(outputs)
+            values.update((id(x), y) for x, y in zip(node.outputs, flat, strict=True))
+        else:
+            values[id(node.outputs[0])] = outputs
+    flat = [values.get(id(x), x) for x in tree.flatten(graph.outputs)]
+    return tree.pack_sequence_as(graph.outputs, flat)
 
 
 def _fill_in(arguments, values):
@@ -75,20 +118,46 @@ def _fill_in(arguments, values):
     return arguments.fill_in(values)
 
 
-def run_graph(model, inputs, call, prefix=""):
-    """Walk `model` and every model nested in it: `call(operation, args, kwargs, path) -> outputs`.
+def tensor_places(node):
+    """For every flat argument of a call whether it is a tensor of the graph: list of bool."""
+    arguments = node.arguments
+    flat = tree.flatten((arguments.args, arguments.kwargs))
+    return [isinstance(x, keras.KerasTensor) for x in flat]
 
-    `path` is the operation's name behind those of the models it is nested in: `"outer/inner"`. With
-    `call=lambda operation, args, kwargs, path: operation(*args, **kwargs)` it is the forward pass.
+
+def run_graph(graph, inputs, call, inside=graph_inside, prefix=""):
+    """Walk a graph and everything nested in it: `call(node, args, kwargs, path) -> outputs`.
+
+    Args:
+        graph: a `Graph`.
+        inputs: see `walk`.
+        call: runs one operation; `path` is the operation's name behind those of the models it is
+            nested in: `"outer/inner"`. `run_operation` is the forward pass.
+        inside: `inside(operation) -> Graph or None`: into which operations to walk.
     """
 
     def visit(node, args, kwargs):
-        path = prefix + node.operation.name
-        if is_graph(node.operation):
-            return run_graph(node.operation, args, call, path + "/")
-        return call(node.operation, args, kwargs, path)
+        path = prefix + graph.names[id(node.operation)]
+        nested = inside(node.operation)
+        if nested is None:
+            return call(node, args, kwargs, path)
+        given = given_tensors(node, args, kwargs)
+        return run_graph(nested, given, call, inside, path + "/")
 
-    return walk(model, inputs, visit)
+    return walk(graph, inputs, visit)
+
+
+def given_tensors(node, args, kwargs):
+    """Those of the arguments of a call that stand for tensors of the graph, as a flat list."""
+    if len(node.input_tensors) == 1 and len(args) == 1 and not isinstance(args[0], list | dict):
+        return [args[0]]
+    flat = tree.flatten((args, kwargs))
+    return [x for x, traced in zip(flat, tensor_places(node), strict=True) if traced]
+
+
+def run_operation(node, args, kwargs, training=None):
+    """Call the operation of a node with values, in training or inference mode."""
+    return operation_fn(node.operation, training=training)(*args, **kwargs)
 
 
 def observe(model, inputs, see):
@@ -97,27 +166,57 @@ def observe(model, inputs, see):
     `tensors` is the flat list of what the operation was called on. Returns the model's outputs.
     """
 
-    def call(operation, args, kwargs, path):
-        outputs = operation_fn(operation, training=False)(*args, **kwargs)
+    def call(node, args, kwargs, path):
+        outputs = run_operation(node, args, kwargs, training=False)
         tensors = [x for x in tree.flatten((args, kwargs)) if keras.ops.is_tensor(x)]
-        see(operation, path, tensors, outputs)
+        see(node.operation, path, tensors, outputs)
         return outputs
 
-    return run_graph(model, graph_of(model)._standardize_inputs(inputs), call)
+    graph = graph_of(model)
+    return run_graph(graph, standardized(graph, inputs), call)
 
 
 def flat_inputs(graph, inputs):
     """`inputs`, in the graph's structure or named by a dict, as a list in the graph's order."""
     while isinstance(inputs, tuple | list) and len(inputs) == 1 and len(graph.inputs) > 1:
         inputs = inputs[0]
-    if isinstance(inputs, dict) and not isinstance(graph._inputs_struct, dict):
+    if isinstance(inputs, dict) and not isinstance(graph.structure, dict):
         return [inputs[x.name] for x in graph.inputs]
     return tree.flatten(inputs)
 
 
-def input_structure(model, values):
-    """Flat `values` of the inputs in the structure (list, dict) that `model` was built with."""
-    return tree.pack_sequence_as(graph_of(model)._inputs_struct, values)
+def standardized(graph, inputs):
+    """Batches of inputs as the graph's own model takes them: a flat list of tensors of its types.
+
+    As `keras.Model.__call__` does, an axis of size 1 at the end may be missing or too many.
+    """
+    converted = []
+    for x, symbol in zip(flat_inputs(graph, inputs), graph.inputs, strict=True):
+        if x is not None:
+            mask = getattr(x, "_keras_mask", None)
+            x = keras.ops.convert_to_tensor(x, dtype=symbol.dtype, sparse=symbol.sparse)
+            rank = len(symbol.shape)
+            if len(x.shape) == rank + 1 and x.shape[-1] == 1:
+                x = keras.ops.squeeze(x, axis=-1)
+            elif len(x.shape) == rank - 1 and symbol.shape[-1] == 1:
+                x = keras.ops.expand_dims(x, axis=-1)
+            if mask is not None:
+                x._keras_mask = mask
+        converted.append(x)
+    return converted
+
+
+def mask_of(x):
+    """The mask that travels with a tensor, or None."""
+    return getattr(x, "_keras_mask", None)
+
+
+def with_mask_of(source, x):
+    """`x`, with the mask that travels with `source`."""
+    mask = mask_of(source)
+    if mask is not None:
+        x._keras_mask = mask
+    return x
 
 
 def output_shapes(node, shapes):
@@ -158,8 +257,12 @@ def layer_at(model, path):
 
 def _inside(owner):
     if is_graph(owner):
-        return graph_of(owner).operations
+        graph = graph_inside(owner)
+        return [node.operation for node in graph.nodes] + list(owner.layers)
     return list(owner._flatten_layers(include_self=False, recursive=False))
+
+
+# --- private classes and attributes -------------------------------------------------------------
 
 
 def operation_type(name):
@@ -185,6 +288,24 @@ def variables_by_training(layer):
     return layer.trainable_variables, layer.non_trainable_variables
 
 
+def own_variables(layer):
+    """The variables that a layer made itself: not those of its sublayers or random generators."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def built_shapes(model):
+    """Shapes without batch size that a subclassed model was built on, or None."""
+    shapes = model._build_shapes_dict
+    if not shapes or len(shapes) != 1:
+        return None
+    return tree.map_shape_structure(lambda s: tuple(s[1:]), next(iter(shapes.values())))
+
+
+def sublayers(layer):
+    """The layers directly inside of a layer or model that is no graph."""
+    return list(layer._layers)
+
+
 def random_states(layer):
     """The variables of the random generators in `layer` and in what it contains."""
     return [g.state for x in layer._flatten_layers() for g in x._seed_generators]
@@ -207,7 +328,17 @@ def attention_projections(layer):
     return found if gate is None else found | {"gate": gate}
 
 
-class TappedModel(keras.Model):
+class GivenInputs(keras.Model):
+    """A model whose `call` is given the inputs as they are: it converts them itself."""
+
+    def __init__(self, name):
+        super().__init__(name=name)
+        self.built = True
+        self._convert_input_args = False
+        self._allow_non_tensor_positional_args = True
+
+
+class TappedModel(GivenInputs):
     """`model`, whose call also returns what is read at some paths: `(outputs, {path: found})`.
 
     `taps` is {path: function}; of `function(x) -> (y, found)` the model goes on with y, equal to x.
@@ -215,23 +346,20 @@ class TappedModel(keras.Model):
     """
 
     def __init__(self, model, taps):
-        super().__init__(name=f"{model.name}_tapped")
+        super().__init__(f"{model.name}_tapped")
         self.model = model
         self.taps = taps
-        self.built = True
-        self._convert_input_args = False
-        self._allow_non_tensor_positional_args = True
 
     def call(self, inputs, training=None):
         found = {}
 
-        def call(operation, args, kwargs, path):
-            x = operation_fn(operation, training=training)(*args, **kwargs)
+        def call(node, args, kwargs, path):
+            x = run_operation(node, args, kwargs, training)
             if path in self.taps:
-                mask = getattr(x, "_keras_mask", None)
+                before = x
                 x, found[path] = self.taps[path](x)
-                if mask is not None:
-                    x._keras_mask = mask
+                x = with_mask_of(before, x)
             return x
 
-        return run_graph(self.model, graph_of(self.model)._standardize_inputs(inputs), call), found
+        graph = graph_of(self.model)
+        return run_graph(graph, standardized(graph, inputs), call), found

@@ -44,11 +44,17 @@ class Call:
         self.products = []
         self.constants = {}
         self.masked_call = None
+        self.is_of_unknown_cost = False
         self.known_variables = set()
         self._switched_off = {}
         self._declared = []
 
     # What a rule asks.
+
+    @property
+    def node(self):
+        """The node of the call in Keras' graph."""
+        return self._node
 
     @property
     def dtypes(self):
@@ -58,6 +64,23 @@ class Call:
     def label(self):
         """How a reason names this call."""
         return f"{self.path} ({type(self.operation).__name__})"
+
+    @property
+    def unopened(self):
+        """Why the layer that is called could not be opened: text, or None."""
+        return self._tracer.openings.reasons.get(id(self.operation))
+
+    def macs_inside(self):
+        """Multiply-accumulates of a layer without a rule, if one can look inside; else 0.
+
+        Then `is_of_unknown_cost` says whether the layer has any.
+        """
+        glimpse = self._tracer.openings.glimpse(self.operation)
+        found = glimpse and self._tracer.macs_inside(glimpse, self)
+        if found is None and isinstance(self.operation, keras.layers.Layer):
+            stock = type(self.operation).__module__.startswith("keras.")
+            self.is_of_unknown_cost = bool(self.operation.variables) or not stock
+        return found or 0
 
     @property
     def declares(self):
@@ -157,7 +180,7 @@ class Call:
         if isinstance(variable, keras.Variable):
             self.known(variable)
             self._declared.append(ids)
-            self._tracer.add_weight(self.path, variable, axis, ids, role)
+            self._tracer.add_weight(self, variable, axis, ids, role)
 
     def known(self, *variables):
         """Say that these variables stay as they are, whichever channels are removed."""
@@ -189,14 +212,11 @@ class Call:
         call.outputs = tree.flatten(rule(call, x, **kwargs))
         self.products += call.products
         self.known(*layer.variables)
+        self._tracer.inner_inputs[id(layer)] = x
         self._declared += call._declared
         if call._switched_off:
             self._switch_off(call._switched_off)
         return call
-
-    def wraps(self, layer):
-        """Say that this operation is a wrapper: its copy is one around the copy of `layer`."""
-        self._tracer.wrapped[id(self.operation)] = layer
 
     def config(self, key, ids, value=None, of=None):
         """Edit the operation's configuration: `key` becomes the number of `ids` that are kept.

@@ -7,8 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from aip_tf.channels.identities import compact
-from aip_tf.channels.kept import Kept
-from aip_tf.channels.trace import trace
 
 
 class Member(NamedTuple):
@@ -60,87 +58,13 @@ class ChannelGroup:
     residual: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class Partition:
-    """The channel groups of a trace, and which class of the trace each channel is.
-
-    Attributes:
-        trace: the trace.
-        groups: the groups, prunable or not, in the order of the network.
-        classes: `{group name: int array (num_channels,)}`; empty for groups that are kept.
-    """
-
-    trace: object
-    groups: list[ChannelGroup]
-    classes: dict[str, np.ndarray]
-
-    def kept(self, keep_masks):
-        """`Kept` for keep masks by group name; groups that are not named are kept whole.
-
-        Raises:
-            ValueError: for an unknown name, or a mask of another length, type, or all False.
-        """
-        keep = np.ones(len(self.trace.pinned), bool)
-        known = {g.name: g for g in self.groups}
-        for name, mask in keep_masks.items():
-            mask = _checked(known, name, mask)
-            if known[name].prunable:
-                keep[self.classes[name]] = mask
-        return Kept(self.trace.class_of, keep)
-
-
-def _checked(known, name, mask):
-    if name not in known:
-        raise ValueError(
-            f"Received a keep mask for the channel group {name!r}, which the model does not have. "
-            f"Expected names out of `find_channel_groups(model)`: {', '.join(list(known)[:8])} ..."
-        )
-    group, mask = known[name], np.asarray(mask)
-    if mask.dtype != bool or mask.shape != (group.num_channels,):
-        raise ValueError(
-            f"Received for the channel group {name!r} a keep mask of shape {mask.shape} and type "
-            f"{mask.dtype}. Expected a bool array of shape ({group.num_channels},), True = keep."
-        )
-    if not mask.any():
-        raise ValueError(
-            f"Received for the channel group {name!r} a keep mask that keeps nothing. Expected at "
-            f"least one True: a layer without channels is none."
-        )
-    if not mask.all() and not group.prunable:
-        raise ValueError(
-            f"Received a keep mask that removes channels of {name!r}. Expected to keep them all: "
-            f"{group.reason}."
-        )
-    return mask
-
-
-def find_channel_groups(model, input_shape=None):
-    """Find which channels of a model must be cut together.
-
-    Args:
-        model: a Functional or built Sequential `keras.Model`.
-        input_shape: shape of the input without batch size, where the model leaves sizes open; for
-            several inputs a list or dict of shapes.
+def group_channels(traced):
+    """Put the channels of a `Trace` into groups (rule R7).
 
     Returns:
-        List of `ChannelGroup` in the order of the network, those that cannot be pruned included,
-        with the reason.
-
-    Raises:
-        ValueError: if the model is subclassed, not built, or a size is open.
-
-    Example:
-
-    >>> model = keras.applications.MobileNetV2(weights=None)
-    >>> [group.name for group in aip_tf.find_channel_groups(model) if group.prunable][:2]
-    ['Conv1', 'expanded_conv_project']
+        The groups, prunable or not, in the order of the network, and `{group name: int array
+        (num_channels,)}`, which class of the trace each channel is.
     """
-    return partition(model, input_shape).groups
-
-
-def partition(model, input_shape=None):
-    """Trace `model` and put its channels into groups (rule R7)."""
-    traced = trace(model, input_shape)
     first = _first_made(traced)
     sets = _free(traced, first) + _kept_whole(traced)
     sets.sort(key=lambda entry: entry[0])
@@ -168,7 +92,7 @@ def partition(model, input_shape=None):
                 residual=bool(merged[channels].any()),
             )
         )
-    return Partition(traced, groups, dict(zip(names, classes, strict=True)))
+    return groups, dict(zip(names, classes, strict=True))
 
 
 def _first_made(traced):
@@ -253,12 +177,16 @@ def _producers(traced, places):
 def _members(traced, places):
     members = [[] for _ in range(places.num_sets)]
     for weight in traced.weights.values():
-        path = weight.path
-        variable = weight.variable.path.rsplit(path.rsplit("/", 1)[-1] + "/", 1)[-1]
+        path, variable = weight.path, name_inside(weight.layer, weight.variable)
         for axis in weight.axes:
             for i, indices, channels in places(axis.ids):
                 members[i].append(Member(path, variable, axis.axis, axis.role, indices, channels))
     return members
+
+
+def name_inside(layer, variable):
+    """The path of a variable inside the layer that owns it: "kernel", "query/kernel"."""
+    return variable.path.rsplit(f"{layer.name}/", 1)[-1]
 
 
 def _names(traced, classes, producers):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from aip_tf import _keras
+from aip_tf.channels.groups import name_inside
 
 
 def producer_kernels(model, group):
@@ -23,8 +24,7 @@ def gate_members(model, group):
 def variable_of(model, member):
     """The `keras.Variable` of a model that a `Member` of one of its groups speaks of."""
     layer = _keras.layer_at(model, member.layer)
-    inside = f"{layer.name}/"
-    return next(v for v in layer.variables if v.path.rsplit(inside, 1)[-1] == member.variable)
+    return next(v for v in layer.variables if name_inside(layer, v) == member.variable)
 
 
 def rows_of(model, member):

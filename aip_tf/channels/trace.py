@@ -7,6 +7,7 @@ every tensor varies along one axis at most, so removing a class removes whole sl
 
 import collections
 import dataclasses
+import math
 from collections.abc import Callable
 
 import keras
@@ -25,6 +26,7 @@ from aip_tf.channels.identities import (
     spread,
     varying_axes,
 )
+from aip_tf.channels.inputs import input_shapes, root_graph
 
 
 @dataclasses.dataclass(slots=True)
@@ -38,9 +40,10 @@ class WeightAxis:
 
 @dataclasses.dataclass(slots=True)
 class Weight:
-    """A variable that shrinks with its channels, and the path of the layer that owns it."""
+    """A variable that shrinks with its channels, and the layer that owns it, by path."""
 
     path: str
+    layer: object
     variable: keras.Variable
     axes: list[WeightAxis] = dataclasses.field(default_factory=list)
 
@@ -48,7 +51,8 @@ class Weight:
 class Tracer:
     """State of one walk: the identities, the calls, and what the rules declared."""
 
-    def __init__(self, rule_of):
+    def __init__(self, rule_of, openings):
+        self.openings = openings
         self.identities = Identities()
         self.calls = []
         self.weights = {}
@@ -58,23 +62,53 @@ class Tracer:
         self.argument_edits = {}
         self.replacements = {}
         self.nested_inputs = {}
-        self.wrapped = {}
+        self.inner_inputs = {}
+        self.opened = {}  # paths, in order
         self._agreed = {}
         self.rule_of = rule_of
 
-    def run(self, model, inputs, prefix=""):
-        """Trace `model` on a flat list of identity arrays; returns its outputs in structure."""
+    def run(self, graph, inputs, prefix=""):
+        """Trace a `Graph` on a flat list of identity arrays; returns its outputs in structure."""
 
         def visit(node, args, kwargs):
-            path = prefix + node.operation.name
-            if not _keras.is_graph(node.operation):
+            path = prefix + graph.names[id(node.operation)]
+            nested = self.openings.inside(node.operation)
+            if nested is None:
                 return self._call(node, path, args, kwargs)
-            given = [x for x in tree.flatten(args) if isinstance(x, IdentityArray)]
+            if _keras.graph_inside(node.operation) is None:
+                self.opened.setdefault(path)
+            given = _keras.given_tensors(node, args, kwargs)
             self.agree((id(node.operation), "inputs"), given)
             self.nested_inputs[id(node.operation)] = given
-            return self.run(node.operation, given, path + "/")
+            outputs = self.run(nested, given, path + "/")
+            return tree.map_structure(lambda x: self._traced(x, path), outputs)
 
-        return _keras.walk(model, inputs, visit)
+        return _keras.walk(graph, inputs, visit)
+
+    def _traced(self, x, path):
+        """An output of a nested graph; a constant that it returns is an identity array, too."""
+        if isinstance(x, IdentityArray) or not hasattr(x, "shape"):
+            return x
+        ids = self.identities.new(x.shape[-1] if len(x.shape) else 1)
+        self.identities.pin(ids, f"{path} returns a constant")
+        return spread(ids, tuple(x.shape)) if len(x.shape) else ids.view(IdentityArray)
+
+    def macs_inside(self, graph, call):
+        """Multiply-accumulates of the operations in `graph`, which is called as `call` is: int.
+
+        Nothing is remembered of what is inside: its channels are kept whole.
+        """
+        inner = Tracer(self.rule_of, self.openings)
+        arrays = []
+        for x in call.inputs:
+            ids = inner.identities.new(x.shape[-1] if x.ndim else 1)
+            inner.identities.pin(ids, "kept")
+            arrays.append(spread(ids, x.shape) if x.ndim else ids.view(IdentityArray))
+        inner.run(graph, arrays, call.path + "/")
+        if any(c.is_of_unknown_cost for c in inner.calls):
+            return None
+        products = [product for c in inner.calls for product in c.products]
+        return sum(p.factor * p.array.size * math.prod(map(len, p.ids)) for p in products)
 
     def _call(self, node, path, args, kwargs):
         rule, given = self.rule_of(node.operation, kwargs)
@@ -99,7 +133,8 @@ class Tracer:
         before = self._agreed.setdefault(key, arrays)
         if before is not arrays:
             for a, b in zip(before, arrays, strict=True):
-                self._agree(a, b)
+                if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+                    self._agree(a, b)
 
     def _agree(self, a, b):
         try:
@@ -112,10 +147,10 @@ class Tracer:
         else:
             self.identities.union(np.asarray(a), np.asarray(b))
 
-    def add_weight(self, path, variable, axis, ids, role):
+    def add_weight(self, call, variable, axis, ids, role):
         weight = self.weights.get(id(variable))
         if weight is None:
-            weight = self.weights[id(variable)] = Weight(path, variable)
+            weight = self.weights[id(variable)] = Weight(call.path, call.operation, variable)
         axis = axis % variable.ndim
         known = next((a.ids for a in weight.axes if a.axis == axis), None)
         if known is None:
@@ -191,6 +226,8 @@ class Trace:
     """What one walk found. Identities are final: `class_of[identity]` numbers the channels.
 
     Attributes:
+        graph: the graph of operations that was walked.
+        openings: what is inside of its composite layers.
         calls: every call of every operation, in topological order.
         weights: `{id(variable): Weight}`.
         class_of: int array (identities,): the channel, 0 .. num_classes - 1.
@@ -199,6 +236,8 @@ class Trace:
         tracer: what surgery needs to edit configurations and arguments.
     """
 
+    graph: object
+    openings: object
     calls: list[Call]
     weights: dict[int, Weight]
     class_of: np.ndarray
@@ -206,6 +245,11 @@ class Trace:
     reason_of: Callable[[np.ndarray], str]
     input_arrays: list[np.ndarray]
     tracer: Tracer
+
+    @property
+    def opened(self):
+        """Paths of the layers made of layers that were opened: list of str."""
+        return list(self.tracer.opened)
 
     def tensors(self):
         """Every identity array once: inputs, then outputs of calls."""
@@ -229,44 +273,50 @@ def trace(model, input_shape=None):
     """Trace `model` with channel identities.
 
     Args:
-        model: a Functional or built Sequential `keras.Model`; nested models are walked into.
+        model: a built `keras.Model`; nested models, subclassed models and layers made of layers
+            are walked into.
         input_shape: shape without batch size of the input (a list or dict of shapes for several),
-            needed only where the model leaves a size open (None).
+            needed only where the model leaves a size open (None) or was never called.
 
     Returns:
         A `Trace`.
 
     Raises:
-        ValueError: if the model has no graph, or an open size and no `input_shape`.
+        ValueError: if a subclassed model cannot be opened, or for an open size and no
+            `input_shape`.
     """
-    from aip_tf.channels.rules import rule_of
+    from aip_tf.channels.rules import has_rule, rule_of
 
-    tracer = Tracer(rule_of)
+    openings = _keras.Openings(has_rule)
+    graph = root_graph(model, openings, input_shape)
+    openings.open_graph(graph)
+    tracer = Tracer(rule_of, openings)
     arrays = []
-    for x, shape in zip(
-        _keras.graph_of(model).inputs, _input_shapes(model, input_shape), strict=True
-    ):
+    for x, shape in zip(graph.inputs, input_shapes(graph, input_shape), strict=True):
         ids = tracer.identities.new(shape[-1] if shape else 1)
         tracer.identities.pin(ids, f"{x.name} is an input of the model")
         arrays.append(
             spread(ids, (1, *shape)).view(IdentityArray) if shape else ids.view(IdentityArray)
         )
-    for x in tree.flatten(tracer.run(model, arrays)):
-        tracer.identities.pin(np.asarray(compact(x)), "an output of the model")
+    for x in tree.flatten(tracer.run(graph, arrays)):
+        if isinstance(x, np.ndarray):
+            tracer.identities.pin(np.asarray(compact(x)), "an output of the model")
     for call in tracer.calls:
         for x in call.outputs:
             if len(long_axes(x)) > 1:
                 tracer.close(x)
-    return _finish(tracer, arrays)
+    return _finish(tracer, graph, arrays)
 
 
-def _finish(tracer, arrays):
+def _finish(tracer, graph, arrays):
     everything = np.arange(tracer.identities.size)
     roots = tracer.identities.find(everything)
     is_root = roots == everything
     representatives, class_of = np.flatnonzero(is_root), np.cumsum(is_root)[roots] - 1
     reasons = tracer.identities.reasons(representatives)
     return Trace(
+        graph=graph,
+        openings=tracer.openings,
         calls=tracer.calls,
         weights=tracer.weights,
         class_of=class_of,
@@ -275,32 +325,3 @@ def _finish(tracer, arrays):
         input_arrays=arrays,
         tracer=tracer,
     )
-
-
-def _input_shapes(model, input_shape):
-    inputs = _keras.graph_of(model).inputs
-    if input_shape is None:
-        shapes = [x.shape[1:] for x in inputs]
-    elif isinstance(input_shape, dict):
-        shapes = [tuple(input_shape[x.name]) for x in inputs]
-    elif isinstance(input_shape[0], tuple | list):
-        shapes = [tuple(s) for s in input_shape]
-    else:
-        shapes = [tuple(input_shape)]
-    if len(shapes) != len(inputs):
-        raise ValueError(
-            f"Received {len(shapes)} shapes as `input_shape` for a model with {len(inputs)} "
-            f"inputs. Expected one without the batch size for each of {[x.name for x in inputs]}."
-        )
-    for x, shape in zip(inputs, shapes, strict=True):
-        built = x.shape[1:]
-        fits = len(shape) == len(built) and all(
-            b is None or b == s for b, s in zip(built, shape, strict=True)
-        )
-        if None in shape or not fits:
-            raise ValueError(
-                f"The input {x.name!r} of shape {built} needs a definite size to be traced; "
-                f"received {shape}. Expected `input_shape=` with a number for every None, for "
-                f"example {tuple(s or 224 for s in built)} (without the batch size)."
-            )
-    return shapes

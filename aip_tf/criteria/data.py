@@ -48,16 +48,16 @@ class FeatureMagnitude(Criterion):
 
     def observe(self, model, groups, data):
         paths = {path for group in groups for path in producer_kernels(model, group)}
-        totals = {}
+        graph, totals = _keras.graph_of(model), {}
 
-        def call(operation, args, kwargs, path):
-            outputs = operation(*args, **kwargs)
+        def call(node, args, kwargs, path):
+            outputs = _keras.run_operation(node, args, kwargs)
             if path in paths:
-                totals[path] = totals.get(path, 0) + self._sum_of_samples(operation, outputs)
+                totals[path] = totals.get(path, 0) + self._sum_of_samples(node.operation, outputs)
             return outputs
 
         for inputs, _ in _slices(self, data, self.num_samples):
-            _keras.run_graph(model, _as_model_inputs(model, inputs), call)
+            _keras.run_graph(graph, _as_model_inputs(model, inputs), call)
         return {path: np.abs(total).sum(axis=0) for path, total in totals.items()}
 
     def _sum_of_samples(self, layer, outputs):

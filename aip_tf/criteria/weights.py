@@ -119,13 +119,14 @@ def _followers(model):
     """{path of an operation: path of the BatchNormalization that reads its output directly}."""
     followers = {}
 
-    def call(operation, args, kwargs, path):
+    def call(node, args, kwargs, path):
+        operation = node.operation
         if isinstance(operation, keras.layers.BatchNormalization) and isinstance(args[0], str):
             followers[args[0]] = path
         # In place of tensors, the name of what made them flows through the graph.
-        return keras.tree.map_structure(lambda _: path, operation.output)
+        return [path for _ in node.outputs]
 
-    _keras.run_graph(model, ["" for _ in model.inputs], call)
+    _keras.run_graph(_keras.graph_of(model), ["" for _ in model.inputs], call)
     return followers
 
 

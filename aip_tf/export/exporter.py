@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from aip_tf.export import conversion, parity, signature
-from aip_tf.report.tables import text_table
+from aip_tf.text import text_table
 
 _TOLERANCES = {"saved_model": 1e-4, "tflite": 1e-4, "tflite_float16": 1e-2, "tflite_int8": 0.2}
 # Runtimes fuse and reorder; in a model that computes with few bits that shows earlier.

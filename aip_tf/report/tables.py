@@ -1,6 +1,7 @@
 """The report as text. The HTML page shows the same cells."""
 
 from aip_tf.report.records import GroupRecord, ModelRecord, PruningReport, RoundRecord
+from aip_tf.text import text_table
 
 ROUND_HEADER = (
     "round",
@@ -139,26 +140,6 @@ def format_metric(metrics: dict | None, metric: str) -> str:
     """Returns a metric with four digits, or "-" where it was not measured."""
     value = (metrics or {}).get(metric)
     return "-" if value is None else f"{value:.4f}"
-
-
-def text_table(header, rows, align: str | None = None) -> str:
-    """Returns aligned columns under a ruled header.
-
-    Args:
-        header: names of the columns.
-        rows: tuples of strings.
-        align: "<" or ">" for each column; by default all to the right.
-    """
-    cells = [header, *rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    align = align or ">" * len(widths)
-    lines = [
-        "  ".join(
-            f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=True)
-        ).rstrip()
-        for row in cells
-    ]
-    return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])
 
 
 def _metric_name(metrics):

@@ -10,8 +10,8 @@ and the widths that caps and shares refer to; `model` may already have been cut.
 """
 
 from aip_tf import criteria
+from aip_tf.cost import Cost
 from aip_tf.selection.budget import Channels, Latency, Macs, Parameters, Selection
-from aip_tf.selection.cost import Cost
 from aip_tf.selection.paper import PerGroup, Threshold
 
 __all__ = [
@@ -41,7 +41,7 @@ def select_channels(
     """Choose the channels that stay.
 
     Args:
-        model: the `keras.Model` to cut; not changed.
+        model: the `keras.Model` to cut, or its `ChannelGraph`; not changed.
         amount: float in [0, 1), the fraction removed of the original cost (for "threshold": the
             score that a channel must exceed).
         selection: what the amount means: "macs" (default), "parameters", "channels", "latency",
@@ -71,7 +71,8 @@ def select_channels(
     """
     criterion, selection = criteria.get(criterion), get(selection)
     cost = Cost(model, reference, input_shape)
-    return selection(criterion(model, cost.groups, data), cost.groups, amount, cost)
+    scores = criterion(cost.graph.plain_model, cost.groups, data)
+    return selection(scores, cost.groups, amount, cost)
 
 
 _SELECTIONS = {

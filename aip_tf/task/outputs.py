@@ -52,7 +52,8 @@ def trace(model):
     """Walk shapes through the model: its tensors, {id: (operation, inputs)} and its outputs."""
     tensors, makers = [], {}
 
-    def call(operation, args, kwargs, path):
+    def call(node, args, kwargs, path):
+        operation = node.operation
         outputs = operation.compute_output_spec(*args, **kwargs)
         inputs = [x for x in keras.tree.flatten((args, kwargs)) if _is_symbol(x)]
         for x in keras.tree.flatten(outputs):
@@ -61,7 +62,7 @@ def trace(model):
         return outputs
 
     inputs = [keras.KerasTensor(_closed(x.shape), x.dtype) for x in model.inputs]
-    outputs = _keras.run_graph(model, inputs, call)
+    outputs = _keras.run_graph(_keras.graph_of(model), inputs, call)
     return tensors, makers, outputs
 
 

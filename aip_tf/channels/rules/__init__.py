@@ -9,9 +9,16 @@ entries and arguments change with the channels. An operation without a rule keep
 import importlib
 
 from aip_tf.channels.rules.ready_made import channelwise, elementwise, moves_nothing
-from aip_tf.channels.rules.table import register_channel_rule, rule_of
+from aip_tf.channels.rules.table import has_rule, register_channel_rule, rule_of
 
-__all__ = ["channelwise", "elementwise", "moves_nothing", "register_channel_rule", "rule_of"]
+__all__ = [
+    "channelwise",
+    "elementwise",
+    "has_rule",
+    "moves_nothing",
+    "register_channel_rule",
+    "rule_of",
+]
 
 for _family in (
     "attention",

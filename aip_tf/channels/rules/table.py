@@ -60,6 +60,11 @@ def operations(*names):
     return [found for name in names if (found := _keras.operation_type(name)) is not None]
 
 
+def has_rule(operation):
+    """Whether there is a channel rule for the class of `operation`."""
+    return type(operation) in _rules
+
+
 def stock_layers(*names):
     """The classes of `keras.layers` by name, where this Keras has them."""
     return [getattr(keras.layers, name) for name in names if hasattr(keras.layers, name)]
@@ -126,7 +131,9 @@ def unknown(call, *args, **kwargs):
     """Everything that an operation without a rule touches is kept."""
     kind = type(call.operation).__name__
     reason = f"{call.path} has no channel rule (register_channel_rule({kind}) adds one)"
-    return keep_all(call, reason)
+    if unopened := call.unopened:
+        reason += f" and cannot be opened: {unopened}"
+    return keep_all(call, reason, call.macs_inside())
 
 
 def keep_all(call, reason, macs=0):

@@ -53,7 +53,6 @@ def time_distributed(call, x, mask=None):
     steps = np.broadcast_to(compact(x), (*x.shape[:2], *compact(x).shape[2:]))
     steps = np.broadcast_to(steps[0], x.shape[1:]).view(IdentityArray)
     inner = call.inside(layer, steps, shape[1:])
-    call.wraps(layer)
     if inner.masked_call:
         call.masked(lambda kept, outer, y, **_: _on_every_step(inner, kept, outer.layer, y))
     return np.broadcast_to(inner.outputs[0][None], shape)
@@ -69,7 +68,6 @@ def spectral_normalization(call, x):
     """The wrapped layer; a vector beside its kernel has the kernel's last axis."""
     layer = call.operation
     inner = call.inside(layer.layer, x, call.shape)
-    call.wraps(layer.layer)
     ids = call.ids_of(layer.kernel, -1)
     if ids is None:
         call.known(layer.vector_u)

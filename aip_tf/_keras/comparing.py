@@ -1,0 +1,123 @@
+"""Comparing graphs that were recorded of one layer: in two modes, with two batch sizes."""
+
+import keras
+import numpy as np
+from keras import tree
+from keras.src.ops.symbolic_arguments import SymbolicArguments
+
+from aip_tf._keras.copies import copy_ops
+from aip_tf._keras.graph import Graph, operation_type
+
+_NOT_SETTINGS = {
+    "name",
+    "_auto_config",
+    "_inbound_nodes",
+    "_lock",
+    "_outbound_nodes",
+    "_remat_mode",
+}
+
+
+class BatchSizeError(Exception):
+    """What a layer does depends on the batch size."""
+
+
+def is_symbol(x):
+    """Whether `x` is a symbolic tensor."""
+    return isinstance(x, keras.KerasTensor)
+
+
+def agree(graph, other):
+    """Whether two recordings call the same with the same settings, `training` aside.
+
+    Where they do, `training` is taken out of the arguments of `graph` if it follows the mode: Keras
+    hands it on by itself.
+    """
+    if other is None or len(graph.nodes) != len(other.nodes):
+        return False
+    places = [_numbered(g) for g in (graph, other)]
+    if not all(
+        _same_call(a, b, *places) for a, b in zip(graph.nodes, other.nodes, strict=True)
+    ) or not _same(graph.outputs, other.outputs, *places):
+        return False
+    for a, b in zip(graph.nodes, other.nodes, strict=True):
+        if a.arguments.kwargs.get("training") is not b.arguments.kwargs.get("training"):
+            rest = {k: v for k, v in a.arguments.kwargs.items() if k != "training"}
+            a.arguments = SymbolicArguments(*a.arguments.args, **rest)
+    return True
+
+
+def _numbered(graph):
+    """`{id(tensor): number}`, in the order in which tensors come up."""
+    tensors = [*graph.inputs, *(x for node in graph.nodes for x in node.outputs)]
+    return {id(x): i for i, x in enumerate(tensors)}
+
+
+def _same_call(a, b, places, others):
+    if a.operation is not b.operation and (
+        type(a.operation) is not type(b.operation)
+        or isinstance(a.operation, keras.layers.Layer)
+        or not _same(_settings(a.operation), _settings(b.operation), places, others)
+    ):
+        return False
+    return _same(a.arguments.args, b.arguments.args, places, others) and _same(
+        *({k: v for k, v in x.arguments.kwargs.items() if k != "training"} for x in (a, b)),
+        places,
+        others,
+    )
+
+
+def _settings(operation):
+    return {k: v for k, v in vars(operation).items() if k not in _NOT_SETTINGS}
+
+
+def _same(a, b, places, others):
+    """Whether two structures hold the same: tensors by number, arrays by value."""
+    a, b = ([*tree.flatten_with_path(x)] for x in (a, b))
+    return len(a) == len(b) and all(
+        p == q and _same_leaf(x, y, places, others) for (p, x), (q, y) in zip(a, b, strict=True)
+    )
+
+
+def _same_leaf(x, y, places, others):
+    if is_symbol(x) or is_symbol(y):
+        return places.get(id(x), -1) == others.get(id(y), -2)
+    if x is y:
+        return True
+    if keras.ops.is_tensor(x) or isinstance(x, np.ndarray):
+        x, y = np.asarray(x), np.asarray(y)
+        return x.shape == y.shape and x.dtype == y.dtype and bool(np.array_equal(x, y))
+    return type(x) is type(y) and bool(x == y)
+
+
+def open_batch(graph, other):
+    """Leave open in `graph` what differs from the same call with another batch size; in place.
+
+    Raises:
+        BatchSizeError: if more than the sizes of reshapes differs.
+    """
+    if len(graph.nodes) != len(other.nodes):
+        raise BatchSizeError("what it does depends on the batch size")
+    places = [_numbered(g) for g in (graph, other)]
+    for a, b in zip(graph.nodes, other.nodes, strict=True):
+        if isinstance(a.operation, operation_type("Reshape")):
+            sizes = zip(_shape(a.operation), _shape(b.operation), strict=True)
+            sizes = tuple(s if s == t else -1 for s, t in sizes)
+            if sizes.count(-1) > 1:
+                raise BatchSizeError("what it does depends on the batch size")
+            a.operation = copy_ops(a.operation, {"newshape": sizes})
+            same = _same(a.arguments.args, b.arguments.args, *places)
+        else:
+            same = _same_call(a, b, *places)
+        if not same:
+            raise BatchSizeError("what it does depends on the batch size")
+        for x, y in zip(a.outputs, b.outputs, strict=True):
+            x.shape = tuple(s if s == t else None for s, t in zip(x.shape, y.shape, strict=True))
+    for x in graph.inputs:
+        x.shape = (None, *x.shape[1:]) if x.shape else ()
+    graph.names = Graph(graph.inputs, graph.nodes, graph.outputs).names
+
+
+def _shape(reshape):
+    size = reshape.newshape
+    return (size,) if isinstance(size, int) else tuple(size)

@@ -1,0 +1,353 @@
+"""Opening layers made of layers: the graph of what is inside, found by calling them on symbols.
+
+A call on symbolic tensors runs the Python of a composite layer or subclassed model once, and every
+layer and operation that it calls leaves a node behind: the `Graph` of its inside, on the very
+sublayers, their weights included. Composite sublayers are opened on the way, so graphs nest as the
+layers do.
+
+What a call does may depend on `training`, on chance or on anything else that Python can read. So
+everything is recorded twice, in inference and in training mode, and only a layer whose two graphs
+agree is opened; any other stays the layer it is, and `Openings.reasons` says why.
+"""
+
+import contextlib
+import functools
+import threading
+
+import keras
+from keras import tree
+from keras.src.backend.common.keras_tensor import any_symbolic_tensors
+
+from aip_tf._keras.comparing import agree, is_symbol, open_batch
+from aip_tf._keras.graph import (
+    Graph,
+    graph_inside,
+    mask_of,
+    own_variables,
+    with_mask_of,
+)
+
+_TRIAL_BATCHES = (2, 3)  # where an open batch size fails: what follows it differs between the two
+_lock = threading.RLock()  # classes of layers are changed while they are recorded
+
+
+class CannotOpenError(Exception):
+    """Why a layer stays whole: the text ends a sentence that begins with the layer."""
+
+
+class Openings:
+    """What is inside of the composite layers of a model.
+
+    Args:
+        is_leaf: `is_leaf(operation) -> bool`: whether an operation is dealt with as it is.
+
+    Attributes:
+        reasons: `{id(layer): text}`: why a composite layer could not be opened.
+    """
+
+    def __init__(self, is_leaf):
+        self._is_leaf = is_leaf
+        self._graphs = {}
+        self._glimpses = {}
+        self._layers = []  # keeps their ids alive
+        self.reasons = {}
+
+    def inside(self, operation):
+        """The `Graph` of a nested model or an opened layer; None: deal with it as it is."""
+        return self._graphs.get(id(operation))
+
+    def glimpse(self, operation):
+        """What a layer that stays whole calls in inference mode: a `Graph`, where one was found."""
+        return self._glimpses.get(id(operation))
+
+    def open_graph(self, graph):
+        """Open every composite layer that is called in `graph` and in the graphs nested in it."""
+        for node in graph.nodes:
+            operation = node.operation
+            if self.is_composite(operation) and id(operation) not in self.reasons:
+                self._open(operation, node.arguments.args, node.arguments.kwargs)
+            elif id(operation) not in self._graphs and (nested := graph_inside(operation)):
+                self._graphs[id(operation)] = nested
+                self.open_graph(nested)
+
+    def open_model(self, model, inputs):
+        """Open a subclassed model that is called on the symbolic `inputs`.
+
+        Args:
+            model: a built `keras.Model` without a graph.
+            inputs: symbolic tensors in the structure in which the model takes them.
+
+        Raises:
+            CannotOpenError: with the reason.
+        """
+        self._open(model, (inputs,), {})
+        if id(model) in self.reasons:
+            raise CannotOpenError(self.reasons[id(model)])
+        graph = self._graphs[id(model)]
+        return Graph(
+            graph.inputs, graph.nodes, graph.outputs, tree.pack_sequence_as(inputs, graph.inputs)
+        )
+
+    def is_composite(self, operation):
+        """Whether `operation` is a layer that is neither a leaf nor a graph."""
+        is_layer = isinstance(operation, keras.layers.Layer)
+        return is_layer and not self._is_leaf(operation) and graph_inside(operation) is None
+
+    def _open(self, layer, args, kwargs):
+        recordings = []
+        with _lock:
+            for training in (False, True):
+                recordings.append(_Recording(self.is_composite, training))
+                recordings[-1].run(layer, args, kwargs)
+        inference, training = recordings
+        self._layers += [layer, *inference.layers.values()]
+        for key, found in inference.graphs.items():
+            reason = inference.reasons.get(key) or training.reasons.get(key)
+            if not reason and not agree(found, training.graphs.get(key)):
+                reason = "what it does depends on `training` or on chance"
+            if not reason and key in self._graphs and not agree(found, self._graphs[key]):
+                reason = "its calls differ"
+            self._note(key, found, reason)
+        for key in inference.reasons.keys() - inference.graphs.keys():
+            self._note(key, None, inference.reasons[key])
+        for found in list(inference.graphs.values()):
+            self.open_graph(found)
+
+    def _note(self, key, graph, reason):
+        if reason or key in self.reasons:
+            self.reasons.setdefault(key, reason)
+            self._glimpses[key] = self._graphs.pop(key, graph) or graph
+        else:
+            self._graphs.setdefault(key, graph)
+
+
+# --- recording ------------------------------------------------------------------------------------
+
+
+class _Recording:
+    """One call of a composite layer on symbols, in one mode.
+
+    Attributes:
+        graphs: `{id(layer): Graph}` of every composite layer that was called.
+        reasons: `{id(layer): text}`: why one of them must stay whole; it may have a graph all the
+            same, to be looked at.
+        layers: `{id(layer): layer}` of both.
+    """
+
+    def __init__(self, is_composite, training):
+        self.graphs, self.reasons, self.layers = {}, {}, {}
+        self._is_composite = is_composite
+        self._training = training
+        self._running = []  # the composite layers that are being called, innermost last
+        self.returned = {}
+        self.explicit_mask = False
+        self._opened_class = functools.cache(functools.partial(_opened_class, self))
+
+    def run(self, layer, args, kwargs):
+        """Call `layer` on symbols like those among `args` and `kwargs`."""
+        args, kwargs, _ = _placeholders(args, kwargs)
+        inside = [layer, *layer._flatten_layers(include_self=False)]
+        composites = [x for x in inside if self._is_composite(x)]
+        with _without_new_nodes(inside), self._swapped(composites), _Watch(self):
+            try:
+                layer(*args, **(kwargs | {"training": self._training}))
+            except Exception as error:
+                self.fail(layer, error)
+
+    def record(self, layer, args, kwargs):
+        """Run the call of a composite layer on placeholders: symbols that stand for its outputs."""
+        if reason := self._refusal(layer, args, kwargs):
+            raise CannotOpenError(reason)
+        try:
+            graph, outputs = self._graph(layer, args, kwargs, None)
+        except Exception as error:
+            try:
+                graph, outputs = self._for_any_batch(layer, args, kwargs)
+            except Exception:
+                raise error from None
+        self.layers[id(layer)] = layer
+        self.graphs[id(layer)] = graph
+        if owned := own_variables(layer):
+            self.reasons[id(layer)] = f"it owns the variable {owned[0].name!r} itself"
+        for node in graph.nodes:
+            for x in tree.flatten((node.arguments.args, node.arguments.kwargs)):
+                if isinstance(x, keras.Variable):
+                    self.note_read(x, layer)
+        flat = [_stand_in(x) if is_symbol(x) else x for x in tree.flatten(outputs)]
+        self.returned[id(layer)] = tree.pack_sequence_as(outputs, flat)
+        return [x for x in flat if is_symbol(x)]
+
+    def note_read(self, variable, layer=None):
+        """A variable is read outside of a leaf: it would become a constant, so its reader stays."""
+        if layer or self._running:
+            layer = layer or self._running[-1]
+            text = (
+                f"its call reads the variable {variable.path!r} outside of the layer that owns it"
+            )
+            if "seed_generator_state" in variable.path:
+                text = "its call draws random numbers"
+            self.reasons.setdefault(id(layer), text)
+
+    def _graph(self, layer, args, kwargs, batch):
+        args, kwargs, symbols = _placeholders(args, kwargs, batch)
+        self._running.append(layer)
+        try:
+            outputs = layer.call(*args, **kwargs)
+        finally:
+            self._running.pop()
+        flat = tree.flatten(outputs)
+        if not any(map(is_symbol, flat)):
+            raise CannotOpenError("its call returns no tensor that depends on its inputs")
+        nodes = _nodes_between(symbols, [x for x in flat if is_symbol(x)])
+        for node in nodes:
+            _check_sizes(node)
+        return Graph(symbols, nodes, outputs), outputs
+
+    def _for_any_batch(self, layer, args, kwargs):
+        """The graph from calls with two batch sizes: what follows the size is left open."""
+        before = dict(self.graphs)
+        runs = []
+        for batch in _TRIAL_BATCHES:
+            self.graphs = dict(before)
+            graph, outputs = self._graph(layer, args, kwargs, batch)
+            runs.append((graph, outputs, {k: g for k, g in self.graphs.items() if k not in before}))
+        (graph, outputs, inner), (other, _, others) = runs
+        open_batch(graph, other)
+        for key in inner:
+            open_batch(inner[key], others[key])
+        self.graphs = before | inner
+        return graph, outputs
+
+    def _refusal(self, layer, args, kwargs):
+        masked = any(mask_of(x) is not None for x in tree.flatten((args, kwargs)) if is_symbol(x))
+        if layer.activity_regularizer is not None:
+            return "it has an activity regularizer"
+        if masked and layer.supports_masking:
+            return "it hands the mask of its input on"
+        if kwargs.get("mask") is not None and not self.explicit_mask:
+            return "a mask reaches it with its input"
+        return None
+
+    def fail(self, layer, error):
+        text = str(error).strip().split("\n")[0]
+        if not isinstance(error, CannotOpenError):
+            text = f"its call on symbolic tensors fails ({type(error).__name__}: {text[:160]})"
+        self.layers[id(layer)] = layer
+        self.reasons.setdefault(id(layer), text)
+
+    @contextlib.contextmanager
+    def _swapped(self, layers):
+        """For a while `layers` are of classes that record their calls; only these objects."""
+        classes = [type(x) for x in layers]
+        for layer, cls in zip(layers, classes, strict=True):
+            object.__setattr__(layer, "__class__", self._opened_class(cls))
+        try:
+            yield
+        finally:
+            for layer, cls in zip(layers, classes, strict=True):
+                object.__setattr__(layer, "__class__", cls)
+
+
+def _opened_class(recording, cls):
+    """A subclass of `cls` whose calls on symbols are told to `recording`."""
+
+    class Opened(cls):
+        def __call__(self, *args, **kwargs):
+            if not any_symbolic_tensors(args, kwargs):
+                return super().__call__(*args, **kwargs)
+            recording.explicit_mask = kwargs.get("mask") is not None
+            outputs = super().__call__(*args, **kwargs)
+            return recording.returned.pop(id(self), outputs)
+
+        def symbolic_call(self, *args, **kwargs):
+            try:
+                return recording.record(self, args, kwargs)
+            except Exception as error:
+                recording.fail(self, error)
+            return super().symbolic_call(*args, **kwargs)
+
+        def add_loss(self, loss):
+            recording.reasons.setdefault(id(self), "its call adds a loss")
+
+    Opened.__name__, Opened.__qualname__ = cls.__name__, cls.__qualname__
+    Opened.__module__ = cls.__module__
+    return Opened
+
+
+class _Watch(keras.StatelessScope):
+    """A scope in which nothing is assigned, and every reading of a variable is noted."""
+
+    def __init__(self, recording):
+        super().__init__(initialize_variables=False)
+        self._recording = recording
+
+    def get_current_value(self, variable):
+        self._recording.note_read(variable)
+        return super().get_current_value(variable)
+
+
+@contextlib.contextmanager
+def _without_new_nodes(layers):
+    """Forget the nodes that calls on symbols leave behind on `layers`."""
+    lists = [nodes for x in layers for nodes in (x._inbound_nodes, x._outbound_nodes)]
+    lengths = [len(nodes) for nodes in lists]
+    try:
+        yield
+    finally:
+        for nodes, length in zip(lists, lengths, strict=True):
+            del nodes[length:]
+
+
+def _stand_in(x):
+    return keras.KerasTensor(x.shape, x.dtype, sparse=x.sparse)
+
+
+def _placeholders(args, kwargs, batch=None):
+    """Arguments in which every symbol is a new one; also these as a list."""
+    symbols = []
+
+    def replaced(x):
+        if not is_symbol(x):
+            return x
+        shape = x.shape if batch is None or not x.shape else (batch, *x.shape[1:])
+        symbol = keras.KerasTensor(shape, x.dtype, sparse=x.sparse)
+        symbols.append(symbol)
+        return with_mask_of(x, symbol)
+
+    args, kwargs = tree.map_structure(replaced, (tuple(args), dict(kwargs)))
+    return args, kwargs, symbols
+
+
+def _nodes_between(inputs, outputs):
+    """The calls that lead from `inputs` to `outputs`, in topological order."""
+    order, done, begun = [], {id(x) for x in inputs}, set()
+    stack = list(reversed(outputs))
+    while stack:
+        x = stack[-1]
+        if id(x) in done:
+            stack.pop()
+            continue
+        node = _node_of(x)
+        missing = [t for t in node.input_tensors if id(t) not in done]
+        if missing and id(node) not in begun:
+            begun.add(id(node))
+            stack.extend(reversed(missing))
+            continue
+        order.append(node)
+        done.update(id(t) for t in node.outputs)
+    return order
+
+
+def _node_of(x):
+    history = getattr(x, "_keras_history", None)
+    if history is None or history.operation is None:
+        raise CannotOpenError("its call uses a tensor from outside")
+    return history.operation._inbound_nodes[history.node_index]
+
+
+def _check_sizes(node):
+    """An open size may not have become the setting of an operation."""
+    if not isinstance(node.operation, keras.layers.Layer):
+        for name in ("newshape", "shape"):
+            if None in tree.flatten(getattr(node.operation, name, ())):
+                raise CannotOpenError("its call computes with a size that is open")

@@ -1,0 +1,62 @@
+"""The masked twin: the model itself, with removed channels zeroed wherever they are read."""
+
+from keras import ops, tree
+
+from aip_tf import _keras
+from aip_tf.channels.identities import compact
+
+
+class MaskedModel(_keras.GivenInputs):
+    """The reference for a cut.
+
+    Entries of removed channels are set to zero in the inputs of every operation, by masks that are
+    read off the identity arrays of the trace, not off the indices that surgery uses. It shares the
+    weights of the model; it computes, and can be neither saved nor cut.
+
+    Args:
+        model: the `keras.Model` that was traced.
+        traced: its `Trace`.
+        kept: `Kept`.
+    """
+
+    def __init__(self, model, traced, kept):
+        super().__init__(f"{model.name}_masked")
+        self.model = model
+        self._traced = traced
+        self._kept = kept
+        self._masks = [[_mask(kept, x) for x in call.inputs] for call in traced.calls]
+
+    def call(self, inputs, training=None):
+        """Run the model as Keras does, `training` handed to every operation that takes it."""
+        traced = self._traced
+        calls = iter(zip(traced.calls, self._masks, strict=True))
+
+        def run(node, args, kwargs, path):
+            call, masks = next(calls)
+            if any(mask is not None for mask in masks):
+                args, kwargs = _masked(node, args, kwargs, masks)
+            if call.masked_call is None:
+                return _keras.run_operation(node, args, kwargs, training)
+            if training is not None:
+                kwargs = kwargs | {"training": training}
+            return call.masked_call(self._kept, node.operation, *args, **kwargs)
+
+        inputs = _keras.standardized(traced.graph, inputs)
+        return _keras.run_graph(traced.graph, inputs, run, traced.openings.inside)
+
+
+def _mask(kept, array):
+    mask = kept(compact(array))
+    return None if mask.all() else mask
+
+
+def _masked(node, args, kwargs, masks):
+    """Zero the removed channels in those arguments that are tensors of the graph."""
+    masks = iter(masks)
+    flat = tree.flatten((args, kwargs))
+    for i, is_traced in enumerate(_keras.tensor_places(node)):
+        if is_traced and flat[i] is not None and (mask := next(masks)) is not None:
+            # Not a product: an operation may have made NaN of removed channels, as 0 / 0.
+            zeroed = ops.where(mask, flat[i], ops.zeros_like(flat[i]))
+            flat[i] = _keras.with_mask_of(flat[i], zeroed)
+    return tree.pack_sequence_as((args, kwargs), flat)

@@ -1,0 +1,101 @@
+"""What is checked on every run: an uncut copy is the model, a cut model is its masked twin."""
+
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from aip_tf import _keras
+
+TOLERANCE = 1e-5  # relative to the largest output, in float32
+_RECAST_TOLERANCE = 1e-3  # float32 rounding on the way through a deep network
+
+
+def prove_cut(graph, cut, keep_masks, inputs):
+    """The relative difference of a cut model from its masked twin; see `check_cut`.
+
+    Args:
+        graph: `ChannelGraph` of the model before the cut.
+        cut: the model after it.
+        keep_masks: the masks.
+        inputs: a batch of inputs.
+    """
+    error = difference(graph.mask(keep_masks), cut, inputs)
+    if error <= TOLERANCE:
+        return error
+    wide = graph.recast("float64")
+    apart = difference(graph.model, wide.model, inputs)
+    if apart <= _RECAST_TOLERANCE:
+        doubled = tree.map_structure(_in_float64, inputs)
+        smaller = wide.prune(keep_masks)
+        error = difference(wide.mask(keep_masks), smaller, doubled)
+        drift = difference(smaller, cut, inputs)
+        if error <= TOLERANCE and drift <= _RECAST_TOLERANCE:
+            return error
+        error = max(error, drift)
+    raise ValueError(
+        f"The cut of {graph.model.name!r} is not exact: its output differs from the masked "
+        f"model's by {error:.1e} (relative). Expected at most {TOLERANCE:.0e}. The model was "
+        "not replaced. A layer with a wrong channel rule is the usual cause: keep it whole by "
+        "`ignore=` in the selection, and please report it."
+    )
+
+
+def prove_copy(graph, copy, inputs):
+    """The relative difference of an uncut copy from its model; see `check_copy`."""
+    error = difference(graph.model, copy, inputs)
+    if error <= TOLERANCE:
+        return error
+    first = first_difference(graph, copy, inputs)
+    raise ValueError(
+        f"A copy of {graph.model.name!r} does not compute what the model does: their outputs "
+        f"differ by {error:.1e} (relative) on the same batch, first at {first}. Expected at most "
+        f"{TOLERANCE:.0e}. A layer whose call depends on chance or on a state that is no variable "
+        "cannot be copied: make it deterministic in inference mode."
+    )
+
+
+def first_difference(graph, copy, inputs):
+    """The path of the first layer whose output differs in a copy, or "its outputs"."""
+    before, after = {}, {}
+    traced = graph.trace
+    _record(traced.graph, inputs, traced.openings.inside, before)
+    _record(_keras.graph_of(copy), inputs, _keras.graph_inside, after)
+    for path, expected in before.items():
+        if path in after and _relative(expected, after[path]) > TOLERANCE:
+            return repr(path)
+    return "its outputs"
+
+
+def _record(graph, inputs, inside, found):
+    def call(node, args, kwargs, path):
+        outputs = _keras.run_operation(node, args, kwargs, training=False)
+        found.setdefault(path, _arrays(outputs))
+        return outputs
+
+    _keras.run_graph(graph, _keras.standardized(graph, inputs), call, inside)
+
+
+def difference(expected, actual, inputs):
+    """The largest difference of two models' outputs relative to the largest output: float."""
+    return _relative(*(_arrays(m(inputs, training=False)) for m in (expected, actual)))
+
+
+def _arrays(outputs):
+    return [np.asarray(x, np.float64) for x in tree.flatten(outputs) if x is not None]
+
+
+def _relative(expected, actual):
+    """Difference over the largest entry; infinite where shapes differ or only one is finite."""
+    if [x.shape for x in expected] != [x.shape for x in actual]:
+        return np.inf
+    pairs = [(a, b) for a, b in zip(expected, actual, strict=True) if a.size]
+    if any((np.isfinite(a) != np.isfinite(b)).any() for a, b in pairs):
+        return np.inf
+    pairs = [(np.where(np.isfinite(a), a, 0), np.where(np.isfinite(b), b, 0)) for a, b in pairs]
+    largest = max([np.finfo(np.float32).tiny, *(np.abs(a).max() for a, _ in pairs)])
+    return float(max((np.abs(a - b).max() for a, b in pairs), default=0.0) / largest)
+
+
+def _in_float64(x):
+    x = tf.convert_to_tensor(x)
+    return tf.cast(x, tf.float64) if x.dtype.is_floating else x

@@ -1,0 +1,263 @@
+"""Rebuild a model with fewer channels."""
+
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from aip_tf import _keras
+
+_LARGE = 2**22  # entries
+
+
+def rebuild(model, traced, kept, dtype=None):
+    """A new model without the channels that are not kept; `model` is not touched.
+
+    Args:
+        model: the `keras.Model` that was traced.
+        traced: its `Trace`.
+        kept: `Kept`.
+        dtype: a floating type in which the new model computes and keeps its weights, such as
+            "float64"; None: as `model`.
+
+    Returns:
+        A `keras.Model`; layers that were opened are nested Functional models in it.
+    """
+    return _Rebuild(traced, kept, dtype).run(model)
+
+
+class _Rebuild:
+    """One rebuilding: which copy stands for which layer and variable, nested models included.
+
+    `note`, `layer`, `variable` and `seed_generator` are what `_keras.clone` asks for.
+    """
+
+    def __init__(self, traced, kept, dtype):
+        self._trace = traced
+        self._tracer = traced.tracer
+        self._weights = traced.weights
+        self._kept = kept
+        self._dtype = dtype
+        self._copies = {}  # id: (operation, its copy)
+        self._variables = {}  # id: (variable, its copy)
+        self._resized = []  # (layer, copy) of layers that were made anew from configurations
+
+    def run(self, model):
+        """The copy of the traced model."""
+        with _keras.copying():
+            copy = self._model(model, self._trace.graph)
+        for layer, new in self._resized:
+            self._pair(layer, new)
+        self._copy_weights(copy)
+        pairs = [*self._copies.values(), *self._variables.values()]
+        for layer, new in self._resized:
+            pairs += _keras.layer_pairs(layer, new)
+        _keras.set_flags(p for p in pairs if isinstance(p[0], keras.layers.Layer | keras.Variable))
+        return copy
+
+    # --- models -------------------------------------------------------------------------------
+
+    def _model(self, model, graph):
+        """The copy of a model, or of an opened layer."""
+        if id(model) not in self._copies:
+            inputs = self._inputs(model, graph)
+            if isinstance(model, keras.Sequential):
+                layers = [self._copy(layer) for layer in model.layers]
+                copy = _keras.copy_sequential(model, layers, inputs[0])
+            else:
+                outputs = _keras.walk(graph, inputs, self._visitor(graph))
+                copy = keras.Model(
+                    _in_structure(graph, inputs), _symbolic(outputs), name=model.name
+                )
+            self._copies[id(model)] = (model, copy)
+        return self._copies[id(model)][1]
+
+    def _inputs(self, model, graph):
+        given = self._tracer.nested_inputs.get(id(model))
+        shapes = [x.shape for x in graph.inputs]
+        if given:
+            shapes = [
+                (s[0], *(b if b is None else k for b, k in zip(s[1:], kept[1:], strict=True)))
+                for s, kept in zip(shapes, map(self._shape_left, given, shapes), strict=True)
+            ]
+        inputs = [
+            _keras.copy_input(x, s, self._dtype) for x, s in zip(graph.inputs, shapes, strict=True)
+        ]
+        for old, new in zip(graph.inputs, inputs, strict=True):
+            if layer := _keras.input_layer(old):
+                self._copies[id(layer)] = (layer, _keras.input_layer(new))
+        return inputs
+
+    def _shape_left(self, given, shape):
+        return shape if given is None else self._kept.shape(given)
+
+    def _visitor(self, graph):
+        def visit(node, args, kwargs):
+            operation = node.operation
+            copy = self._copy(operation, graph.names[id(operation)])
+            if nested := self._tracer.openings.inside(operation):
+                given = _keras.given_tensors(node, args, kwargs)
+                return _constants_back(nested, copy(_in_structure(nested, given)))
+            if id(node) in self._tracer.replacements:
+                return self._tracer.replacements[id(node)](self._kept, copy, args, kwargs)
+            if id(node) in self._tracer.argument_edits:
+                args, kwargs = self._tracer.argument_edits[id(node)](self._kept, args, kwargs)
+            if getattr(copy, "stateful", False) and not copy.built:
+                _keras.build_at_once(copy, args[0].shape)
+            return copy(*args, **kwargs)
+
+        return visit
+
+    # --- operations -----------------------------------------------------------------------------
+
+    def _copy(self, operation, name=None):
+        """The copy of an operation; `name` where its own is taken in the graph around it."""
+        if nested := self._tracer.openings.inside(operation) or _keras.graph_inside(operation):
+            copy = self._model(operation, nested)
+        elif id(operation) in self._copies:
+            return self._copies[id(operation)][1]
+        elif isinstance(operation, keras.layers.Layer):
+            copy = self._new_layer(operation)
+        else:
+            copy = _keras.copy_ops(operation, self._changes(operation))
+        self._copies[id(operation)] = (operation, copy)
+        if name is not None and name != copy.name:
+            _keras.rename(copy, name)
+        return copy
+
+    def _changes(self, operation):
+        """What the cut changes in the configuration of an operation: `{key: value}`."""
+        return self._tracer.edited(operation, self._kept)
+
+    def _new_layer(self, layer):
+        changes = self._changes(layer)
+        if not changes and not self._is_cut(layer):
+            return _keras.clone(layer, self, self._dtype)
+        copy = _keras.resize(layer, changes, self)
+        self._resized.append((layer, copy))
+        if id(layer) in self._tracer.inner_inputs:  # nobody calls it on a symbol to build it
+            shape = self._kept.shape(self._tracer.inner_inputs[id(layer)])
+            copy.build((None, *shape[1:]))
+        return copy
+
+    def _is_cut(self, layer):
+        """Whether a variable of the layer loses entries, those of inner layers aside."""
+        apart = {id(v) for x in self._inner_layers(layer) for v in x.variables}
+        return any(self._masks(v) for v in layer.variables if id(v) not in apart)
+
+    def _inner_layers(self, layer):
+        """The layers inside whose rules ran by themselves."""
+        return [x for x in _keras.all_layers(layer) if id(x) in self._tracer.inner_inputs]
+
+    def note(self, layer, copy):
+        """A clone was begun."""
+        self._copies[id(layer)] = (layer, copy)
+
+    def layer(self, layer):
+        """The copy of a layer inside of another."""
+        return self._copy(layer)
+
+    def variable(self, variable):
+        """The copy of a variable inside of a cloned layer."""
+        if id(variable) not in self._variables:
+            copy = _keras.copy_variable(variable, self._dtype)
+            self._variables[id(variable)] = (variable, copy)
+        return self._variables[id(variable)][1]
+
+    def seed_generator(self, generator):
+        """The copy of a random generator, in the same state."""
+        if id(generator) not in self._copies:
+            copy = type(generator).from_config(generator.get_config())
+            self._copies[id(generator)] = (generator, copy)
+            self._variables[id(generator.state)] = (generator.state, copy.state)
+        return self._copies[id(generator)][1]
+
+    # --- weights --------------------------------------------------------------------------------
+
+    def _pair(self, layer, copy):
+        """Pair the variables of a resized layer, and give it what no config holds."""
+        pairs = _keras.own_pairs(layer, copy)
+        slices = [
+            (old.shape, lambda array, masks=masks: _take(array, masks))
+            for old, _ in pairs
+            if (masks := self._masks(old))
+        ]
+
+        def shrink(value):
+            return _keras.with_smaller_arrays(value, slices)
+
+        _keras.graft(layer, copy, shrink)
+        copied = [x for x in self._inner_layers(layer) if id(x) in self._copies]
+        apart = {id(v) for x in copied for v in x.variables}
+        for old, new in pairs:
+            if id(old) in apart:
+                continue
+            if id(old) in self._variables:
+                raise ValueError(
+                    f"Received the layer {layer.name!r}, which shares its variable {old.path!r} "
+                    "with another layer. Expected a layer that changes its size to own its "
+                    f"variables: leave it whole by ignore={layer.name!r} in the selection."
+                )
+            new.regularizer, new.constraint = shrink(old.regularizer), shrink(old.constraint)
+            self._variables[id(old)] = (old, new)
+
+    def _copy_weights(self, model):
+        """Slice every variable into its copy."""
+        # The largest first, while the least memory is taken.
+        pairs = sorted(self._variables.values(), key=lambda pair: -math.prod(pair[0].shape))
+        for old, new in pairs:
+            value = self._slice(old)
+            _keras.fill(new, value if new.dtype == old.dtype else tf.cast(value, new.dtype))
+        for variable in model.variables:
+            if not _keras.is_filled(variable):
+                _keras.fill(variable)
+        for _, copy in self._copies.values():
+            if hasattr(copy, "finalize_state"):  # Normalization derives tensors from its weights.
+                copy.finalize_state()
+
+    def _masks(self, variable):
+        """`{axis: indices that are left}` of a variable that loses some."""
+        weight = self._weights.get(id(variable))
+        masks = {a.axis: self._kept(a.ids) for a in weight.axes} if weight else {}
+        return {axis: np.flatnonzero(mask) for axis, mask in masks.items() if not mask.all()}
+
+    def _slice(self, variable):
+        """What is left of a variable. Whole ones share their memory until either is changed."""
+        masks = self._masks(variable)
+        if len(masks) < 2 or math.prod(variable.shape) < _LARGE:
+            return _take(variable.value, masks)
+        # In blocks of rows: a large temporary for each axis would need as much memory again.
+        rows = masks.pop(0, np.arange(variable.shape[0]))
+        blocks = np.array_split(rows, 1 + math.prod(variable.shape) // _LARGE)
+        return tf.concat([_take(tf.gather(variable.value, b), masks) for b in blocks], 0)
+
+
+def _take(value, indices):
+    for axis, index in indices.items():
+        value = tf.gather(value, index, axis=axis)
+    return value
+
+
+def _in_structure(graph, values):
+    """Flat values of inputs in the structure in which the model takes them; a single one alone."""
+    packed = tree.pack_sequence_as(graph.structure, values)
+    return packed[0] if isinstance(packed, list | tuple) and len(packed) == 1 else packed
+
+
+def _symbolic(outputs):
+    """The outputs that are tensors of the graph; Keras knows no others."""
+    if all(isinstance(x, keras.KerasTensor) for x in tree.flatten(outputs)):
+        return outputs
+    return [x for x in tree.flatten(outputs) if isinstance(x, keras.KerasTensor)]
+
+
+def _constants_back(graph, outputs):
+    """Outputs of a nested model as those of the graph that it was made of, constants included."""
+    symbols = iter(tree.flatten(outputs))
+    flat = [
+        next(symbols) if isinstance(x, keras.KerasTensor) else x
+        for x in tree.flatten(graph.outputs)
+    ]
+    return flat[0] if len(flat) == 1 else flat

@@ -1,0 +1,21 @@
+"""Tables for terminals."""
+
+
+def text_table(header, rows, align: str | None = None) -> str:
+    """Returns aligned columns under a ruled header.
+
+    Args:
+        header: names of the columns.
+        rows: tuples of strings.
+        align: "<" or ">" for each column; by default all to the right.
+    """
+    cells = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    align = align or ">" * len(widths)
+    lines = [
+        "  ".join(
+            f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=True)
+        ).rstrip()
+        for row in cells
+    ]
+    return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])
