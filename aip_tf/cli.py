@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
 from absl import flags
@@ -122,6 +123,7 @@ def _start(options, run_dir):
         interruption.answer()  # this may be what an import made of it
         return _fail(f"{error}. Install aip_tf with its dependencies: pip install .", code=1)
     interruption.answer()
+    _quiet_libraries()
     configuration = config.load(options.gin_file, options.gin_param)
     if options.dry_run:
         print(configuration)
@@ -170,8 +172,14 @@ def _show_progress(verbose):
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers = [handler]  # one, of today's stdout, however often `main` is called
     logger.propagate = False
+
+
+def _quiet_libraries():
+    """Leave out what TensorFlow and Keras say that no user can do anything about."""
     # Every cut makes a new network: that its functions are traced anew is no news.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    # A compiled model that was never trained has no state of its optimizer; a run makes its own.
+    warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
 
 
 def _print_outcome(outcome, run_dir):

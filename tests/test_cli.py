@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import keras
 import pytest
 
 from aip_tf import cli, config
@@ -202,3 +203,32 @@ def test_real_signals_end_a_real_run_quietly(tmp_path):
     process.send_signal(signal.SIGTERM)
     ends_quietly(process)
     assert list((tmp_path / "runs" / "small").rglob("*.weights.h5")), "epoch 2 is kept"
+
+
+def test_what_libraries_say_to_nobody_is_left_out(run_file, tmp_path):
+    """A compiled, untrained teacher; several cuts; an export: nothing on the standard error."""
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(4, 3),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10),
+        ]
+    )
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.save(tmp_path / "model.keras")
+    (tmp_path / "own.gin").write_text(
+        "include 'gin/base.gin'\nrun.teacher = @load_model\nload_model.source = 'model.keras'\n"
+        "run.data = @digits\nprune.recovery = @Recovery()\nRecovery.epochs = 4\n"
+        "Recovery.transfers = []\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-m", "aip_tf", "--gin_file=own.gin"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
+    )
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert "Saved artifact" not in result.stdout and "WARNING" not in result.stdout
