@@ -3,13 +3,11 @@
 import dataclasses
 import itertools
 
-import keras
-import tensorflow as tf
-
 from aip_tf import criteria, identity, schedules
 from aip_tf import selection as selections
 from aip_tf.channels import prune_channels
 from aip_tf.cutting import open_shapes
+from aip_tf.datasets import adapt
 from aip_tf.datasets.passes import counted
 from aip_tf.distribution import share_batches
 from aip_tf.game.distiller import default_transfers
@@ -48,10 +46,9 @@ class Assignment:
                 "Received keep='best' without validation data. Expected some: the best epoch is "
                 "told by the main metric on them."
             )
-        data = [_dataset(x) for x in (train_data, validation_data) if x is not None]
-        self.passes = [counted(x) for x in data]
+        self.passes = list(map(counted, _datasets(train_data, validation_data, recovery)))
         self.identity = self._identify(criterion, recovery)
-        batch = next(iter(self.passes[0].dataset.take(1)))
+        batch = adapt.first_batch(self.passes[0].dataset)
         self.inputs = batch[0]
         self.input_shape = open_shapes(model, self.inputs)
         self.recovery = recovery.for_model(model, batch)
@@ -144,20 +141,10 @@ class Assignment:
                 transfer.check(self.teacher, student)
 
 
-def _dataset(data):
-    """Training or validation data as a finite dataset of batches."""
-    if isinstance(data, tuple) and len(data) in (2, 3):
-        size = len(keras.tree.flatten(data)[0])
-        data = tf.data.Dataset.from_tensor_slices(data).shuffle(size, seed=0).batch(32)
-    if not isinstance(data, tf.data.Dataset):
-        raise ValueError(
-            f"Received data of type {type(data).__name__}. Expected a tf.data.Dataset of (inputs, "
-            "labels) batches or a tuple of arrays; aip_tf.datasets makes datasets."
-        )
-    size = int(data.cardinality())
-    if size < 1:
-        raise ValueError(
-            f"Received a dataset of unknown or infinite size (cardinality {size}). Expected a "
-            "finite one: apply tf.data.experimental.assert_cardinality."
-        )
-    return data
+def _datasets(train_data, validation_data, recovery):
+    """Training and validation data, if there are any, as datasets of batches."""
+    train = adapt.as_dataset(train_data, recovery.steps_per_epoch)
+    yield adapt.weighted(train, recovery.class_weight)
+    if validation_data is not None:
+        steps, role = recovery.validation_steps, "validation_data"
+        yield adapt.as_dataset(validation_data, steps, shuffle=False, role=role)

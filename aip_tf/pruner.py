@@ -44,8 +44,9 @@ def prune(
     Args:
         model: a trained Functional or Sequential `keras.Model`; not touched. If it is compiled,
             its loss and metrics are used.
-        train_data: `tf.data.Dataset` of (inputs, labels) batches with a known number of batches, or
-            a tuple of arrays (inputs, labels).
+        train_data: what `fit` takes, inputs and labels in one object: a `tf.data.Dataset` of
+            (inputs, labels) batches, a tuple of arrays (inputs, labels), a PyDataset, a generator
+            with `Recovery(steps_per_epoch=...)`; see `datasets.as_dataset`.
         validation_data: the same, for the metrics in the report; None: none are measured.
         schedule: when to cut and how much: a float (the final amount, reached in three cuts), a
             tfmot `PruningSchedule` or a callable, see `aip_tf.schedules.list_cuts`. Amounts are

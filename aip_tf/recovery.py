@@ -32,6 +32,10 @@ class Recovery:
             EarlyStopping, say) starts afresh; CSVLogger goes on in its file. `self.model.student`
             is the student, which ModelCheckpoint writes. Those that set the learning rate need
             `decay="constant"`.
+        steps_per_epoch, validation_steps: batches in an epoch, and in a validation, of data that do
+            not end or do not say how many they are, see `datasets.as_dataset`. The stream of such
+            data starts anew where a run is resumed.
+        class_weight: {class number: weight} of the samples of a class in the loss, as in `fit`.
         keep: which weights of the last stretch are returned: "last", or "best" by the task's main
             metric, which needs validation data.
         task: a `Task`, where the model and its data do not say all of it: the metric that counts,
@@ -57,6 +61,9 @@ class Recovery:
     transfers: list | None = None
     supervised_weight: float | None = None
     callbacks: tuple = ()
+    steps_per_epoch: int | None = None
+    validation_steps: int | None = None
+    class_weight: dict | None = None
     keep: str = "last"
     recalibration_batches: int = 20
     task: Task | None = None
@@ -68,6 +75,8 @@ class Recovery:
             raise ValueError(
                 f"Received recalibration_batches={self.recalibration_batches!r}. Expected >= 0."
             )
+        for name in ("steps_per_epoch", "validation_steps"):
+            _check_steps(name, getattr(self, name))
         if self.keep not in ("last", "best"):
             raise ValueError(f"Received keep={self.keep!r}. Expected 'last' or 'best'.")
         decays.check(self.optimizer, self.decay, self.callbacks)
@@ -102,6 +111,12 @@ class Recovery:
         )
         self.compile(distiller, steps, teacher)
         return distiller
+
+
+def _check_steps(name, steps):
+    if steps is None or (isinstance(steps, int) and not isinstance(steps, bool) and steps >= 1):
+        return
+    raise ValueError(f"Received {name}={steps!r}. Expected a positive integer, or None.")
 
 
 def recalibrate(model, data, num_batches):

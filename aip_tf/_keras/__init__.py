@@ -89,6 +89,7 @@ from aip_tf._keras.resizing import (
 from aip_tf._keras.shares import (
     Share,
     add,
+    num_samples,
     share_of,
 )
 from aip_tf._keras.training import (
@@ -96,6 +97,7 @@ from aip_tf._keras.training import (
     build_metrics,
 )
 from aip_tf._keras.workers import (
+    essence,
     is_multi_worker,
     multi_worker_strategy,
 )
@@ -123,6 +125,7 @@ __all__ = [
     "copy_sequential",
     "copy_variable",
     "copying",
+    "essence",
     "explicit_seed",
     "fill",
     "flat_inputs",

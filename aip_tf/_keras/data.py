@@ -22,7 +22,7 @@ def _is_known(graph):
 
 
 def _draws_from_a_seed(node):
-    if "PyFunc" in node.op or "Shuffle" in node.op:
+    if any(unknown in node.op for unknown in ("PyFunc", "Shuffle", "IteratorGetNext")):
         return False
     seeds = [node.attr[name].i for name in ("seed", "seed2") if name in node.attr]
     return not seeds or any(seeds)

@@ -1,5 +1,6 @@
 """Datasets as `tf.data` pipelines: seeded, sharded, batched; images float32 in `[0, 1]`."""
 
+from aip_tf.datasets.adapt import as_dataset
 from aip_tf.datasets.arrays import digits, from_arrays
 from aip_tf.datasets.data import Data
 from aip_tf.datasets.folder import image_folder
@@ -11,6 +12,7 @@ __all__ = [
     "VOC_CLASSES",
     "Data",
     "Views",
+    "as_dataset",
     "cifar10",
     "cifar100",
     "digits",

@@ -1,0 +1,239 @@
+"""Data as `fit` takes it, as a `tf.data.Dataset` of batches whose number is known."""
+
+import itertools
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from aip_tf import _keras
+
+_BATCH_SIZE = 32
+_REMEDY = (
+    "Expected what `fit` takes: a tf.data.Dataset of (inputs, labels) batches, a tuple of arrays "
+    "(inputs, labels), a keras.utils.PyDataset, or a generator with steps_per_epoch."
+)
+
+
+def as_dataset(data, steps=None, *, shuffle=True, role="train_data"):
+    """Training or validation data as a dataset of batches, of known number.
+
+    Args:
+        data: a `tf.data.Dataset` of batches; a tuple (inputs, labels) or (inputs, labels,
+            sample_weights) of arrays, or of lists or dictionaries of arrays, which are put in
+            batches of 32; a `keras.utils.PyDataset`, or anything else of batches with a length
+            (a PyTorch DataLoader); a generator of batches.
+        steps: batches in an epoch; needed where the data do not end or do not say how many they
+            are. An epoch goes on where the one before it ended, and starts over at the data's end.
+        shuffle: whether arrays, and the order of a PyDataset's batches, are shuffled in every
+            epoch, from a fixed seed.
+        role: what the data are called in messages.
+
+    Raises:
+        ValueError: for anything else, arrays of unequal length, no data at all, or data of unknown
+            or infinite length without `steps`.
+
+    >>> data = as_dataset((np.zeros((40, 8)), {"a": np.zeros(40), "b": np.ones(40)}))
+    >>> int(data.cardinality())
+    2
+    """
+    if isinstance(data, tf.data.Dataset):
+        dataset = data
+    elif isinstance(data, tuple) and len(data) in (2, 3):
+        dataset = _from_arrays(data, shuffle, role)
+    elif isinstance(data, keras.utils.PyDataset):
+        dataset = _from_py_dataset(data, shuffle, role)
+    elif isinstance(data, Iterator):
+        dataset = _from_iterator(data, steps, role)
+    elif hasattr(data, "__len__") and hasattr(data, "__iter__") and not _is_arrays(data):
+        dataset = _generated(lambda: iter(data), len(data), next(iter(data), None), role)
+    else:
+        raise ValueError(f"Received {role} of type {type(data).__name__}. {_hint(data)}{_REMEDY}")
+    if steps is not None and steps != int(dataset.cardinality()):
+        dataset = _stream(dataset, steps)
+    return _known(dataset, steps, role)
+
+
+def weighted(dataset, class_weight):
+    """`dataset` with a sample weight for each label, as `fit(class_weight=...)` gives it.
+
+    Args:
+        dataset: batches (inputs, labels) with class numbers or one-hot rows, of one output.
+        class_weight: {class number: weight}; 1 for classes that are not named. None: as it is.
+
+    Raises:
+        ValueError: for labels of several outputs or positions, or with sample weights already.
+    """
+    if class_weight is None:
+        return dataset
+    spec = dataset.element_spec
+    if len(spec) != 2 or tf.nest.is_nested(spec[1]) or len(spec[1].shape) > 2:
+        raise ValueError(
+            f"Received class_weight={class_weight!r} with data {spec}. Expected (inputs, labels) "
+            "with one class for each sample; otherwise give the weights with the data: (inputs, "
+            "labels, sample_weights)."
+        )
+    size = max(class_weight) + 1
+    table = tf.constant([float(class_weight.get(i, 1.0)) for i in range(size)] + [1.0])
+
+    def weigh(inputs, labels):
+        if len(labels.shape) == 2:
+            is_one_hot = labels.shape[1] != 1
+            classes = tf.argmax(labels, -1) if is_one_hot else tf.squeeze(labels, -1)
+        else:
+            classes = labels
+        return inputs, labels, tf.gather(table, tf.minimum(tf.cast(classes, tf.int32), size))
+
+    return dataset.map(weigh)
+
+
+def first_batch(dataset, role="train_data"):
+    """The first batch of a dataset.
+
+    Raises:
+        ValueError: if there is none, or it cannot be loaded.
+    """
+    try:
+        batch = next(iter(dataset.take(1)), None)
+    except tf.errors.OpError as error:
+        raise ValueError(
+            f"Received {role} whose first batch failed: {_keras.essence(error)} Expected every "
+            "batch to load."
+        ) from error
+    if batch is None:
+        raise ValueError(
+            f"Received {role} without a single batch, of {int(dataset.cardinality())} that it says "
+            "to have. Expected at least one."
+        )
+    return batch
+
+
+# --- arrays ---------------------------------------------------------------------------------------
+
+
+def _from_arrays(parts, shuffle, role):
+    parts = tuple(_leaves(part) for part in parts if part is not None)
+    sizes = {name: len(x) for name, x in _named(parts)}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{size} {name}" for name, size in sizes.items())
+        raise ValueError(
+            f"Received {role} of unequal length: {listed}. Expected as many labels (and weights) "
+            "as inputs."
+        )
+    size = next(iter(sizes.values()), 0)
+    if size == 0:
+        raise ValueError(f"Received {role} without a single sample. Expected at least one.")
+    samples = tf.data.Dataset.from_tensor_slices(parts)
+    samples = samples.shuffle(size, seed=0) if shuffle else samples
+    return samples.batch(_BATCH_SIZE)
+
+
+def _leaves(part):
+    """Lists of arrays as tuples, which `tf.data` keeps apart; arrays as numpy has them."""
+    if isinstance(part, dict):
+        return {name: _leaves(x) for name, x in part.items()}
+    if isinstance(part, list | tuple) and any(np.ndim(x) or isinstance(x, dict) for x in part):
+        return tuple(_leaves(x) for x in part)
+    array = np.asarray(part)
+    return array.astype("float32") if array.dtype == np.float64 else array
+
+
+def _named(parts):
+    for what, part in zip(("inputs", "labels", "weights"), parts, strict=False):
+        for path, x in keras.tree.flatten_with_path(part):
+            if np.ndim(x) == 0:
+                raise ValueError(
+                    f"Received {what} that are a single number, {x!r}. Expected an array with one "
+                    "entry for each sample."
+                )
+            yield " ".join(map(str, (what, *path))), x
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+def _from_py_dataset(data, shuffle, role):
+    if data.num_batches == 0:
+        raise ValueError(f"Received {role} without a single batch. Expected at least one.")
+
+    generator = np.random.default_rng(0)
+
+    def epoch():
+        data.on_epoch_begin()
+        if data.num_batches is None:
+            yield from (data[index] for index in itertools.count())
+        order = np.arange(data.num_batches)
+        for index in generator.permutation(order) if shuffle else order:
+            yield data[int(index)]
+        data.on_epoch_end()
+
+    return _generated(epoch, data.num_batches, data[0], role)
+
+
+def _from_iterator(batches, steps, role):
+    """What a generator yields, an epoch going on where the one before it ended."""
+    first = next(batches, None)
+    goes_on = itertools.chain([first], batches)
+    return _generated(lambda: itertools.islice(goes_on, steps), steps, first, role)
+
+
+def _generated(epoch, size, first, role):
+    """A dataset of the batches that `epoch()` yields."""
+    if first is None:
+        raise ValueError(f"Received {role} without a single batch. Expected at least one.")
+    if not isinstance(first, tuple | list):
+        raise ValueError(
+            f"Received {role} whose batches are {type(first).__name__}. Expected (inputs, labels)."
+        )
+
+    def batches():
+        for batch in epoch():
+            yield tuple(_leaves(part) for part in batch)
+
+    spec = tf.nest.map_structure(
+        lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), tuple(_leaves(p) for p in first)
+    )
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=spec)
+    if size is None:
+        return dataset
+    return dataset.apply(tf.data.experimental.assert_cardinality(size))
+
+
+def _stream(dataset, steps):
+    """Epochs of `steps` batches, each going on where the one before it ended."""
+    batches = iter(dataset.repeat())
+    epoch = tf.data.Dataset.range(steps).map(lambda _: batches.get_next())
+    return epoch.apply(tf.data.experimental.assert_cardinality(steps))
+
+
+def _known(dataset, steps, role):
+    size = int(dataset.cardinality())
+    if size == 0:
+        raise ValueError(f"Received {role} without a single batch. Expected at least one.")
+    if size < 0 and steps is None:
+        kind = "infinite" if size == tf.data.INFINITE_CARDINALITY else "unknown"
+        name = "validation_steps" if role.startswith("validation") else "steps_per_epoch"
+        raise ValueError(
+            f"Received {role} of {kind} length (cardinality {size}). Expected a known number of "
+            f"batches: give Recovery({name}=...), or apply "
+            "tf.data.experimental.assert_cardinality."
+        )
+    return dataset
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def _is_arrays(data):
+    return isinstance(data, str | dict) or hasattr(data, "shape") or isinstance(data, list)
+
+
+def _hint(data):
+    if hasattr(data, "train") and hasattr(data, "test"):
+        return "Give data.train and data.test. "
+    if hasattr(data, "shape") or isinstance(data, list | dict):
+        return "Give inputs and labels as one tuple: prune(model, (x, y), (x_test, y_test)). "
+    if callable(data):
+        return "Call it: it may make what is expected. "
+    return ""

@@ -1,0 +1,171 @@
+"""Data as `fit` takes it: every form gives the same batches, every slip has a helpful word."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from game_models import small_cnn, small_data, two_headed
+
+import aip_tf
+from aip_tf.datasets import adapt
+from aip_tf.datasets.adapt import as_dataset
+
+X, Y = np.arange(12.0).reshape(6, 2), np.arange(6) % 3
+
+
+class Batches(keras.utils.PyDataset):
+    """Two batches of three."""
+
+    def __init__(self, size=2):
+        super().__init__()
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        if index >= 2:
+            raise IndexError
+        part = slice(3 * index, 3 * index + 3)
+        return X[part], Y[part]
+
+
+class Loader:
+    """What a PyTorch DataLoader looks like."""
+
+    def __len__(self):
+        return 2
+
+    def __iter__(self):
+        return iter([Batches()[0], [*Batches()[1]]])
+
+
+def endless():
+    while True:
+        yield from Loader()
+
+
+def labels(dataset):
+    return [int(y) for _, batch in dataset for y in batch]
+
+
+DATASET = tf.data.Dataset.from_tensor_slices((X, Y)).batch(3)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [(X, Y), (X, list(Y)), DATASET, Batches(), Loader()],
+    ids=["arrays", "list", "dataset", "py_dataset", "loader"],
+)
+def test_every_form_gives_all_samples_in_every_epoch(data):
+    dataset = as_dataset(data, shuffle=False)
+    for _ in range(2):
+        assert labels(dataset) == list(Y)
+    assert int(dataset.cardinality()) == len(list(dataset))
+    assert labels(as_dataset(data)) != [] and sorted(labels(as_dataset(data))) == sorted(Y)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [endless, lambda: DATASET.repeat(), lambda: DATASET, lambda: Batches()],
+    ids=["generator", "infinite", "finite", "py_dataset"],
+)
+def test_epochs_of_given_length_go_on_where_the_last_one_ended(data):
+    dataset = as_dataset(data(), 3, shuffle=False)
+    assert int(dataset.cardinality()) == 3
+    first, second = labels(dataset), labels(dataset)
+    assert first == [*Y, *Y[:3]] and second == [*Y[3:], *Y]
+
+
+def test_lists_and_dictionaries_stay_apart():
+    dataset = as_dataset(([X, {"a": X}], {"y": Y}, np.ones(6)), shuffle=False)
+    (first, second), outputs, weights = next(iter(dataset))
+    assert first.shape == second["a"].shape == (6, 2)
+    assert outputs["y"].shape == weights.shape == (6,)
+    assert first.dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((X, Y[:4]), "unequal length: 6 inputs, 4 labels"),
+        (([X, X[:5]], Y), "6 inputs 0, 5 inputs 1, 6 labels"),
+        ((X[:0], Y[:0]), "without a single sample"),
+        ((X, 3), "a single number"),
+        (X, r"as one tuple: prune\(model, \(x, y\)"),
+        ([X, Y], "as one tuple"),
+        (endless(), "train_data of unknown length.*steps_per_epoch"),
+        (endless, "of type function. Call it"),
+        (iter(()), "without a single batch"),
+        (Batches(0), "without a single batch"),
+        (DATASET.take(0), "without a single batch"),
+        (DATASET.repeat(), "infinite length"),
+        (DATASET.filter(lambda x, y: True), "unknown length"),
+        ("digits", "of type str"),
+        (iter([X]), "batches are ndarray"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_words(data, message):
+    with pytest.raises(ValueError, match=f"train_data.*{message}|{message}"):
+        as_dataset(data)
+
+
+def test_a_first_batch_that_fails_or_is_not_there_is_named():
+    failing = DATASET.map(lambda x, y: (tf.reshape(x, tf.shape(x) + 1), y))
+    with pytest.raises(ValueError, match="first batch failed"):
+        adapt.first_batch(failing)
+    lying = DATASET.take(0).apply(tf.data.experimental.assert_cardinality(5))
+    with pytest.raises(ValueError, match=r"expected to contain 5 elements|of 5 that it says"):
+        adapt.first_batch(lying)
+
+
+@pytest.mark.parametrize("form", [Y, Y[:, None], np.eye(3)[Y]], ids=["flat", "column", "one_hot"])
+def test_class_weights_are_sample_weights(form):
+    dataset = adapt.weighted(as_dataset((X, form), shuffle=False), {0: 2.0, 1: 0.5})
+    _, _, weights = next(iter(dataset))
+    np.testing.assert_array_equal(weights, [2.0, 0.5, 1.0] * 2)
+    with pytest.raises(ValueError, match="one class for each sample"):
+        adapt.weighted(dataset, {0: 1.0})
+
+
+def cut_once(epoch):
+    return epoch == 0, 0.3
+
+
+def pruned(model, data, **settings):
+    settings = {"epochs": 2, "transfers": [], "recalibration_batches": 0} | settings
+    recovery = aip_tf.Recovery(**settings)
+    return aip_tf.prune(model, data, schedule=cut_once, criterion="taylor", recovery=recovery)[0]
+
+
+def test_prune_takes_bytes_from_a_generator_and_weighs_classes():
+    images, classes = small_data(8)
+    images = (images * 255).astype("uint8")
+
+    def batches():
+        while True:
+            yield images, classes
+
+    student = pruned(small_cnn(), batches(), steps_per_epoch=2, class_weight={0: 2.0})
+    assert student.count_params() < small_cnn().count_params()
+
+
+def test_prune_takes_arrays_for_several_outputs():
+    images, classes = small_data(8)
+    student = pruned(two_headed(), (images, [classes, (classes > 1)[:, None] * 1.0]))
+    assert student.count_params() < two_headed().count_params()
+
+
+def test_prune_says_how_to_give_inputs_and_labels():
+    with pytest.raises(ValueError, match=r"prune\(model, \(x, y\)"):
+        aip_tf.prune(small_cnn(), *small_data(8))
+
+
+def test_a_wrong_number_of_batches_is_named():
+    data = tf.data.Dataset.from_tensor_slices(small_data(8)).batch(4)
+    data = data.apply(tf.data.experimental.assert_cardinality(2)).take(1)
+    data = data.apply(tf.data.experimental.assert_cardinality(3))
+    with pytest.raises(
+        ValueError, match=r"batch 2 of the epoch: .*3 elements but contained only 1"
+    ):
+        pruned(small_cnn(), data)
