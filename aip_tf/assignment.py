@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 
-from aip_tf import criteria, identity, schedules
+from aip_tf import _keras, criteria, identity, schedules
 from aip_tf import selection as selections
 from aip_tf.channels import prune_channels
 from aip_tf.cutting import open_shapes
@@ -49,9 +49,9 @@ class Assignment:
         self.passes = list(map(counted, _datasets(train_data, validation_data, recovery)))
         self.identity = self._identify(criterion, recovery)
         batch = adapt.first_batch(self.passes[0].dataset)
-        self.inputs = batch[0]
-        self.input_shape = open_shapes(model, self.inputs)
         self.recovery = recovery.for_model(model, batch)
+        self.inputs = _keras.cast_inputs(model, batch[0])
+        self.input_shape = open_shapes(model, self.inputs)
         task = self.recovery.task
         self.criterion = criteria.for_task(criterion, task)
         shared = [task.prepare(share_batches(passes.dataset)) for passes in self.passes]

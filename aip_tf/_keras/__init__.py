@@ -8,6 +8,7 @@ layer copied (`copies`), also with another width (`resizing`), what does a funct
 """
 
 from aip_tf._keras.compiled import (
+    cast_inputs,
     compile_arguments,
     fresh_metric,
     joined_loss,
@@ -89,7 +90,6 @@ from aip_tf._keras.resizing import (
 from aip_tf._keras.shares import (
     Share,
     add,
-    num_samples,
     share_of,
 )
 from aip_tf._keras.training import (
@@ -118,6 +118,7 @@ __all__ = [
     "built_shapes",
     "called_graph",
     "carry_exclusions",
+    "cast_inputs",
     "clone",
     "compile_arguments",
     "copy_input",

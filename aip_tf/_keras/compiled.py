@@ -4,7 +4,7 @@ import keras
 from keras import tree
 from keras.src.trainers.compile_utils import CompileLoss, CompileMetrics
 
-from aip_tf._keras.graph import graph_of, is_graph
+from aip_tf._keras.graph import flat_inputs, graph_of, is_graph
 
 
 def compile_arguments(model):
@@ -33,6 +33,15 @@ def output_specs(model, inputs):
         inputs,
     )
     return model.compute_output_spec(symbols)
+
+
+def cast_inputs(model, inputs):
+    """A batch of inputs, in its structure, cast as `model(inputs)` casts it: bytes too."""
+    if not is_graph(model):
+        return inputs
+    graph = graph_of(model)
+    types = {id(x): y.dtype for x, y in zip(flat_inputs(graph, inputs), graph.inputs, strict=True)}
+    return tree.map_structure(lambda x: keras.ops.cast(x, types.get(id(x), x.dtype)), inputs)
 
 
 def names_of_outputs(model, answers):
