@@ -6,6 +6,7 @@ with plain ones just as well.
 """
 
 import dataclasses
+import functools
 import inspect
 import json
 import logging
@@ -14,14 +15,18 @@ from pathlib import Path
 
 import keras
 
-from aip_tf import files, identity
+from aip_tf import criteria, files, identity
+from aip_tf import selection as selections
+from aip_tf.assignment import Assignment
 from aip_tf.cost import count_macs, count_parameters, summary
+from aip_tf.datasets.adapt import first_batch
 from aip_tf.datasets.passes import counted
-from aip_tf.distribution import is_chief, strategy_from
+from aip_tf.distribution import STRATEGIES, is_chief, strategy_from
 from aip_tf.pruner import Recovery
 from aip_tf.run_state import replace
 from aip_tf.saving import save_report
 from aip_tf.schedules import list_cuts
+from aip_tf.task import Task
 
 _log = logging.getLogger("aip_tf")
 
@@ -72,6 +77,7 @@ def run(
     Raises:
         ValueError: for an unknown strategy; and whatever the parts raise.
     """
+    check_start(strategy, seed)
     run_dir = files.expand(run_dir)
     strategy = strategy_from(strategy)  # before anything else touches TensorFlow
     is_writer = is_chief(strategy)
@@ -79,7 +85,8 @@ def run(
         keras.utils.set_random_seed(seed)
         with strategy.scope():
             images = data()
-            network = _make_teacher(teacher, images, seed, run_dir, overwrite)
+            check = functools.partial(_check, images=images, prune=prune)
+            network = _make_teacher(teacher, images, seed, run_dir, overwrite, check)
             if is_writer and configuration:  # only now is there something worth a claim
                 files.write_text(run_dir / CONFIG_FILE, configuration)
             options = _accepted(prune, overwrite=overwrite)
@@ -92,18 +99,50 @@ def run(
         return Outcome(report, paths)
 
 
-def _make_teacher(teacher, data, seed, run_dir, overwrite):
+def check_start(strategy, seed):
+    """Whether a run can start with a strategy and a seed.
+
+    Raises:
+        ValueError: for an unknown strategy, or a seed that random generators do not take.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"Received strategy={strategy!r}. Expected one of {list(STRATEGIES)}.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"Received seed={seed!r}. Expected an integer from 0 to 2**32 - 1.")
+
+
+def _check(network, images, prune=None):
+    """Whether a network, trained or not, fits the data, and what `prune` is told fits both."""
+    try:
+        task = Task().read(network, first_batch(counted(images.train).dataset))
+    except ValueError:
+        task = None  # `prune` may be told what the network alone does not say; it refuses the rest
+    if task is not None:
+        task.check_classes(images.num_classes, images.class_names)
+    if prune is not None:
+        options = _accepted(prune, check_only=True)
+        if options:
+            prune(network, images.train, images.test, **options)
+
+
+def _make_teacher(teacher, data, seed, run_dir, overwrite, check):
     """The teacher of this run: made anew where that costs nothing, else read back.
 
     A function that keeps snapshots (it takes `checkpoint_dir`) goes on from them, and one that
     takes no data trains nothing: both build their network themselves, so that it may hold what no
     file does. Only of a function that trains and keeps nothing is the result read from a file.
     """
-    at_hand = {"data": data, "checkpoint_dir": run_dir / "teacher", "overwrite": overwrite}
+    at_hand = {
+        "data": data,
+        "checkpoint_dir": run_dir / "teacher",
+        "overwrite": overwrite,
+        "check": check,
+    }
     arguments = _accepted(teacher, **at_hand)
     path, inputs = run_dir / "teacher.keras", _inputs(teacher, data, seed)
     if "data" not in arguments or "checkpoint_dir" in arguments:
         network = teacher(**arguments)
+        _check(network, data)
         replace(path, network.save)
         return network
     return _cached_teacher(lambda: teacher(**arguments), path, inputs, overwrite)
@@ -187,32 +226,44 @@ def _exists(path):
     return Path(path).exists()
 
 
-def planned_cuts(schedule=0.5, recovery=None):
-    """The cuts of a run, as `schedules.list_cuts` gives them, and its number of epochs."""
+def planned_cuts(schedule=0.5, selection="macs", criterion="l1", recovery=None):
+    """The cuts of a run, as `schedules.list_cuts` gives them, and its number of epochs.
+
+    Raises:
+        ValueError: for a schedule that does not fit the run, or an unknown selection or criterion.
+    """
+    selections.get(selection)
+    criteria.get(criterion)
     epochs = (recovery or Recovery()).epochs
     return list_cuts(schedule, epochs), epochs
 
 
-def plan(network, data, schedule=0.5, selection="macs", recovery=None):
+def plan(network, data, schedule=0.5, selection="macs", criterion="l1", recovery=None):
     """Describe what `run` would cut, and when, without training anything.
+
+    Network, data and the arguments of `prune` are checked against each other as `run` does.
 
     Args:
         network: the network to prune; its weights do not matter.
         data: function that returns a `datasets.Data`; the plan says so if it cannot.
-        schedule, selection, recovery: as for `aip_tf.prune`.
+        schedule, selection, criterion, recovery: as for `aip_tf.prune`.
 
     Returns:
         str: the data, the network's channel groups, each with the reason where it is kept whole,
         and the planned cuts: round, epoch after which it comes, what it removes.
 
     Raises:
-        ValueError: for a schedule that does not fit the run.
+        ValueError: for what cannot work together.
     """
-    cuts, epochs = planned_cuts(schedule, recovery)
+    cuts, epochs = planned_cuts(schedule, selection, criterion, recovery)
+    images, missing = _available(data)
+    if images is not None:
+        _check(network, images)
+        Assignment(network, images.train, images.test, schedule, selection, criterion, recovery)
     sizes = {"macs": count_macs(network), "parameters": count_parameters(network)}
     name = selection if isinstance(selection, str) else type(selection).__name__
     lines = [
-        _describe_data(data),
+        missing or _describe_data(images),
         f"Network {network.name}:",
         summary(network),
         f"Cuts in {epochs} epochs (selection {name}):",
@@ -222,13 +273,18 @@ def plan(network, data, schedule=0.5, selection="macs", recovery=None):
     return "\n".join(lines)
 
 
-def _describe_data(data):
+def _available(data):
+    """The data and an empty text, or None and the reason."""
     try:
-        images = data()
+        return data(), ""
     except ValueError as error:
-        return f"Data: not available. {error}"
+        return None, f"Data: not available. {error}"
+
+
+def _describe_data(images):
+    names = f" ({', '.join(map(str, images.class_names))})" if images.class_names else ""
     return (
-        f"Data: images {images.input_shape}, {images.num_classes} classes, "
+        f"Data: images {images.input_shape}, {images.num_classes} classes{names}, "
         f"{int(images.train.cardinality())} training batches an epoch."
     )
 

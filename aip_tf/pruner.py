@@ -31,6 +31,7 @@ def prune(
     recovery=None,
     run_dir=None,
     overwrite=False,
+    check_only=False,
 ):
     """Make a CNN smaller in a few rounds, and let it recover with the help of the original.
 
@@ -58,9 +59,11 @@ def prune(
             interruption, see docs/runs.md. None: nothing is written.
         overwrite: whether a run with another model, other data or settings in that folder may be
             dropped, as far as they differ; otherwise it is refused.
+        check_only: whether to stop once all arguments are checked against model and data.
 
     Returns:
-        `(student, report)`: a compiled plain `keras.Model` and its `PruningReport`.
+        `(student, report)`: a compiled plain `keras.Model` and its `PruningReport`; None with
+        `check_only`.
 
     Raises:
         ValueError: for arguments that cannot work (known before training starts), for a run
@@ -75,6 +78,8 @@ def prune(
     assignment = Assignment(
         model, train_data, validation_data, schedule, selection, criterion, recovery
     )
+    if check_only:
+        return None
     with files.Lock(run_dir if is_chief() else None):
         state = RunState(
             run_dir,
@@ -96,6 +101,8 @@ class _Loop:
         teacher, shape = assignment.teacher, assignment.input_shape
         self.student = replay(teacher, status.cuts, shape)
         self.books = Books(status, teacher, self._evaluate, len(assignment.cuts), shape)
+        if state.status is None and (doubt := self.task.doubt(self.books.teacher.metrics)):
+            _log.warning(doubt)
         self.best = Best(self.task, status, state.path("best.npz"))
         # A snapshot inside a stretch is of the game, which is made by `_recover`.
         is_inside = status.epoch > status.begin or status.step > 0

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from aip_tf import _keras, decays, files, identity, zoo
+from aip_tf.datasets.adapt import first_batch
 from aip_tf.datasets.passes import counted
 from aip_tf.distribution import is_chief, share_batches
 from aip_tf.progress import Progress
@@ -73,6 +74,7 @@ def train_teacher(
     checkpoint_dir=None,
     callbacks=(),
     overwrite=False,
+    check=None,
 ):
     """Trains `model` on `data.train` and returns it compiled, ready to be the teacher of `prune`.
 
@@ -94,6 +96,7 @@ def train_teacher(
         callbacks: further Keras callbacks.
         overwrite: whether the training of another model, on other data or with other settings in
             that folder may be dropped; otherwise it is refused.
+        check: None, or `check(model)`, called before anything trains; it may raise a ValueError.
 
     Raises:
         ValueError: if an argument is out of range, model and data do not fit together, the folder
@@ -107,7 +110,9 @@ def train_teacher(
     """
     _check_arguments(model, data, epochs)
     decays.check(optimizer, decay, callbacks)
-    task = Task().read(model, next(iter(data.train.take(1))))
+    task = Task().read(model, first_batch(data.train))
+    if check is not None:
+        check(model)
     steps = epochs * int(data.train.cardinality())
     trainer = _keras.ReplicaModel(model)
     jit_compile = False if tf.distribute.has_strategy() else "auto"

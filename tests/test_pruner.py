@@ -225,8 +225,8 @@ def test_open_sizes_are_those_of_the_data():
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ([1, 2, 3], "Received data of type list"),
-        ("endless", "unknown or infinite size"),
+        ([1, 2, 3], "Received train_data of type list"),
+        ("endless", "infinite length"),
     ],
 )
 def test_unusable_data_is_refused(bad, message):

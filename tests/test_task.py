@@ -182,3 +182,46 @@ def test_taylor_scores_with_several_outputs():
     data = images.astype("float32"), [np.arange(4), np.ones((4, 1))]
     groups = aip_tf.find_channel_groups(model)
     assert all(np.isfinite(s).all() for s in criteria.Taylor()(model, groups, data).values())
+
+
+# --- classes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("units", "activation", "message"),
+    [
+        (2, None, "3 classes \\(cat, dog, bird\\).*2 logits, which tells 2 apart"),
+        (1, "sigmoid", "3 classes.*1 yes/no answers, which tells 2 apart"),
+        (1, None, "which tells 2 apart.*num_classes=3"),
+    ],
+)
+def test_fewer_units_than_classes_are_refused(units, activation, message):
+    task = read(classifier(units, activation), np.array([0, 1]))
+    with pytest.raises(ValueError, match=message):
+        task.check_classes(3, ["cat", "dog", "bird"])
+
+
+def test_more_units_than_classes_are_one_line(caplog):
+    task = read(classifier(5), np.array([0, 1]))
+    task.check_classes(5)
+    assert not caplog.records
+    task.check_classes(3)
+    assert len(caplog.records) == 1 and "5 classes apart; the data have 3" in caplog.text
+
+
+def test_three_classes_for_a_sigmoid_are_seen_in_the_labels():
+    with pytest.raises(ValueError, match=r"labels from 0 to 2.*binary_crossentropy"):
+        model = classifier(1, "sigmoid")
+        model.compile(loss="binary_crossentropy")
+        read(model, np.array([0, 1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "doubts"), [(0.26, True), (0.9, False), (float("nan"), False)]
+)
+def test_a_teacher_near_chance_is_doubted(accuracy, doubts):
+    task = read(classifier(4), np.array([0, 1]))
+    found = task.doubt({"loss": 1.0, "accuracy": accuracy})
+    assert (found is not None) == doubts
+    if doubts:
+        assert "0.260, and 0.250 would be chance" in found and "\n" not in found

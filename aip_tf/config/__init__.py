@@ -15,7 +15,7 @@ from pathlib import Path
 
 import gin
 
-from aip_tf import experiment, pruner, teacher
+from aip_tf import experiment, export, pruner, teacher
 from aip_tf.config.checks import check_all_read, check_complete, check_kinds, reach
 from aip_tf.config.offer import RUN
 from aip_tf.config.reading import (
@@ -88,6 +88,12 @@ def _check_values():
     except (TypeError, ValueError) as error:
         reason = _without_gin(error)
         raise ConfigError(f"In the arguments of prune: {reason}") from error
+    try:
+        bound = gin.get_bindings(RUN)
+        experiment.check_start(bound.get("strategy", "none"), bound.get("seed", 0))
+        export.check_formats(gin.get_bindings(export.export_model).get("formats", ("tflite",)))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _pruning(function):

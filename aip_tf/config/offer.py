@@ -25,9 +25,9 @@ _ROOMS = (
 # Arguments that `run` passes itself: binding them is an error, not a binding silently overruled.
 HANDED_OVER = {
     "export_model": ["model", "directory", "check_data"],
-    "prune": ["model", "train_data", "validation_data", "run_dir"],
+    "prune": ["model", "train_data", "validation_data", "run_dir", "check_only"],
     "run": ["run_dir"],
-    "train_teacher": ["data", "checkpoint_dir"],
+    "train_teacher": ["data", "checkpoint_dir", "check"],
 }
 
 

@@ -130,7 +130,8 @@ def export_model(
     >>> report.artefacts[0].passed
     True
     """
-    formats = _checked_formats(formats, check_data, tolerances or {})
+    formats = check_formats(formats, tolerances or {})
+    _check_samples(formats, check_data)
     names = signature.input_names(model)
     feeds = signature.make_feeds(model, names, check_data, seed)
     expected = signature.finite_outputs(model, names, feeds)
@@ -152,7 +153,12 @@ def export_model(
     return ExportReport(tuple(artefacts), num_samples, check_data is not None)
 
 
-def _checked_formats(formats, check_data, tolerances):
+def check_formats(formats, tolerances=()):
+    """The names of formats as a tuple, each once.
+
+    Raises:
+        ValueError: for an unknown name, here or among the tolerances.
+    """
     formats = tuple(dict.fromkeys([formats] if isinstance(formats, str) else formats))
     unknown = [name for name in (*formats, *tolerances) if name not in _TOLERANCES]
     if unknown or not formats:
@@ -160,12 +166,15 @@ def _checked_formats(formats, check_data, tolerances):
             f"Received formats={formats!r}, tolerances for {list(tolerances)}. Expected one or "
             f"more of {list(_TOLERANCES)}. Correct the names."
         )
+    return formats
+
+
+def _check_samples(formats, check_data):
     if "tflite_int8" in formats and check_data is None:
         raise ValueError(
             "Received the format 'tflite_int8' without check_data. Expected real samples, "
             "because the 8-bit ranges are measured on them. Pass check_data=a batch."
         )
-    return formats
 
 
 def _publish(staged, final):

@@ -3,11 +3,18 @@
 Every message says what was received, what was expected, and how to mend it.
 """
 
+import logging
+
 import keras
 import numpy as np
 
 from aip_tf import _keras
 from aip_tf.task import labels
+
+_log = logging.getLogger("aip_tf")
+
+# How far above chance an accuracy must be, as a share of the way to 1.
+_NEAR_CHANCE = 0.05
 
 
 def parts(batch):
@@ -106,7 +113,9 @@ def check_labels(outputs, given):
         form = labels.given_form(truth, output.shape)
         _check_form(output, form, truth)
         if form == "integer" and output.labels in ("integer", "one_hot"):
-            _check_range(output, truth)
+            _check_range(output, truth, output.shape[-1] - 1)
+        elif output.labels in ("one_hot", "binary"):
+            _check_range(output, truth, 1)
 
 
 def _check_form(output, form, truth):
@@ -136,15 +145,78 @@ _EXPECTED = {
 }
 
 
-def _check_range(output, truth):
+def _check_range(output, truth, most):
     values = np.asarray(truth)
-    low, high, num_classes = values.min(), values.max(), output.shape[-1]
-    if low < 0 or high >= num_classes:
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= most):
         raise ValueError(
             f"Received labels from {low} to {high} for the output {output.name!r} with "
-            f"{num_classes} units. Expected 0 to {num_classes - 1}: number the classes from 0, or "
-            "give the last layer a unit for each class."
+            f"{output.shape[-1]} units and the loss {_name(output.loss)}. Expected 0 to {most}: "
+            "number the classes from 0, or give the last layer a unit for each class."
         )
+
+
+def check_classes(outputs, num_classes, class_names=None):
+    """Whether classifying outputs have a unit for each class of the data.
+
+    Args:
+        outputs: the `Output`s of a task.
+        num_classes: number of classes of the data.
+        class_names: their names, or None.
+
+    Raises:
+        ValueError: for fewer units than classes.
+    """
+    for output in outputs:
+        if output.labels not in ("integer", "one_hot", "binary") or not output.num_classes:
+            continue
+        told = output.num_classes
+        named = "" if not class_names else f" ({_listed(class_names)})"
+        if told < num_classes:
+            raise ValueError(
+                f"Received data of {num_classes} classes{named} for the output {output.name!r} of "
+                f"{output.shape[-1]} {_units(output)}, which tells {told} apart. Expected a unit "
+                "for each class: build the network with num_classes="
+                f"{num_classes}, or give data of its classes."
+            )
+        if told > num_classes:
+            _log.warning(
+                "The output %r tells %d classes apart; the data have %d%s. The rest are never "
+                "asked for.",
+                *(output.name, told, num_classes, named),
+            )
+
+
+def _units(output):
+    return {"softmax": "probabilities", "sigmoid": "yes/no answers"}.get(output.kind, "logits")
+
+
+def _listed(names, most=8):
+    more = ", ..." if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
+
+
+def doubt(outputs, metrics):
+    """One line about a model that hardly does better than chance, or None.
+
+    Args:
+        outputs: the `Output`s of a task.
+        metrics: what `Task.evaluate` measured.
+    """
+    for name, value in metrics.items():
+        output = next(
+            (x for x in outputs if name in ("accuracy", "acc", f"{x.name}_accuracy")), None
+        )
+        if output is None or not output.num_classes:
+            continue
+        chance = 1 / output.num_classes
+        if value < chance + _NEAR_CHANCE * (1 - chance):
+            return (
+                f"The teacher's {name} is {value:.3f}, and {chance:.3f} would be chance: it has "
+                "little to teach. Are its weights loaded, the pixels in its range, the classes in "
+                "its order?"
+            )
+    return None
 
 
 def _name(loss):

@@ -194,6 +194,18 @@ class Task:
         loss = _keras.joined_loss(self.loss, self.loss_weights, names)
         return loss(truth, answers, sample_weight)
 
+    def check_classes(self, num_classes, class_names=None):
+        """Whether classifying outputs have a unit for each class; a warning if they have more.
+
+        Raises:
+            ValueError: for fewer units than classes.
+        """
+        checks.check_classes(self.outputs, num_classes, class_names)
+
+    def doubt(self, metrics):
+        """One line about a model that hardly does better than chance, or None."""
+        return checks.doubt(self.outputs, metrics)
+
     def is_better(self, metrics, others):
         """Whether one evaluation beats another by the main metric; anything beats None and NaN."""
         if others is None or np.isnan(others[self.main_metric]):
