@@ -106,12 +106,12 @@ def test_an_interruption_says_how_to_go_on(run_file, capsys, monkeypatch):
 
 
 def test_an_error_of_the_package_is_a_paragraph(run_file, capsys):
-    parameter = "--gin_param=run.strategy = 'mirored'"
+    parameter = "--gin_param=digits_resnet.num_classes = 4"  # of ten
     assert cli.main([run_file, parameter]) == 1
     error = capsys.readouterr().err
-    assert "'mirored'" in error and "'multi_worker'" in error
+    assert "labels from 0 to 9" in error and "4 units" in error
     assert "Traceback" not in error and " at 0x" not in error
-    with pytest.raises(ValueError, match="mirored"):
+    with pytest.raises(ValueError, match="labels from 0 to 9"):
         cli.main([run_file, parameter, "--traceback"])
 
 
