@@ -112,6 +112,45 @@ def test_every_layer_with_an_activation_asks_the_same(layer):
     assert all(g.prunable for g in aip_tf.find_channel_groups(model)[:-1])
 
 
+def behind_a_layer(layer):
+    image = keras.Input((5, 5, 3))
+    x = layer(layers.Conv2D(6, 3, name="first")(image))
+    return keras.Model(image, layers.Conv2D(2, 3, name="second")(x))
+
+
+def test_a_layer_without_a_rule_is_looked_at():
+    alone = layers.Lambda(lambda x: tf.nn.relu6(x), output_shape=lambda s: s)
+    assert first_group(behind_a_layer(alone)).prunable
+    mixing = layers.Lambda(lambda x: tf.nn.softmax(x), output_shape=lambda s: s)
+    assert not first_group(behind_a_layer(mixing)).prunable
+
+
+def test_looking_at_a_layer_leaves_nothing_behind():
+    class Penalized(layers.Layer):
+        def call(self, x):
+            self.add_loss(tf.reduce_sum(x))
+            return tf.nn.relu(x)
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    model = behind_a_layer(Penalized(name="penalized"))
+    assert first_group(model).prunable
+    assert model.get_layer("penalized").losses == []
+
+
+def test_a_subclass_that_changes_nothing_has_the_rule_of_its_base():
+    class Same(layers.LayerNormalization):
+        pass
+
+    class Other(layers.LayerNormalization):
+        def call(self, x):
+            return x
+
+    assert first_group(behind_a_layer(Same())).prunable
+    assert not first_group(behind_a_layer(Other())).prunable
+
+
 def test_softmax_over_another_axis_than_that_of_the_channels():
     image = keras.Input((6, 5, 3))
     x = layers.Permute((3, 1, 2))(layers.Conv2D(6, 3, name="first")(image))

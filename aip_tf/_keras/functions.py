@@ -1,5 +1,6 @@
 """What a function computes: the operations that TensorFlow records when it is called."""
 
+import keras
 import tensorflow as tf
 
 
@@ -18,7 +19,12 @@ def recorded_graph(function, rank, dtype):
         A graph whose `inputs` are `x` and the variables and constants that the function holds, and
         whose `outputs` are what it returns.
     """
-    traced = tf.function(lambda x: function(x), autograph=False)
+
+    def call(x):
+        with keras.StatelessScope(collect_losses=True):  # nothing is left behind in a layer
+            return function(x)
+
+    traced = tf.function(call, autograph=False)
     return traced.get_concrete_function(tf.TensorSpec([None] * rank, dtype)).graph
 
 

@@ -48,13 +48,18 @@ def elementwise_reason(function, rank, dtype):
     if function is None:
         return ""
     try:
-        return _reason(function, rank, dtype)
+        return _remembered_reason(function, rank, dtype)
     except TypeError:  # not hashable
-        return _reason.__wrapped__(function, rank, dtype)
+        return recorded_reason(function, rank, dtype)
 
 
 @functools.lru_cache(maxsize=256)
-def _reason(function, rank, dtype):
+def _remembered_reason(function, rank, dtype):
+    return recorded_reason(function, rank, dtype)
+
+
+def recorded_reason(function, rank, dtype):
+    """As `elementwise_reason`; nothing is remembered of the function."""
     try:
         graph = _keras.recorded_graph(function, rank, dtype)
     except Exception as error:  # whatever a user's function raises: then it is unknown

@@ -8,15 +8,20 @@ import keras
 from keras import tree
 
 from aip_tf import _keras
+from aip_tf.channels.rules.activations import recorded_reason
 
 _rules = {}
+# What a class statement leaves in a class whose body is empty.
+_METADATA = """
+    __annotations__ __dict__ __doc__ __firstlineno__ __module__ __static_attributes__ __weakref__
+"""
 
 
 def register_channel_rule(*operation_types):
     """Teach the tracer a layer or operation; used as a decorator. Later registrations win.
 
-    The rule stands for exactly these classes: a subclass may compute something else, and what is
-    unknown is kept, never guessed.
+    The rule stands for exactly these classes, and for subclasses that change nothing: any other
+    subclass may compute something else, and what is unknown is kept, never guessed.
 
     Args:
         *operation_types: subclasses of `keras.layers.Layer` or `keras.Operation`.
@@ -70,6 +75,18 @@ def stock_layers(*names):
     return [getattr(keras.layers, name) for name in names if hasattr(keras.layers, name)]
 
 
+def _rule_for(kind):
+    """The rule for a class: its own, or that of a base of which it changes nothing; else None."""
+    for base in kind.__mro__:
+        if base in _rules:
+            return _rules[base]
+        if any(
+            name not in _METADATA.split() and not name.startswith("_api_") for name in vars(base)
+        ):
+            return None
+    return None
+
+
 def known_rules():
     """All rules: `{class of a layer or operation: rule}`."""
     return dict(_rules)
@@ -78,7 +95,7 @@ def known_rules():
 def rule_of(operation, kwargs):
     """The rule for a call of `operation`, and the keyword arguments to call it with."""
     kwargs = {k: v for k, v in kwargs.items() if v is not None and k != "training"}
-    rule = _rules.get(type(operation), unknown)
+    rule = _rule_for(type(operation)) or unknown
     strange = _strange(rule, kwargs) if kwargs else []
     if strange:
         rule = functools.partial(_not_taken, strange)
@@ -128,12 +145,27 @@ def _not_taken(names, call, *args, **kwargs):
 
 
 def unknown(call, *args, **kwargs):
-    """Everything that an operation without a rule touches is kept."""
+    """Everything that an operation without a rule touches is kept.
+
+    Unless it is seen to compute each entry alone, as a Lambda with a function of TensorFlow.
+    """
+    if not kwargs and _treats_entries_alone(call, args):
+        return args[0]
     kind = type(call.operation).__name__
     reason = f"{call.path} has no channel rule (register_channel_rule({kind}) adds one)"
     if unopened := call.unopened:
         reason += f" and cannot be opened: {unopened}"
     return keep_all(call, reason, call.macs_inside())
+
+
+def _treats_entries_alone(call, args):
+    layer = call.operation
+    if not isinstance(layer, keras.layers.Layer) or layer.variables or len(args) != 1:
+        return False
+    same_shape = (
+        len(call.inputs) == 1 and call.inputs[0] is args[0] and call.shapes == [args[0].shape]
+    )
+    return same_shape and not recorded_reason(layer, args[0].ndim, layer.compute_dtype)
 
 
 def keep_all(call, reason, macs=0):
