@@ -33,10 +33,6 @@ class _Value(enum.Enum):
     TABLE = 4  # constants of several entries
 
 
-class _NotAloneError(Exception):
-    """Names the operation for which a function is not element-wise."""
-
-
 def elementwise_reason(function, rank, dtype):
     """Why `function` may mix the entries of a tensor: part of a sentence; "" if it does not.
 
@@ -65,16 +61,19 @@ def recorded_reason(function, rank, dtype):
     except Exception as error:  # whatever a user's function raises: then it is unknown
         kind = type(error).__name__
         return f"which cannot be read: it raises {kind} for a tensor of open sizes"
-    try:
-        values = _follow(graph, [_Value.ENTRIES])
-        one_like_the_input = len(values) == 1 and values[0] is _Value.ENTRIES
-        return "" if one_like_the_input else "which does not return one value for each entry"
-    except _NotAloneError as operation:
-        return f"which may mix its channels: it computes {operation}"
+    value, *others = _follow(graph, [_Value.ENTRIES])
+    if isinstance(value, str):
+        return f"which may mix its channels: it computes {value}"
+    alone = value is _Value.ENTRIES and not others
+    return "" if alone else "which does not return one value for each entry"
 
 
 def _follow(graph, given):
-    """What the outputs of a recorded graph hold, given what its first inputs hold."""
+    """What the outputs of a recorded graph hold, given what its first inputs hold.
+
+    Returns:
+        For each output a `_Value`, or the name of an operation for which it is none of these.
+    """
     held = [_held(x) for x in graph.inputs[len(given) :]]
     values = {x.name: value for x, value in zip(graph.inputs, [*given, *held], strict=True)}
     for operation in graph.get_operations():
@@ -92,6 +91,9 @@ def _held(tensor):
 
 def _computed(operation, values):
     count = len(operation.outputs)
+    mixed = [v for v in values if isinstance(v, str)]
+    if mixed:
+        return mixed[:1] * count
     if operation.type == "Const":
         return [_held(operation.outputs[0])]
     if operation.type == "Shape":
@@ -104,9 +106,9 @@ def _computed(operation, values):
     if inner is not None:
         return _follow(inner, values)
     if operation.type not in _ELEMENTWISE.split():
-        raise _NotAloneError(operation.type)
+        return [operation.type] * count
     if not set(values) <= {_Value.ENTRIES, _Value.NUMBER}:
-        raise _NotAloneError(f"{operation.type} with constants of several entries")
+        return [f"{operation.type} with constants of several entries"] * count
     return [_Value.ENTRIES if _Value.ENTRIES in values else _Value.NUMBER] * count
 
 
