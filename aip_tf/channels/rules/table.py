@@ -67,7 +67,7 @@ def operations(*names):
 
 def has_rule(operation):
     """Whether there is a channel rule for the class of `operation`."""
-    return type(operation) in _rules
+    return _rule_for(type(operation)) is not None
 
 
 def stock_layers(*names):
