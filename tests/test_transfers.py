@@ -8,6 +8,7 @@ from game_models import small_cnn, small_data, two_headed
 
 from aip_tf import losses
 from aip_tf.game import (
+    AdversarialDistiller,
     AdversarialTransfer,
     AttentionTransfer,
     FeatureTransfer,
@@ -113,7 +114,7 @@ def test_attention_transfer_compares_networks_of_different_width():
 
 def test_attention_taps_by_name():
     _, _, bound = play(AttentionTransfer(["conv1"]), small_cnn(seed=1), small_cnn(seed=2))
-    assert bound.energies == ("conv1",)
+    assert bound.energies == {"conv1": "conv1"}
 
 
 @pytest.mark.parametrize("make", [AttentionTransfer, FeatureTransfer])
@@ -221,6 +222,48 @@ def test_any_model_can_be_the_discriminator_if_it_fits():
         AdversarialTransfer(discriminator=wrong).bind(small_cnn(), small_cnn(seed=1))
 
 
+def foreign(width=4, sizes=(8, 4)):
+    """Another family: other names, other depth, the same question."""
+    keras.utils.set_random_seed(3)
+    inputs = x = keras.Input((8, 8, 1))
+    for i, size in enumerate(sizes):
+        strides = x.shape[1] // size
+        x = keras.layers.Conv2D(width, 3, strides, "same", activation="relu", name=f"block{i}")(x)
+        x = keras.layers.Conv2D(width, 3, padding="same", name=f"last{i}")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(4)(x))
+
+
+def test_networks_of_other_families_are_paired_by_resolution():
+    bound = AttentionTransfer("auto").bind(small_cnn(), foreign())
+    assert bound.energies == {"relu0": "last0", "relu1": "last1"}
+    assert AttentionTransfer("auto").bind(small_cnn(), foreign(sizes=(4, 2))).energies == {
+        "relu1": "last0"
+    }
+    with pytest.raises(ValueError, match=r"sizes \[\(8, 8\), \(4, 4\)\].*taps={teacher path"):
+        AttentionTransfer("auto").bind(small_cnn(), foreign(sizes=(2,)))
+
+
+def test_a_pair_is_read_where_each_network_has_it():
+    teacher, student = small_cnn(6), foreign(6)
+    pairs = {"relu0": "block0", "relu1": "last1"}
+    images = small_data(4)[0]
+    own = {other: keras.Model(student.input, student.get_layer(other).output)(images)
+           for other in pairs.values()}  # fmt: skip
+    theirs = {path: keras.Model(teacher.input, teacher.get_layer(path).output)(images)
+              for path in pairs}  # fmt: skip
+    for kind, term in (
+        (AttentionTransfer, lambda t, s: losses.attention_loss(losses.energy(t), losses.energy(s))),
+        (FeatureTransfer, losses.feature_loss),
+    ):
+        game = AdversarialDistiller(teacher, student, [kind(pairs, weight=1.0)], 1.0)
+        game.compile("sgd")
+        logs = game.train_on_batch(images, return_dict=True)
+        expected = sum(float(np.mean(term(theirs[t], own[s]))) for t, s in pairs.items())
+        assert logs["loss"] == pytest.approx(expected, rel=1e-4)
+        student.set_weights(foreign(6).get_weights())
+
+
 def test_the_papers_discriminator():
     model = build_discriminator(10)
     dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
@@ -267,6 +310,7 @@ def test_outputs_with_positions_cannot_be_mixed():
     [
         OutputTransfer(2.0, 0.3, outputs=["a"], from_logits=False, name="soft"),
         AttentionTransfer(["a", "b"], 0.7),
+        AttentionTransfer({"a": "x", "b": "b"}, 0.7),
         FeatureTransfer(["a"], 0.7),
         AdversarialTransfer(0.5, build_discriminator(3), "sgd", "pool", [0], 0.25, name="game"),
     ],

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from aip_tf import _keras
 from aip_tf.game.discriminator import AdversarialTransfer
-from aip_tf.game.taps import Reader
+from aip_tf.game.taps import Reader, as_pairs
 from aip_tf.game.transfers import AttentionTransfer, OutputTransfer
 
 
@@ -28,8 +28,8 @@ class AdversarialDistiller(_keras.ReplicaModel):
 
     Args:
         teacher: a keras.Model.
-        student: a keras.Model with the same inputs and outputs; with attention transfer the layer
-            names must agree too, as they do after `prune_channels`.
+        student: a keras.Model with the same inputs and outputs: a pruned copy, or any other
+            network, which attention transfer pairs with its teacher by resolution.
         transfers: list of `Transfer`s, copied (`distiller.transfers` are the ones in use); None:
             `OutputTransfer(), AttentionTransfer("auto"), AdversarialTransfer()`. With an empty
             list training gives the same numbers as the student's own `fit`.
@@ -68,10 +68,11 @@ class AdversarialDistiller(_keras.ReplicaModel):
         self.supervised_weight = _supervised_weight(supervised_weight, transfers)
         self.discriminators = [t.discriminator for t in self._adversaries]
         self.discriminator_optimizers = []
-        taps = tuple(dict.fromkeys(p for t in self.transfers for p in t.taps))
-        energies = tuple(dict.fromkeys(p for t in self.transfers for p in t.energies))
+        taps = [as_pairs(t.taps) for t in self.transfers]
+        energies = [as_pairs(t.energies) for t in self.transfers]
         self._read = SimpleNamespace(
-            teacher=Reader(teacher, taps, energies), student=Reader(student, taps, energies)
+            teacher=Reader(teacher, _all(taps, dict.keys), _all(energies, dict.keys)),
+            student=Reader(student, _all(taps, dict.values), _all(energies, dict.values)),
         )
         names = [n for t in self.transfers for n in t.log_names]
         names = ["supervised_loss", *names] if names else []
@@ -187,6 +188,11 @@ class AdversarialDistiller(_keras.ReplicaModel):
 def default_transfers():
     """The full method: what the teacher hands over where nothing else is asked for."""
     return [OutputTransfer(), AttentionTransfer("auto"), AdversarialTransfer()]
+
+
+def _all(pairs, side):
+    """The paths of one side of several {teacher path: student path}, each once."""
+    return tuple(dict.fromkeys(path for each in pairs for path in side(each)))
 
 
 def _check_pair(teacher, student):

@@ -1,5 +1,6 @@
 """Where a network is read: its outputs, and taps on tensors inside it."""
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -113,6 +114,18 @@ def find_taps(model):
     Raises:
         ValueError: if no tensor has positions.
     """
+    paths = tuple(_stages(model).values())
+    if not paths:
+        raise ValueError(
+            f"Received the model {model.name!r} without a tensor that has spatial positions. "
+            "Expected convolutions over images or sequences; leave AttentionTransfer out, or name "
+            "its taps."
+        )
+    return paths
+
+
+def _stages(model):
+    """{spatial size: path of its last tensor}, in the order of computation."""
     last, weighted = {}, set()
     for tensor in list_tensors(model):
         size = tensor.shape[1:-1]
@@ -121,14 +134,42 @@ def find_taps(model):
         last[size] = tensor.path
         if getattr(tensor.operation, "weights", ()):
             weighted.add(size)
-    paths = tuple(path for size, path in last.items() if size in weighted)
-    if not paths:
+    return {size: path for size, path in last.items() if size in weighted}
+
+
+def pair_taps(teacher, student):
+    """The taps of a teacher, each with the place in a student to compare it with.
+
+    That is the layer of the same path if it has the same spatial size, or else the student's own
+    tap of that size: two networks of different families are paired by resolution. Resolutions that
+    the student does not have are left out.
+
+    Returns:
+        {teacher path: student path}, from the first resolution to the last.
+
+    Raises:
+        ValueError: if no tensor of the teacher has positions, or the two share no resolution.
+    """
+    find_taps(teacher)  # raises where there are none
+    theirs = {tensor.path: tensor.shape[1:-1] for tensor in list_tensors(student)}
+    stages = [_stages(model) for model in (teacher, student)]
+    pairs = {
+        path: path if theirs.get(path) == size else stages[1].get(size)
+        for size, path in stages[0].items()
+    }
+    pairs = {path: other for path, other in pairs.items() if other is not None}
+    if not pairs:
         raise ValueError(
-            f"Received the model {model.name!r} without a tensor that has spatial positions. "
-            "Expected convolutions over images or sequences; leave AttentionTransfer out, or name "
-            "its taps."
+            f"Received a teacher that works at the sizes {list(stages[0])} and a student at "
+            f"{list(stages[1])}. Expected one in common; or name what belongs together: "
+            "taps={teacher path: student path}."
         )
-    return paths
+    return pairs
+
+
+def as_pairs(taps):
+    """Taps as {teacher path: student path}; paths alone are the same in both networks."""
+    return dict(taps) if isinstance(taps, Mapping) else {path: path for path in taps}
 
 
 def tap_shapes(model, paths):

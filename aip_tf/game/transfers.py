@@ -77,12 +77,12 @@ class Transfer:
 
     @property
     def taps(self):
-        """Layer paths whose tensors are read in both networks."""
+        """Layer paths whose tensors are read in both networks, or {teacher's: student's}."""
         return ()
 
     @property
     def energies(self):
-        """Layer paths of which only the energy is read, which takes less memory."""
+        """The same of which only the energy is read, which takes less memory."""
         return ()
 
     @property
@@ -161,42 +161,49 @@ class OutputTransfer(Transfer):
 
 
 class _TapTransfer(Transfer):
-    """A transfer that compares tensors inside two networks, at the same layer paths."""
+    """A transfer that compares tensors inside two networks, pair by pair."""
 
     def __init__(self, taps, weight, name):
         super().__init__(weight, name)
         if (isinstance(taps, str) and taps != "auto") or not taps:
             raise ValueError(
-                f"Received taps={taps!r}. Expected 'auto' or a non-empty list of layer paths."
+                f"Received taps={taps!r}. Expected 'auto', a non-empty list of layer paths, or "
+                "{teacher path: student path}."
             )
-        self._taps = taps if taps == "auto" else tuple(taps)
-        self._paths = ()
+        self._taps = taps if taps == "auto" else taps_module.as_pairs(taps)
+        self._pairs = {}
 
     def check(self, teacher, student):
-        paths = self._paths_of(teacher)
-        shapes = [taps_module.tap_shapes(model, paths) for model in (teacher, student)]
-        for path in paths:
-            self._compare(path, *(tuple(each[path][1:]) for each in shapes))
+        pairs = self._pairs_of(teacher, student)
+        theirs = taps_module.tap_shapes(teacher, pairs)
+        own = taps_module.tap_shapes(student, pairs.values())
+        for path, other in pairs.items():
+            self._compare(path, tuple(theirs[path][1:]), tuple(own[other][1:]))
 
     def build(self, teacher, student):
-        self._paths = self._paths_of(teacher)
+        self._pairs = self._pairs_of(teacher, student)
 
-    def _paths_of(self, teacher):
-        return taps_module.find_taps(teacher) if self._taps == "auto" else self._taps
+    def _pairs_of(self, teacher, student):
+        is_auto = self._taps == "auto"
+        return taps_module.pair_taps(teacher, student) if is_auto else self._taps
 
     def _compare(self, path, teacher_shape, student_shape):
         """Raise a ValueError if tensors of these shapes, without batch, cannot be compared."""
         raise NotImplementedError(f"{type(self).__name__} must override `_compare`.")
 
     def loss(self, teacher, student):
-        return sum(ops.mean(self._distance(teacher, student, path)) for path in self._paths)
+        return sum(
+            ops.mean(self._distance(teacher, student, *pair)) for pair in self._pairs.items()
+        )
 
-    def _distance(self, teacher, student, path):
-        """What one tap costs: `(batch,)`."""
+    def _distance(self, teacher, student, path, other):
+        """What the teacher's tap `path` and the student's `other` cost: `(batch,)`."""
         raise NotImplementedError(f"{type(self).__name__} must override `_distance`.")
 
     def get_config(self):
-        taps = self._taps if self._taps == "auto" else list(self._taps)
+        taps = self._taps
+        if taps != "auto" and all(path == other for path, other in taps.items()):
+            taps = list(taps)
         return super().get_config() | {"taps": taps}
 
 
@@ -210,8 +217,9 @@ class AttentionTransfer(_TapTransfer):
     CIFAR ResNet (32x32, 16x16, 8x8), 0.016, 0.064 and 0.26 at 56, 28 and 14 pixels.
 
     Args:
-        taps: `"auto"` (the last tensor of each spatial resolution, see `find_taps`) or layer paths
-            that exist in both networks; widths may differ, sizes must not.
+        taps: `"auto"` (the last tensor of each spatial resolution, paired by resolution where the
+            layers have other names, see `pair_taps`), layer paths that exist in both networks, or
+            {teacher path: student path}; widths may differ, sizes must not.
         weight: see above; the default is the paper's at 16x16. It is worth a search: ResNet-20 on
             CIFAR-10 recovered best at 50, the demo on digits at 10 or less (benchmarks/README.md).
         name: see `Transfer`.
@@ -225,7 +233,7 @@ class AttentionTransfer(_TapTransfer):
 
     @property
     def energies(self):
-        return self._paths
+        return self._pairs
 
     def _compare(self, path, teacher_shape, student_shape):
         sizes = teacher_shape[:-1], student_shape[:-1]
@@ -236,8 +244,8 @@ class AttentionTransfer(_TapTransfer):
                 "least one spatial axis."
             )
 
-    def _distance(self, teacher, student, path):
-        return losses.attention_loss(teacher.energies[path], student.energies[path])
+    def _distance(self, teacher, student, path, other):
+        return losses.attention_loss(teacher.energies[path], student.energies[other])
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
@@ -249,8 +257,7 @@ class FeatureTransfer(_TapTransfer):
     widths: what residual blocks put out under `scope="inner"`, say. Not part of the paper.
 
     Args:
-        taps: `"auto"` (the last tensor of each spatial resolution, see `find_taps`) or layer paths
-            that exist in both networks; their shapes must not differ.
+        taps: as for `AttentionTransfer`; shapes must not differ.
         weight: see `Transfer`.
         name: see `Transfer`.
 
@@ -266,7 +273,7 @@ class FeatureTransfer(_TapTransfer):
 
     @property
     def taps(self):
-        return self._paths
+        return self._pairs
 
     def _compare(self, path, teacher_shape, student_shape):
         if teacher_shape != student_shape:
@@ -277,8 +284,8 @@ class FeatureTransfer(_TapTransfer):
                 "residual sums), or use AttentionTransfer, which compares any widths."
             )
 
-    def _distance(self, teacher, student, path):
-        return losses.feature_loss(teacher.taps[path], student.taps[path])
+    def _distance(self, teacher, student, path, other):
+        return losses.feature_loss(teacher.taps[path], student.taps[other])
 
 
 class LogitViews:
