@@ -61,7 +61,8 @@ def run(
     Args:
         teacher: function that returns the network to prune (a zoo builder, `load_model`), or one
             that is handed `data` and `checkpoint_dir` (`train_teacher`).
-        data: function that returns a `datasets.Data`.
+        data: function that returns a `datasets.Data`. If it takes `model`, it is handed the
+            network, unless that is still to be trained (`image_folder` reads the size from it).
         prune: `aip_tf.prune`, everything bound but model, data, run_dir and overwrite.
         export: `aip_tf.export_model`, with its formats bound; None for no export.
         strategy: "none", "mirrored" (the GPUs of this machine) or "multi_worker" (TF_CONFIG).
@@ -84,9 +85,15 @@ def run(
     with files.Lock(run_dir if is_writer else None):
         keras.utils.set_random_seed(seed)
         with strategy.scope():
-            images = data()
+            network = _untrained(teacher, run_dir, overwrite)
+            images = data(**_accepted(data, model=network))
+            _log.info("Data: %s.", images.describe())
             check = functools.partial(_check, images=images, prune=prune)
-            network = _make_teacher(teacher, images, seed, run_dir, overwrite, check)
+            if network is None:
+                network = _trained(teacher, images, seed, run_dir, overwrite, check)
+            else:
+                _check(network, images)
+                replace(run_dir / "teacher.keras", network.save)
             if is_writer and configuration:  # only now is there something worth a claim
                 files.write_text(run_dir / CONFIG_FILE, configuration)
             options = _accepted(prune, overwrite=overwrite)
@@ -125,12 +132,21 @@ def _check(network, images, prune=None):
             prune(network, images.train, images.test, **options)
 
 
-def _make_teacher(teacher, data, seed, run_dir, overwrite, check):
-    """The teacher of this run: made anew where that costs nothing, else read back.
+def _untrained(teacher, run_dir, overwrite):
+    """The network of a function that takes no data, so it trains nothing; else None.
 
-    A function that keeps snapshots (it takes `checkpoint_dir`) goes on from them, and one that
-    takes no data trains nothing: both build their network themselves, so that it may hold what no
-    file does. Only of a function that trains and keeps nothing is the result read from a file.
+    It is always built by that function, so that it may hold what no file does.
+    """
+    if _accepted(teacher, data=None):
+        return None
+    return teacher(**_accepted(teacher, checkpoint_dir=run_dir / "teacher", overwrite=overwrite))
+
+
+def _trained(teacher, data, seed, run_dir, overwrite, check):
+    """The teacher that a function trains on the data.
+
+    One that keeps snapshots (it takes `checkpoint_dir`) goes on from them, and builds its network
+    itself. Only of a function that keeps nothing is the result read from a file.
     """
     at_hand = {
         "data": data,
@@ -140,7 +156,7 @@ def _make_teacher(teacher, data, seed, run_dir, overwrite, check):
     }
     arguments = _accepted(teacher, **at_hand)
     path, inputs = run_dir / "teacher.keras", _inputs(teacher, data, seed)
-    if "data" not in arguments or "checkpoint_dir" in arguments:
+    if "checkpoint_dir" in arguments:
         network = teacher(**arguments)
         _check(network, data)
         replace(path, network.save)
@@ -256,14 +272,14 @@ def plan(network, data, schedule=0.5, selection="macs", criterion="l1", recovery
         ValueError: for what cannot work together.
     """
     cuts, epochs = planned_cuts(schedule, selection, criterion, recovery)
-    images, missing = _available(data)
+    images, missing = _available(data, network)
     if images is not None:
         _check(network, images)
         Assignment(network, images.train, images.test, schedule, selection, criterion, recovery)
     sizes = {"macs": count_macs(network), "parameters": count_parameters(network)}
     name = selection if isinstance(selection, str) else type(selection).__name__
     lines = [
-        missing or _describe_data(images),
+        missing or f"Data: {images.describe()}.",
         f"Network {network.name}:",
         summary(network),
         f"Cuts in {epochs} epochs (selection {name}):",
@@ -273,20 +289,12 @@ def plan(network, data, schedule=0.5, selection="macs", criterion="l1", recovery
     return "\n".join(lines)
 
 
-def _available(data):
+def _available(data, network):
     """The data and an empty text, or None and the reason."""
     try:
-        return data(), ""
+        return data(**_accepted(data, model=network)), ""
     except ValueError as error:
         return None, f"Data: not available. {error}"
-
-
-def _describe_data(images):
-    names = f" ({', '.join(map(str, images.class_names))})" if images.class_names else ""
-    return (
-        f"Data: images {images.input_shape}, {images.num_classes} classes{names}, "
-        f"{int(images.train.cardinality())} training batches an epoch."
-    )
 
 
 def _target(cut, selection, sizes):

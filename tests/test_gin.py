@@ -6,6 +6,7 @@ import tokenize
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 
 from aip_tf import cli, config
@@ -72,6 +73,26 @@ def test_every_run_file_can_be_planned(run_file, own_model, capsys, monkeypatch,
 def test_values_that_must_be_given_are_asked_for():
     with pytest.raises(config.ConfigError, match=r"image_folder\.directory|load_model\.source"):
         config.load(["gin/my_model.gin"])
+
+
+def test_a_plan_shows_the_classes_and_takes_the_size_of_the_model(own_model, capsys, tmp_path):
+    for name, count in (("cat", 5), ("dog", 4), ("empty", 0)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for index in range(count):
+            keras.utils.save_img(
+                tmp_path / "photos" / name / f"{index}.png", np.zeros((9, 7, 3)), scale=False
+            )
+    command = [
+        "--gin_file=gin/my_model.gin",
+        "--dry_run",
+        f"--gin_param=load_model.source = '{own_model}'",
+        f"--gin_param=image_folder.directory = '{tmp_path / 'photos'}'",
+        "--gin_param=image_folder.batch_size = 4",
+    ]
+    assert cli.main(command) == 0
+    expected = r"Data: images \(32, 32, 3\), 2 classes \(cat: (\d), dog: (\d)\)"
+    plan = re.search(expected, capsys.readouterr().out)
+    assert int(plan[1]) + int(plan[2]) == 7, "of 9 images, two are held out"
 
 
 @pytest.mark.parametrize("run_file", RUN_FILES)

@@ -143,7 +143,9 @@ def describe():
         build = bound["teacher"]
         trained = inspect.unwrap(build) is teacher.train_teacher
         network = gin.get_bindings(teacher.train_teacher)["model"] if trained else build()
-        return experiment.plan(network, bound["data"], **_pruning(experiment.plan))
+        # As in `run`, data to train a teacher on are made before there is a network.
+        data = (lambda: bound["data"]()) if trained else bound["data"]
+        return experiment.plan(network, data, **_pruning(experiment.plan))
 
 
 @contextlib.contextmanager

@@ -38,6 +38,8 @@ def ssd_data(data, input_size=300, batch_size=32, *, jitter=0.4, seed=0):
         input_shape=(input_size, input_size, 3),
         num_classes=data.num_classes,
         class_names=data.class_names,
+        skipped=data.skipped,
+        class_counts=data.class_counts,
     )
 
 
