@@ -95,6 +95,7 @@ def test_an_object_that_cannot_be_used_is_left_out_alone(kit, wrong, reason, cap
         data = read(kit({"a": annotation(object_of(), wrong), "b": annotation(object_of())}))
     assert [len(objects["labels"]) for objects in objects_of(data)] == [1, 1]
     assert data.skipped == ()
+    assert data.class_counts[datasets.VOC_CLASSES.index("dog")] == 2 == sum(data.class_counts)
     (record,) = caplog.records
     message = record.getMessage()
     assert message.startswith("0 images and 1 objects are left out: ")

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -335,6 +336,67 @@ def test_folders_without_classes_or_images_or_columns_say_so(tmp_path):
     (tmp_path / "labels.csv").write_text("path,class\na/x.jpg,0\n")
     with pytest.raises(ValueError, match="rename the columns"):
         datasets.image_folder(tmp_path)
+
+
+def test_a_folder_without_a_readable_image_is_no_class(class_folders, caplog):
+    (class_folders / "empty").mkdir()
+    (class_folders / "notes").mkdir()
+    (class_folders / "notes" / "readme.txt").write_text("no image")
+    data = datasets.image_folder(class_folders, input_shape=(4, 4, 3), validation_fraction=0.5)
+    assert data.class_names == ("cat", "dog")
+    assert data.num_classes == 2
+    assert sum(data.class_counts) == 6 and set(labels_of(data.test)) <= {0, 1}
+
+
+def test_training_examples_are_counted_by_class(class_folders, tmp_path):
+    labels = np.array([0, 2, 2, 2])
+    arrays = (np.zeros((4, 2, 2, 1)), labels)
+    assert datasets.from_arrays(arrays, arrays).class_counts == (1, 0, 3)
+    assert sum(datasets.digits().class_counts) == 1347
+    data = datasets.image_folder(class_folders, input_shape=(4, 4, 3), batch_size=1)
+    assert list(data.class_counts) == np.bincount(labels_of(data.train)).tolist()
+
+
+def test_images_take_the_size_of_the_model_where_none_is_said(class_folders):
+    def shape(**given):
+        return datasets.image_folder(class_folders, **given).input_shape
+
+    def model(*size):
+        return keras.Sequential([keras.Input(size), keras.layers.Conv2D(1, 3)])
+
+    assert shape() == (224, 224, 3)
+    assert shape(model=model(12, 10, 1)) == (12, 10, 1)
+    assert shape(model=model(None, None, 1)) == (224, 224, 1)
+    assert shape(model=model(12, 10, 1), input_shape=(4, 4, 3)) == (4, 4, 3)
+    flat = keras.Sequential([keras.Input((5,)), keras.layers.Dense(1)])
+    with pytest.raises(ValueError, match=r"input_shape must be given.*\(None, 5\)"):
+        shape(model=flat)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("labels.json", '{"cat/0.png": 0, "cat/1.png": 1000000000000}', "entry 2 .*1000000000000"),
+        ("labels.json", '{"cat/0.png": 0, "cat/1.png": -1}', "entry 2 .*label -1.*from 0"),
+        ("labels.json", '{"cat/0.png": 0, "cat/1.png": null}', "entry 2 .*None"),
+        ("labels.json", '{"cat/0.png": 0, "cat/1.png": true}', "entry 2 .*True"),
+        ("labels.json", '{"cat/0.png": 0, "cat/1.png": 1.5}', "entry 2 .*1.5"),
+        ("labels.json", '{"cat/0.png": 0,', "is no list of labels"),
+        ("labels.json", "[" * 100000, "is no list of labels"),
+        ("labels.json", "3", "holds int 3"),
+        ("labels.json", "[]", "holds list"),
+        ("labels.json", "[[1, 2]]", "must have `file` and `label`"),
+        ("labels.json", '[{"file": null, "label": 1}]', "entry 1 .*None"),
+        ("labels.csv", "file,label\ncat/0.png\n", "entry 1 .*'cat/0.png' and None"),
+        ("labels.csv", b"\xff\xfefile,label", "is no list of labels"),
+    ],
+)  # fmt: skip
+def test_a_list_of_labels_is_not_trusted(class_folders, name, content, message):
+    path = class_folders / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message) as caught:
+        datasets.image_folder(class_folders, input_shape=(4, 4, 3))
+    assert name in str(caught.value) and len(str(caught.value)) < 600
 
 
 def test_the_sample_of_imagenet(shared_data):

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from aip_tf.datasets.data import name_some
+
 _EDGES = ("ymin", "xmin", "ymax", "xmax")
 _HEAD = 2**16  # bytes; the header of nearly every JPEG file
 _END_OF_JPEG = b"\xff\xd9"
-_NAMED_FAULTS = 5
 
 
 class Example(NamedTuple):
@@ -71,10 +72,8 @@ def read_examples(folder, ids, class_names):
 def describe_faults(faults):
     """All faults in one line: how many of each kind, and the first few by name."""
     images = sum(fault.is_image for fault in faults)
-    named = [f"'{fault.path}' ({fault.reason})" for fault in faults[:_NAMED_FAULTS]]
-    if len(faults) > len(named):
-        named.append(f"and {len(faults) - len(named)} more")
-    return f"{images} images and {len(faults) - images} objects are left out: {', '.join(named)}"
+    named = name_some([f"'{fault.path}' ({fault.reason})" for fault in faults])
+    return f"{images} images and {len(faults) - images} objects are left out: {named}"
 
 
 def _read_objects(path, size, labels):

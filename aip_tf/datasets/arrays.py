@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from aip_tf.datasets import augment as augmentations
-from aip_tf.datasets.data import Data
+from aip_tf.datasets.data import Data, count_classes
 from aip_tf.datasets.pipeline import check_batch_size, evaluation_batches, training_batches
 
 # sklearn's 1,797 digits are split once and for all, whatever the seed of the run.
@@ -67,6 +67,7 @@ def from_arrays(
         input_shape=tuple(train_images.shape[1:]),
         num_classes=num_classes,
         class_names=tuple(class_names) if class_names is not None else None,
+        class_counts=count_classes(train_labels, num_classes),
     )
 
 

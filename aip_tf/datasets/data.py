@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import tensorflow as tf
+
+_SHOWN_CLASSES = 20
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,8 @@ class Data:
         num_classes: number of classes; labels are int32 in `[0, num_classes)`.
         class_names: one name for each class, or None where the source knows none.
         skipped: paths of the files that could not be read as images and were left out.
+        class_counts: training examples of each class (objects, where images show several), or None
+            where counting would take reading all of them.
 
     Images are float32 in `[0, 1]`, channels last: the zoo's networks normalise inside the model.
     `datasets.voc` yields boxes in place of labels; its docstring gives their form.
@@ -28,3 +33,36 @@ class Data:
     num_classes: int
     class_names: tuple[str, ...] | None = None
     skipped: tuple[str, ...] = ()
+    class_counts: tuple[int, ...] | None = None
+
+    def describe(self):
+        """What there is, in one line: size, classes by name and number, batches.
+
+        >>> labels = tf.data.Dataset.from_tensors(0)
+        >>> Data(labels, labels, (8, 8, 1), 2, ("cat", "dog"), class_counts=(3, 4)).describe()
+        'images (8, 8, 1), 2 classes (cat: 3, dog: 4), 1 training batches an epoch'
+        """
+        numbers = self.class_counts
+        names = self.class_names or (range(self.num_classes) if numbers else ())
+        if numbers:
+            names = [f"{name}: {number}" for name, number in zip(names, numbers, strict=True)]
+        shown = f" ({name_some(names, most=_SHOWN_CLASSES)})" if names else ""
+        return (
+            f"images {self.input_shape}, {self.num_classes} classes{shown}, "
+            f"{int(self.train.cardinality())} training batches an epoch"
+        )
+
+
+def count_classes(labels, num_classes):
+    """How many of the integer `labels` there are of each class, as `Data.class_counts`."""
+    return tuple(np.bincount(labels, minlength=num_classes).tolist())
+
+
+def name_some(names, most=5):
+    """The first few names, and how many more there are.
+
+    >>> name_some(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more

@@ -4,6 +4,8 @@ import tensorflow as tf
 
 from aip_tf.datasets.pipeline import CACHE_BYTES, finish, with_seeds
 
+_SHAPE = (224, 224, 3)
+
 
 def photograph_batches(examples, num_examples, shape, batch_size, views, seed):
     """Training batches: a random crop of every image, augmented.
@@ -39,8 +41,25 @@ def photograph_test_batches(examples, num_examples, shape, batch_size, views):
     return finish(images.batch(batch_size), -(-num_examples // batch_size))
 
 
-def check_shape(shape):
-    """Raises `ValueError` unless `shape` is (height, width, 1 or 3); returns it as a tuple."""
+def image_shape(input_shape, model=None):
+    """The shape of the images: as given, else as a model takes them, else (224, 224, 3).
+
+    Raises:
+        ValueError: unless it is (height, width, 1 or 3).
+    """
+    if input_shape is not None:
+        return _checked(input_shape)
+    shape = getattr(model, "input_shape", None) or (None, *_SHAPE)
+    if not isinstance(shape, tuple) or len(shape) != len(_SHAPE) + 1:
+        raise ValueError(
+            f"input_shape must be given, received None and a model with inputs {shape}; "
+            "it is the shape of one image, (height, width, channels)."
+        )
+    sizes = zip(shape[1:], _SHAPE, strict=True)
+    return _checked(size or usual for size, usual in sizes)  # None: the model takes any
+
+
+def _checked(shape):
     shape = tuple(shape)
     if len(shape) != 3 or shape[-1] not in (1, 3) or not all(isinstance(n, int) for n in shape):
         raise ValueError(

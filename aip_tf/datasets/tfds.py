@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from aip_tf.datasets import augment as augmentations
 from aip_tf.datasets.data import Data
-from aip_tf.datasets.photographs import check_shape, photograph_batches, photograph_test_batches
+from aip_tf.datasets.photographs import image_shape, photograph_batches, photograph_test_batches
 from aip_tf.datasets.pipeline import check_batch_size, evaluation_batches, training_batches
 from aip_tf.datasets.views import Views
 
@@ -45,10 +45,11 @@ def imagenet2012(
     data_dir=None,
     batch_size=128,
     *,
-    input_shape=(224, 224, 3),
+    input_shape=None,
     views=None,
     download=False,
     seed=0,
+    model=None,
 ):
     """ILSVRC-2012: 1,281,167 training and 50,000 validation images, a thousand classes.
 
@@ -58,16 +59,17 @@ def imagenet2012(
     Args:
         data_dir: directory (or `gs://` address) of tensorflow-datasets.
         batch_size: images in a batch.
-        input_shape: shape of the crops.
+        input_shape: shape of the crops; None: as `model` takes them, or (224, 224, 3).
         views: a `Views`; None for its defaults.
         download: whether to prepare the data from the archives, see the error where absent.
         seed: seed of shuffling, crops and colours.
+        model: the `keras.Model` the images are for, see `input_shape`.
 
     Raises:
         ValueError: if the data is absent; says how to get it.
     """
     check_batch_size(batch_size)
-    shape, views = check_shape(input_shape), views or Views()
+    shape, views = image_shape(input_shape, model), views or Views()
     (train, test), info = load("imagenet2012", ("train", "validation"), data_dir, download, seed)
     train, test = train.map(_int32_labels), test.map(_int32_labels)
     num_train, num_test = int(train.cardinality()), int(test.cardinality())

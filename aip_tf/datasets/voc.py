@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from aip_tf.datasets.annotations import describe_faults, read_examples
-from aip_tf.datasets.data import Data
+from aip_tf.datasets.data import Data, count_classes
 from aip_tf.datasets.tfds import load
 
 _LOG = logging.getLogger(__name__)
@@ -83,11 +83,12 @@ def voc(
     """
     _check_sets(train=train, test=test)
     devkit = Path(data_dir).expanduser() if data_dir and "://" not in str(data_dir) else None
-    faults = []
+    faults, counts = [], None
     if devkit is not None and any(devkit.glob("VOC20*/Annotations")):
-        train, test = (_from_devkit(devkit, sets, faults) for sets in (train, test))
-        train = train.shuffle(int(train.cardinality()), seed=seed).map(_read)
-        test = test.map(_read)
+        train, test = (_in_devkit(devkit, sets, faults) for sets in (train, test))
+        counts = count_classes(np.concatenate([e.labels for e in train]), len(VOC_CLASSES))
+        train = _listed(train).shuffle(len(train), seed=seed).map(_read)
+        test = _listed(test).map(_read)
     else:
         train, test = (_from_tfds(sets, data_dir, download, seed) for sets in (train, test))
         train = train.shuffle(min(int(train.cardinality()), _SHUFFLED_IMAGES), seed=seed)
@@ -100,6 +101,7 @@ def voc(
         num_classes=len(VOC_CLASSES),
         class_names=VOC_CLASSES,
         skipped=tuple(fault.path for fault in faults if fault.is_image),
+        class_counts=counts,
     )
 
 
@@ -154,8 +156,8 @@ def _one_of_tfds(name, data_dir, download, seed):
     return dataset.map(convert)
 
 
-def _from_devkit(devkit, sets, faults):
-    """Dataset of (path of the image, objects); adds to `faults` what is left out."""
+def _in_devkit(devkit, sets, faults):
+    """The `Example`s of some sets; adds to `faults` what is left out."""
     examples = []
     for name in sets:
         folder = devkit / f"VOC{name.split('/')[0]}"
@@ -166,6 +168,11 @@ def _from_devkit(devkit, sets, faults):
         raise ValueError(
             f"'{devkit}' has no usable image in {', '.join(sets)}: {describe_faults(faults)}."
         )
+    return examples
+
+
+def _listed(examples):
+    """Dataset of (path of the image, objects)."""
     paths, boxes, labels, difficult = zip(*examples, strict=True)
     columns = {"boxes": boxes, "labels": labels, "difficult": difficult}
     counts = [len(numbers) for numbers in labels]
