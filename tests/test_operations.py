@@ -90,6 +90,20 @@ def masked_by_a_tensor():
     return Model([i, mask], layers.Dense(2)(x))
 
 
+def masked_by_an_embedding():
+    words = Input((5,), dtype="int32")
+    x = layers.Embedding(9, 8, mask_zero=True, name="words")(words)
+    x = layers.TimeDistributed(layers.LayerNormalization())(layers.LayerNormalization()(x))
+    x = layers.MultiHeadAttention(4, 3, dropout=0.1, name="it")(x, x)
+    return Model(words, layers.Dense(2)(layers.GlobalAveragePooling1D()(x)))
+
+
+def masked_list():
+    words = Input((5,), dtype="int32")
+    x = layers.Embedding(9, 8, mask_zero=True, name="words")(words)
+    return Model(words, layers.Dense(2)(layers.Attention()([x, x])))
+
+
 def on_tokens(function):
     def build():
         i, x = tokens()
@@ -104,6 +118,8 @@ ATTENTION = {
     "one head with a scale": (on_tokens(one_head), "conv:8 q+k:6 v:6"),
     "several axes": (several_axes, "conv:8 it:4 it:8"),
     "masked": (masked_by_a_tensor, "conv:8 it:4 it:8"),
+    "masked by an embedding": (masked_by_an_embedding, "words:8 it:4 it:8"),
+    "a masked list": (masked_list, "words:8"),
     "shared heads": (
         on_tokens(lambda x: layers.GroupQueryAttention(3, 6, 2, name="it")(x, x)),
         "conv+it:8 it:2",

@@ -7,6 +7,7 @@ import pytest
 from keras import Input, Model, layers
 
 import aip_tf
+from aip_tf import channels
 
 CASES = {}
 
@@ -130,6 +131,23 @@ def stateful():
     return head(i, layers.GRU(6, stateful=True, name="it")(x))
 
 
+@case("words:7 nested:6 nested:5")
+def a_mask_that_enters_a_model():
+    inner = keras.Sequential([Input((4, 7)), layers.LSTM(6, return_sequences=True), layers.GRU(5)])
+    inner.name = "nested"
+    i = Input((4,), dtype="int32")
+    return head(i, inner(layers.Embedding(9, 7, mask_zero=True, name="words")(i)))
+
+
+@case("conv:5 nested:6")
+def a_mask_that_is_handed_to_a_model():
+    x = Input((4, 5))
+    inner = Model(x, layers.LSTM(6)(x), name="nested")
+    i, x = steps()
+    mask = Input((4,), dtype="bool", name="mask")
+    return head([i, mask], inner(x, mask=mask))
+
+
 # --- wrappers ---------------------------------------------------------------------------------
 
 
@@ -243,11 +261,30 @@ def test_the_laws_hold(built):
     rng = np.random.default_rng(1)
     batch = laws.random_batch(model, rng)
     assert not laws.check_cut(laws.randomize(model, rng, batch), batch, rng).problems
+    expected = laws.run(model, batch)
+    for layer in model.layers:
+        if getattr(layer, "stateful", False):
+            layer.reset_state()
+    for same in (aip_tf.mask_channels(model, {}), aip_tf.prune_channels(model, {})):
+        assert laws.relative_error(laws.run(same, batch), expected) <= laws.TOLERANCE
 
 
 def test_costs_are_those_counted_by_hand(built):
     model, _, macs = built
     assert macs is None or aip_tf.count_macs(model) == macs
+
+
+def test_states_of_a_layer_that_is_cut_start_from_zero():
+    model = stateful()
+    batch = np.random.default_rng(0).normal(size=(13, 4, 3)).astype("float32")
+    model(batch)
+    state = model.get_layer("it").states[0]
+    before = state.numpy().copy()
+    masks = laws.least_masks(aip_tf.find_channel_groups(model))
+    cut = aip_tf.prune_channels(model, masks)
+    assert cut.get_layer("it").states[0].shape == (13, 1)
+    channels.check_cut(model, cut, masks, batch)
+    np.testing.assert_array_equal(state.numpy(), before)
 
 
 def reasons(model):

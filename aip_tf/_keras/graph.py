@@ -142,17 +142,38 @@ def run_graph(graph, inputs, call, inside=graph_inside, prefix=""):
         if nested is None:
             return call(node, args, kwargs, path)
         given = given_tensors(node, args, kwargs)
+        for x, mask in zip(given, tree.flatten(masks_given(node, kwargs)), strict=False):
+            if mask is not None:
+                x._keras_mask = mask
         return run_graph(nested, given, call, inside, path + "/")
 
     return walk(graph, inputs, visit)
 
 
 def given_tensors(node, args, kwargs):
-    """Those of the arguments of a call that stand for tensors of the graph, as a flat list."""
+    """Those of the arguments of a call that stand for tensors of the graph, as a flat list.
+
+    Of the call of a model these are its inputs; a mask travels with them, see `masks_given`.
+    """
     if len(node.input_tensors) == 1 and len(args) == 1 and not isinstance(args[0], list | dict):
         return [args[0]]
-    flat = tree.flatten((args, kwargs))
-    return [x for x, traced in zip(flat, tensor_places(node), strict=True) if traced]
+    arguments, places = (args, kwargs), tensor_places(node)
+    if graph_inside(node.operation) is not None:
+        apart = tree.pack_sequence_as(arguments, places)
+        arguments, places = (
+            (args, _without_mask(kwargs)),
+            tree.flatten((apart[0], _without_mask(apart[1]))),
+        )
+    return [x for x, traced in zip(tree.flatten(arguments), places, strict=True) if traced]
+
+
+def _without_mask(kwargs):
+    return {k: v for k, v in kwargs.items() if k != "mask"}
+
+
+def masks_given(node, kwargs):
+    """The `mask` argument, if any, with which a model is called inside of a graph."""
+    return kwargs.get("mask") if graph_inside(node.operation) is not None else None
 
 
 def run_operation(node, args, kwargs, training=None):
@@ -281,11 +302,6 @@ def application_layers():
     modules = (convnext, inception_resnet_v2)
     names = ("LayerScale", "StochasticDepth", "CustomScaleLayer")
     return {n: getattr(m, n) for m in modules for n in names if hasattr(m, n)}
-
-
-def variables_by_training(layer):
-    """The two lists of variables that `layer.stateless_call` takes the values of."""
-    return layer.trainable_variables, layer.non_trainable_variables
 
 
 def own_variables(layer):

@@ -6,7 +6,6 @@ import keras
 import numpy as np
 from keras import tree
 
-from aip_tf import _keras
 from aip_tf.channels.identities import IdentityArray, compact, line, long_axes, rows, spread
 
 
@@ -285,29 +284,31 @@ class Call:
             ids: int array (size of the axis,): the channels that the entries read.
             axis: int.
         """
-        self._switch_off({id(variable): (ids, axis)})
+        self._switch_off({id(variable): (variable, ids, axis)})
 
     def _switch_off(self, readers):
         self._switched_off |= readers
 
         def run(kept, layer, *args, **kwargs):
-            def value(variable):
-                if id(variable) not in self._switched_off:
-                    return variable.value
-                ids, axis = self._switched_off[id(variable)]
-                shape = [1] * len(variable.shape)
-                shape[axis] = -1
-                mask = keras.ops.cast(kept(ids), variable.dtype)
-                return variable.value * keras.ops.reshape(mask, shape)
-
-            states = [list(map(value, vs)) for vs in _keras.variables_by_training(layer)]
-            return layer.stateless_call(*states, *args, **kwargs)[0]
+            values = [
+                (variable, _without_rows(variable, kept(ids), axis))
+                for variable, ids, axis in self._switched_off.values()
+            ]
+            with keras.StatelessScope(values):  # a call, so that masks travel as ever
+                return layer(*args, **kwargs)
 
         self.masked(run)
 
     def residual(self, x):
         """Say that the channels of `x` meet others in a sum."""
         self._tracer.residuals.append(compact(x))
+
+
+def _without_rows(variable, mask, axis):
+    """The value of a variable in which the entries along an axis are zero where `mask` is False."""
+    shape = [1] * len(variable.shape)
+    shape[axis] = -1
+    return variable.value * keras.ops.reshape(keras.ops.cast(mask, variable.dtype), shape)
 
 
 def _serialized(layer, changes):

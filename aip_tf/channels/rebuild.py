@@ -99,7 +99,9 @@ class _Rebuild:
             copy = self._copy(operation, graph.names[id(operation)])
             if nested := self._tracer.openings.inside(operation):
                 given = _keras.given_tensors(node, args, kwargs)
-                return _constants_back(nested, copy(_in_structure(nested, given)))
+                mask = _keras.masks_given(node, kwargs)
+                masked = {} if mask is None else {"mask": mask}
+                return _constants_back(nested, copy(_in_structure(nested, given), **masked))
             if id(node) in self._tracer.replacements:
                 return self._tracer.replacements[id(node)](self._kept, copy, args, kwargs)
             if id(node) in self._tracer.argument_edits:

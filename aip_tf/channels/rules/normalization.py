@@ -6,6 +6,7 @@ import math
 import numpy as np
 from keras import layers, ops
 
+from aip_tf import _keras
 from aip_tf.channels.identities import compact, spread
 from aip_tf.channels.rules.table import keep_all, register_channel_rule
 
@@ -37,7 +38,11 @@ def layer_normalization(call, x):
         variable = getattr(layer, name, None)
         if variable is not None and not isinstance(variable, bool):
             call.weight(variable, axes.index(axis), ids, "channelwise")
-    call.masked(lambda kept, operation, y, **_: _over_kept(operation, y, kept(compact(x)), axes))
+    call.masked(
+        lambda kept, operation, y, **_: _keras.with_mask_of(
+            y, _over_kept(operation, y, kept(compact(x)), axes)
+        )
+    )
     return x
 
 
@@ -61,7 +66,11 @@ def group_normalization(call, x):
         call.slots(ids, layer.groups)
     call.weight(layer.gamma, 0, ids, "channelwise")
     call.weight(layer.beta, 0, ids, "channelwise")
-    call.masked(lambda kept, operation, y, **_: _group_over_kept(operation, y, kept(ids), axis))
+    call.masked(
+        lambda kept, operation, y, **_: _keras.with_mask_of(
+            y, _group_over_kept(operation, y, kept(ids), axis)
+        )
+    )
     return x
 
 

@@ -24,7 +24,8 @@ def recurrent(call, sequence, initial_state=None, mask=None):
     reason = _obstacle(call, cells, sequence, mask)
     if reason:
         return keep_all(call, reason, math.prod(sequence.shape[:2]) * _kernel_entries(cells))
-    read, units = call.channels(sequence), []
+    read = first = call.channels(sequence)
+    units = []
     for cell in cells:
         units.append(call.new(cell.units))
         _unroll(call, cell, read, units[-1], sequence.shape[:2])
@@ -32,12 +33,26 @@ def recurrent(call, sequence, initial_state=None, mask=None):
             call.masked_inside(cell.kernel, read)
         read = units[-1]
     _declare_units(call, layer, cells, units)
+    if layer.stateful:
+        _start_from_zero(call, np.concatenate([first, *units]))
     states = _per_state(cells, units)
     for x, ids in zip(tree.flatten(initial_state), states, strict=False):
         if x is not None:
             call.unify(call.channels(x), ids)
     outputs = [units[-1], *states]
     return [spread(ids, s) for ids, s in zip(outputs, call.shapes, strict=False)]
+
+
+def _start_from_zero(call, ids):
+    """In the masked twin, as in a copy of another width: states are memory, not weights."""
+    run = call.masked_call
+
+    def from_zero(kept, layer, x, initial_state=None, **kwargs):
+        if initial_state is None and not kept(ids).all():
+            initial_state = layer.get_initial_state(x.shape[0])
+        return run(kept, layer, x, initial_state=initial_state, **kwargs)
+
+    call.masked(from_zero)
 
 
 def _cells(layer):
@@ -118,6 +133,8 @@ def convolutional(call, sequence, initial_state=None, mask=None):
     call.weight(cell.bias, 0, gates, "producer")
     call.masked_inside(cell.recurrent_kernel, filters, axis=-2)
     call.config("filters", filters)
+    if layer.stateful:
+        _start_from_zero(call, np.concatenate([read, filters]))
     state_axis = 1 if axis == 2 else -1
     for ids in (read, filters):
         call.macs(gates, ids, factor=num_entries * math.prod(layer.kernel_size))

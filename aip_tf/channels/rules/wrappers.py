@@ -29,6 +29,8 @@ def bidirectional(call, sequence, initial_state=None, mask=None):
     call.unify(call.channels(forward), call.channels(backward))
     call.contains("layer", layer.forward_layer)
     call.contains("backward_layer", layer.backward_layer)
+    if layer.stateful:
+        call.keep(f"{call.label} is stateful in both directions")
     merged = [forward]
     if layer.merge_mode == "concat":
         merged = [joined([forward, backward], -1)]
@@ -60,7 +62,7 @@ def time_distributed(call, x, mask=None):
 
 def _on_every_step(inner, kept, layer, x):
     y = inner.masked_call(kept, layer, ops.reshape(x, (-1, *x.shape[2:])))
-    return ops.reshape(y, (-1, x.shape[1], *y.shape[1:]))
+    return _keras.with_mask_of(x, ops.reshape(y, (-1, x.shape[1], *y.shape[1:])))
 
 
 @register_channel_rule(layers.SpectralNormalization)
