@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 
+import keras
+
 from aip_tf import _keras, criteria, identity, schedules
 from aip_tf import selection as selections
 from aip_tf.channels import prune_channels
@@ -21,7 +23,7 @@ class Assignment:
     """The arguments of `prune`, resolved and checked against each other.
 
     Attributes:
-        teacher: the model.
+        teacher: the model; of a subclassed one a copy that shows its layers.
         passes: list of the `Passes` over training and validation data.
         train, validation: batches with labels as the loss wants them; validation may be None.
         inputs: a batch of inputs.
@@ -49,9 +51,12 @@ class Assignment:
         self.passes = list(map(counted, _datasets(train_data, validation_data, recovery)))
         self.identity = self._identify(criterion, recovery)
         batch = adapt.first_batch(self.passes[0].dataset)
-        self.recovery = recovery.for_model(model, batch)
-        self.inputs = _keras.cast_inputs(model, batch[0])
-        self.input_shape = open_shapes(model, self.inputs)
+        if not _keras.is_graph(model):  # what it is made of is not to be seen from outside
+            shapes = keras.tree.map_structure(lambda x: tuple(x.shape[1:]), batch[0])
+            self.teacher = prune_channels(model, {}, shapes)
+        self.recovery = recovery.for_model(model, batch, self.teacher)
+        self.inputs = _keras.cast_inputs(self.teacher, batch[0])
+        self.input_shape = open_shapes(self.teacher, self.inputs)
         task = self.recovery.task
         self.criterion = criteria.for_task(criterion, task)
         shared = [task.prepare(share_batches(passes.dataset)) for passes in self.passes]

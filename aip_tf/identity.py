@@ -72,14 +72,22 @@ def _describe(value, around):
 def _object(value, inner):
     if callable(value) and hasattr(value, "__code__"):
         return _function(value, inner)
-    if hasattr(value, "get_config"):
-        config = {k: v for k, v in value.get_config().items() if k != "name"}
+    if (config := _config(value)) is not None:
+        config = {k: v for k, v in config.items() if k != "name"}
         return {"class": type(value).__name__, **inner(_unnamed(config))}
     held = getattr(value, "__dict__", None)
     if held is None:
         return getattr(value, "__name__", type(value).__name__)
     public = {k: v for k, v in held.items() if k != "name"}
     return {"class": type(value).__name__, **inner(public)}
+
+
+def _config(value):
+    """The configuration of a Keras object; None if it has none."""
+    try:
+        return value.get_config()
+    except (AttributeError, NotImplementedError):
+        return None
 
 
 def _array(value, inner):
@@ -119,6 +127,10 @@ def _set(value, inner):
     return sorted((inner(item) for item in value), key=lambda item: json.dumps(item, default=str))
 
 
+def _optimizer(value, inner):
+    return {"class": type(value).__name__, **inner(_keras.optimizer_settings(value))}
+
+
 def _model(value, inner):
     return {"class": type(value).__name__, **of_model(value)}
 
@@ -129,6 +141,7 @@ _KINDS = (
     (set | frozenset, _set),
     (list | tuple, lambda value, inner: [inner(item) for item in value]),
     (keras.Model, _model),
+    (keras.optimizers.Optimizer, _optimizer),
     (keras.Variable | np.ndarray | np.generic, _array),
     (functools.partial, _partial),
 )

@@ -81,7 +81,7 @@ class Recovery:
             raise ValueError(f"Received keep={self.keep!r}. Expected 'last' or 'best'.")
         decays.check(self.optimizer, self.decay, self.callbacks)
 
-    def for_model(self, model, batch):
+    def for_model(self, model, batch, opened=None):
         """This recovery with its task read from a model and a batch of the data, see `Task.read`.
 
         Raises:
@@ -90,7 +90,7 @@ class Recovery:
         task = self.task or Task()
         wishes = {"loss": self.loss, "metrics": self.metrics}
         wishes = {name: value for name, value in wishes.items() if value is not None}
-        task = dataclasses.replace(task, **wishes).read(model, batch)
+        task = dataclasses.replace(task, **wishes).read(model, batch, opened)
         return dataclasses.replace(self, task=task, loss=None, metrics=None)
 
     def compile(self, model, steps=None, teacher=None):
@@ -102,7 +102,7 @@ class Recovery:
         if teacher is not None:
             _keras.carry_exclusions(optimizer, teacher.variables, model.trainable_variables)
         self.task.compile(model, optimizer)
-        optimizer.build(model.trainable_variables)
+        model.optimizer.build(model.trainable_variables)  # perhaps one that Keras wrapped around it
 
     def distiller(self, teacher, student, steps):
         """The compiled `AdversarialDistiller` of one stretch of `steps` training steps."""

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from aip_tf import _keras, decays, files, identity, zoo
-from aip_tf.datasets.adapt import first_batch
+from aip_tf.datasets.adapt import as_dataset, first_batch
 from aip_tf.datasets.passes import counted
 from aip_tf.distribution import is_chief, share_batches
 from aip_tf.progress import Progress
@@ -84,7 +84,8 @@ def train_teacher(
 
     Args:
         model: a Keras model; trained in place, by its loss and not by a `train_step` of its own.
-        data: `aip_tf.datasets.Data`, or anything with `train` and `test` datasets of batches.
+        data: `aip_tf.datasets.Data`, or anything with `train` and `test`: what `fit` takes, of
+            known length, see `datasets.as_dataset`.
         epochs: epochs in all, those of an interrupted run included.
         optimizer: a Keras optimizer, its name, or "sgd": SGD at 0.1, Nesterov momentum 0.9,
             weight decay 5e-4.
@@ -110,15 +111,17 @@ def train_teacher(
     """
     _check_arguments(model, data, epochs)
     decays.check(optimizer, decay, callbacks)
-    task = Task().read(model, first_batch(data.train))
+    train_data = as_dataset(data.train, role="data.train")
+    test_data = as_dataset(data.test, shuffle=False, role="data.test")
+    task = Task().read(model, first_batch(train_data))
     if check is not None:
         check(model)
-    steps = epochs * int(data.train.cardinality())
+    steps = epochs * int(train_data.cardinality())
     trainer = _keras.ReplicaModel(model)
     jit_compile = False if tf.distribute.has_strategy() else "auto"
     stretch = decays.decayed_optimizer(optimizer, decay, steps, _RATE)
     task.compile(trainer, stretch, jit_compile=jit_compile)
-    passes = [counted(data.train), counted(data.test)]
+    passes = [counted(train_data), counted(test_data)]
     described = {
         "epochs": epochs,
         "optimizer": identity.describe(optimizer),
@@ -212,11 +215,6 @@ def _check_arguments(model, data, epochs):
         raise ValueError(
             "data must have `train` and `test` datasets, received "
             f"{type(data).__name__}; aip_tf.datasets.from_arrays makes one from arrays."
-        )
-    if int(data.train.cardinality()) <= 0:
-        raise ValueError(
-            "data.train must be finite and of known cardinality, received "
-            f"{int(data.train.cardinality())}; apply tf.data.experimental.assert_cardinality."
         )
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs must be a positive integer, received {epochs!r}.")

@@ -156,6 +156,32 @@ def test_prune_takes_arrays_for_several_outputs():
     assert student.count_params() < two_headed().count_params()
 
 
+class Subclassed(keras.Model):
+    """Two answers by name, which only a call shows."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.pool = keras.layers.Conv2D(8, 3), keras.layers.GlobalAveragePooling2D()
+        self.kind = keras.layers.Dense(4)
+        self.alive = keras.layers.Dense(1, "sigmoid")
+
+    def call(self, x):
+        x = self.pool(keras.ops.relu(self.conv(x)))
+        return {"kind": self.kind(x), "alive": self.alive(x)}
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_prune_takes_a_subclassed_model_and_labels_by_name(compiled):
+    images, classes = small_data(8)
+    model = Subclassed()
+    model(images[:1])
+    if compiled:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(loss={"kind": loss, "alive": "binary_crossentropy"})
+    student = pruned(model, (images, {"kind": classes, "alive": (classes > 1)[:, None] * 1.0}))
+    assert student.count_params() < model.count_params()
+
+
 def test_prune_says_how_to_give_inputs_and_labels():
     with pytest.raises(ValueError, match=r"prune\(model, \(x, y\)"):
         aip_tf.prune(small_cnn(), *small_data(8))

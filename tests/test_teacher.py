@@ -1,8 +1,11 @@
 """Loading teachers from everything that can be named, and training one that may be killed."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from aip_tf import datasets, zoo
 from aip_tf.teacher import load_model, train_teacher
@@ -155,6 +158,32 @@ def test_unhappy_arguments_of_training(data, small, change, message):
     arguments = {"model": small, "data": data, "epochs": 1, **change}
     with pytest.raises(ValueError, match=message):
         train_teacher(**arguments)
+
+
+@pytest.mark.parametrize("how", ["nan", "diverging"])
+def test_a_training_that_goes_wrong_ends_at_once_and_leaves_nothing(how, data, small, tmp_path):
+    optimizer = "sgd"
+    if how == "nan":
+        images, labels = (
+            np.random.default_rng(0).random((32, 8, 8, 1), np.float32),
+            np.arange(32) % 10,
+        )
+        images[20, 0, 0, 0] = np.nan
+        batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(8)
+        data = SimpleNamespace(train=batches, test=batches)
+        message = "inputs at training step 3 hold NaN|training step 3 .*inputs themselves"
+    else:
+        optimizer, message = keras.optimizers.SGD(1e30), "training step .*lower the learning rate"
+    with pytest.raises(ValueError, match=message):
+        train_teacher(small, data, 2, optimizer=optimizer, checkpoint_dir=tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".npz"]
+
+
+def test_a_teacher_takes_data_as_fit_does(small):
+    images, labels = np.random.default_rng(0).random((32, 8, 8, 1), np.float32), np.arange(32) % 10
+    data = SimpleNamespace(train=(images, np.eye(10)[labels]), test=(images, np.eye(10)[labels]))
+    teacher = train_teacher(small, data, 1)
+    assert isinstance(teacher.loss, keras.losses.CategoricalCrossentropy)
 
 
 @pytest.mark.slow

@@ -74,6 +74,7 @@ from aip_tf._keras.optimizers import (
     carry_exclusions,
     fresh_optimizer,
     has_schedule,
+    optimizer_settings,
 )
 from aip_tf._keras.randomness import (
     explicit_seed,
@@ -152,6 +153,7 @@ __all__ = [
     "new_operation",
     "observe",
     "operation_type",
+    "optimizer_settings",
     "output_shapes",
     "output_specs",
     "own_pairs",

@@ -46,9 +46,9 @@ def cast_inputs(model, inputs):
 
 def names_of_outputs(model, answers):
     """A name for each of the flattened `answers` of `model`, those that `fit` logs under."""
-    if isinstance(answers, dict) and not is_graph(model):
-        return sorted(answers)
     count = len(tree.flatten(answers))
+    if isinstance(answers, dict) and len(answers) == count:
+        return [path[0] for path, _ in tree.flatten_with_path(answers)]
     given = list(getattr(model, "output_names", None) or [])
     if len(given) == count:
         return given

@@ -1,6 +1,7 @@
 """Copies of optimizers: new state, the settings of the original, whoever set them and how."""
 
 import inspect
+import re
 
 import keras
 from keras import tree
@@ -80,6 +81,28 @@ def carry_exclusions(optimizer, source, target):
             inner._exclude_from_weight_decay = spared | {
                 inner._var_key(v) for v in target if v.path in paths
             }
+
+
+def optimizer_settings(optimizer):
+    """All that an optimizer was told, by its arguments and by its methods: {name: value}, no None.
+
+    Which variables weight decay spares is told by their names; of those given as objects only the
+    number is.
+    """
+    rate = optimizer._learning_rate
+    settings = {"learning_rate": float(rate) if isinstance(rate, keras.Variable) else rate}
+    managed = vars(keras.optimizers.Optimizer(0.0)).keys() - _ARGUMENTS | {_CACHE, "name"}
+    for name, value in vars(optimizer).items():
+        if name not in managed and not name.startswith("_self_") and not _is_state(value):
+            settings[name.strip("_")] = _pattern(value) if isinstance(value, re.Pattern) else value
+    if spared := settings.pop("exclude_from_weight_decay", None):
+        settings["num_spared"] = len(spared)
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _pattern(pattern):
+    """Alternatives in order: Keras joins them out of a set, in another order in every process."""
+    return sorted(pattern.pattern.split("|"))
 
 
 def has_schedule(optimizer):

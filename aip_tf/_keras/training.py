@@ -24,6 +24,9 @@ def build_metrics(model, elements):
         model._symbolic_build(data_batch=elements)
 
 
+_INPUTS = "inputs_seen"  # not for the log
+
+
 class ReplicaModel(keras.Model):
     """Trains and evaluates a built keras.Model with the labels alone, under every strategy.
 
@@ -42,7 +45,9 @@ class ReplicaModel(keras.Model):
         self.autocast = False
         self.student = student
         # Out of Keras' sight: what is no metric of the log.
-        self._seen = SimpleNamespace(batches=0, inputs=keras.metrics.Mean(name="inputs"))
+        self._seen = SimpleNamespace(
+            batches=0, first_bad=None, inputs=keras.metrics.Mean(name="inputs")
+        )
         self.built = True
 
     # --- steps ----------------------------------------------------------------------------------
@@ -66,7 +71,7 @@ class ReplicaModel(keras.Model):
             scaled_loss = self.optimizer.scale_loss(loss)
         self.descend(tape, scaled_loss)
         self.record(x, loss, share)
-        return self.shape_logs(self.compute_metrics(x, y, y_pred, sample_weight))
+        return self.train_logs(self.compute_metrics(x, y, y_pred, sample_weight))
 
     def test_step(self, data):
         """The student alone, under the compiled loss and metrics."""
@@ -112,6 +117,10 @@ class ReplicaModel(keras.Model):
         self._loss_tracker.update_state(
             unscale_loss_for_distribution(loss), sample_weight=share.mean_samples
         )
+
+    def train_logs(self, logs):
+        """The logs of a training step, with what `_check_finite` looks at."""
+        return self.shape_logs({**logs, _INPUTS: self._seen.inputs.result()})
 
     def shape_logs(self, logs):
         """`logs` as `fit` can average them over replicas: of shape (1,) on several machines."""
@@ -181,10 +190,12 @@ class ReplicaModel(keras.Model):
         return logs
 
     def _check_finite(self, logs):
+        inputs = math.isfinite(float(logs.pop(_INPUTS)))
+        if not inputs and self._seen.first_bad is None:
+            self._seen.first_bad = self._steps_done()
         if math.isfinite(float(logs["loss"])):
             return logs
         names = [n for n, v in logs.items() if not math.isfinite(float(v))]
-        inputs = math.isfinite(float(self._seen.inputs.result()))
         cause = "the inputs are finite" if inputs else "the inputs themselves hold NaN or infinity"
         raise ValueError(
             f"Received a batch at training step {self._steps_done()} after which "
@@ -197,11 +208,13 @@ class ReplicaModel(keras.Model):
         """Raise a ValueError if a trained weight is no longer a number."""
         broken = [v.path for v in self.trainable_variables if not np.isfinite(v.numpy()).all()]
         if broken:
+            bad, remedy = self._seen.first_bad, "lower the learning rate, or clip gradients"
+            if bad is not None:
+                remedy = f"the inputs at training step {bad} hold NaN or infinity, check the data"
             raise ValueError(
                 f"Received NaN or infinity in {len(broken)} weights of {self.student.name!r} after "
                 f"training step {self._steps_done()}, first in {broken[0]!r}. Expected finite "
-                "weights: lower the learning rate, or clip gradients. Earlier checkpoints are "
-                "usable."
+                f"weights: {remedy}. Earlier checkpoints are usable."
             )
 
     def _steps_done(self):

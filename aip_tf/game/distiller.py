@@ -128,7 +128,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
         self.record(x, loss, share)
         for name, tracker in self._trackers.items():
             tracker.update_state(share.known(logs.get(name, 0.0)), sample_weight=share.samples)
-        return self.shape_logs(self.compute_metrics(x, y, y_pred, sample_weight))
+        return self.train_logs(self.compute_metrics(x, y, y_pred, sample_weight))
 
     def test_step(self, data):
         """The student alone, under the compiled loss and metrics."""

@@ -72,23 +72,25 @@ class Task:
 
     # --- read once ------------------------------------------------------------------------------
 
-    def read(self, model, batch):
+    def read(self, model, batch, opened=None):
         """This task with everything filled in, checked against the model and the batch.
 
         Args:
             model: a built keras.Model, compiled or not; not changed.
             batch: `(inputs, labels)` or `(inputs, labels, sample_weights)`, in the structure that
                 `fit` takes.
+            opened: a Functional copy of a subclassed model, which shows how its answers are made.
 
         Raises:
             ValueError: if inputs, labels, outputs and loss do not fit together, or no loss is
                 given and none can be told.
         """
         inputs, truth = checks.parts(batch)
+        task = self._with_compiled(model)
+        model = opened or model
         checks.check_inputs(model, inputs)
         answers = _keras.output_specs(model, inputs)
         names = _keras.names_of_outputs(model, answers)
-        task = self._with_compiled(model)
         given = checks.labels_by_output(truth, names)
         kinds = output_kinds(model) if _keras.is_graph(model) else [""] * len(names)
         shapes = [tuple(x.shape[1:]) for x in keras.tree.flatten(answers)]
