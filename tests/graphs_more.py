@@ -334,7 +334,7 @@ def time_distributed():
     return head(layers.TimeDistributed(layers.Dense(6, activation="relu"), name="fc")(x), i)
 
 
-@graph("fc:6", pinned="frames/conv1 head", reason="model")
+@graph("frames:4 video:5 fc:6")
 def time_distributed_model():
     i = Input((2, 6, 6, 3))
     frame = layers.Conv2D(4, 3, activation="relu", name="conv1")

@@ -56,6 +56,13 @@ class Openings:
         """The `Graph` of a nested model or an opened layer; None: deal with it as it is."""
         return self._graphs.get(id(operation))
 
+    def enter(self, model):
+        """The `Graph` of a model that a layer calls by itself, with what is in it opened."""
+        if id(model) not in self._graphs:
+            self._graphs[id(model)] = graph_inside(model)
+            self.open_graph(self._graphs[id(model)])
+        return self._graphs[id(model)]
+
     def glimpse(self, operation):
         """What a layer that stays whole calls in inference mode: a `Graph`, where one was found."""
         return self._glimpses.get(id(operation))

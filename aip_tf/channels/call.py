@@ -7,6 +7,7 @@ import numpy as np
 from keras import tree
 
 from aip_tf.channels.identities import IdentityArray, compact, line, long_axes, rows, spread
+from aip_tf.channels.masking import run_masked
 
 
 @dataclasses.dataclass
@@ -44,6 +45,7 @@ class Call:
         self.constants = {}
         self.masked_call = None
         self.is_of_unknown_cost = False
+        self.is_inside = False  # of a layer that is one call of the model
         self.known_variables = set()
         self._switched_off = {}
         self._declared = []
@@ -216,6 +218,23 @@ class Call:
         if call._switched_off:
             self._switch_off(call._switched_off)
         return call
+
+    def inside_model(self, model, x):
+        """Trace a model that this layer calls, on the identity array `x`.
+
+        Returns:
+            The identity arrays of its outputs, and a function `run(kept, inputs, training)` that
+            runs the model in the masked twin.
+        """
+        outputs, calls = self._tracer.run_inside(model, x, f"{self.path}/{model.name}")
+        self.known(*model.variables)
+        openings = self._tracer.openings
+
+        def run(kept, inputs, training):
+            graph = openings.enter(model)
+            return run_masked(graph, calls, kept, inputs, openings.inside, training)
+
+        return outputs, run
 
     def config(self, key, ids, value=None, of=None):
         """Edit the operation's configuration: `key` becomes the number of `ids` that are kept.

@@ -24,25 +24,41 @@ class MaskedModel(_keras.GivenInputs):
         self.model = model
         self._traced = traced
         self._kept = kept
-        self._masks = [[_mask(kept, x) for x in call.inputs] for call in traced.calls]
+        self._calls = [call for call in traced.calls if not call.is_inside]
 
     def call(self, inputs, training=None):
         """Run the model as Keras does, `training` handed to every operation that takes it."""
-        traced = self._traced
-        calls = iter(zip(traced.calls, self._masks, strict=True))
+        graph = self._traced.graph
+        inputs = _keras.standardized(graph, inputs)
+        inside = self._traced.openings.inside
+        return run_masked(graph, self._calls, self._kept, inputs, inside, training)
 
-        def run(node, args, kwargs, path):
-            call, masks = next(calls)
-            if any(mask is not None for mask in masks):
-                args, kwargs = _masked(node, args, kwargs, masks)
-            if call.masked_call is None:
-                return _keras.run_operation(node, args, kwargs, training)
-            if training is not None:
-                kwargs = kwargs | {"training": training}
-            return call.masked_call(self._kept, node.operation, *args, **kwargs)
 
-        inputs = _keras.standardized(traced.graph, inputs)
-        return _keras.run_graph(traced.graph, inputs, run, traced.openings.inside)
+def run_masked(graph, calls, kept, inputs, inside, training):
+    """Run a graph with removed channels zeroed wherever they are read.
+
+    Args:
+        graph: a `Graph`.
+        calls: the `Call`s of its operations, in order.
+        kept: `Kept`.
+        inputs: tensors.
+        inside: see `run_graph`.
+        training: bool, or None.
+    """
+    calls = iter(calls)
+
+    def run(node, args, kwargs, path):
+        call = next(calls)
+        masks = [_mask(kept, x) for x in call.inputs]
+        if any(mask is not None for mask in masks):
+            args, kwargs = _masked(node, args, kwargs, masks)
+        if call.masked_call is None:
+            return _keras.run_operation(node, args, kwargs, training)
+        if training is not None:
+            kwargs = kwargs | {"training": training}
+        return call.masked_call(kept, node.operation, *args, **kwargs)
+
+    return _keras.run_graph(graph, inputs, run, inside)
 
 
 def _mask(kept, array):

@@ -85,6 +85,18 @@ class Tracer:
 
         return _keras.walk(graph, inputs, visit)
 
+    def run_inside(self, model, x, path):
+        """Trace a model that a layer calls by itself on `x`; returns its outputs and its calls."""
+        graph = self.openings.enter(model)
+        self.agree((id(model), "inputs"), [x])
+        self.nested_inputs[id(model)] = [x]
+        self.inner_inputs[id(model)] = x
+        start = len(self.calls)
+        outputs = tree.flatten(self.run(graph, [x], path + "/"))
+        for call in self.calls[start:]:
+            call.is_inside = True
+        return outputs, self.calls[start:]
+
     def _traced(self, x, path):
         """An output of a nested graph; a constant that it returns is an identity array, too."""
         if isinstance(x, IdentityArray) or not hasattr(x, "shape"):

@@ -46,22 +46,31 @@ def _shapes(layer, x):
 
 @register_channel_rule(layers.TimeDistributed)
 def time_distributed(call, x, mask=None):
-    """The wrapped layer on every step, as if the steps were samples."""
+    """The wrapped layer or model on every step, as if the steps were samples."""
     layer, shape = call.operation.layer, call.shape
-    if call.settle(x) == 1 or _keras.is_graph(layer):
-        return keep_all(call, f"{call.label} runs along these channels or wraps a model")
+    if call.settle(x) == 1 and not call.are_kept(x):
+        reason = f"{call.label} takes the axis of these channels for its steps"
+        return keep_all(call, reason, call.macs_inside())
     if mask is not None and "mask" in inspect.signature(layer.call).parameters:
-        return keep_all(call, f"{call.label} hands a mask to {layer.name}")
+        return keep_all(call, f"{call.label} hands a mask to {layer.name}", call.macs_inside())
     steps = np.broadcast_to(compact(x), (*x.shape[:2], *compact(x).shape[2:]))
     steps = np.broadcast_to(steps[0], x.shape[1:]).view(IdentityArray)
-    inner = call.inside(layer, steps, shape[1:])
-    if inner.masked_call:
-        call.masked(lambda kept, outer, y, **_: _on_every_step(inner, kept, outer.layer, y))
-    return np.broadcast_to(inner.outputs[0][None], shape)
+    if _keras.is_graph(layer):
+        outputs, run = call.inside_model(layer, steps)
+    else:
+        inner = call.inside(layer, steps, shape[1:])
+        outputs, run = inner.outputs, inner.masked_call and _as_run(inner, layer)
+    if run:
+        call.masked(lambda kept, _, y, training=None, **__: _on_steps(run, kept, y, training))
+    return np.broadcast_to(outputs[0][None], shape)
 
 
-def _on_every_step(inner, kept, layer, x):
-    y = inner.masked_call(kept, layer, ops.reshape(x, (-1, *x.shape[2:])))
+def _as_run(inner, layer):
+    return lambda kept, x, training: inner.masked_call(kept, layer, x)
+
+
+def _on_steps(run, kept, x, training):
+    y = run(kept, ops.reshape(x, (-1, *x.shape[2:])), training)
     return _keras.with_mask_of(x, ops.reshape(y, (-1, x.shape[1], *y.shape[1:])))
 
 
