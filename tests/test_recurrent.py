@@ -203,6 +203,16 @@ def a_recurrent_layer_on_every_step():
     return head(i, layers.LSTM(4, name="last")(x))
 
 
+@case("on:6 on:4 it:5", macs=3 * (4 * 6 * 18 + 6 * 4) + 3 * (4 + 5) * 20 + 10)
+def a_model_on_every_step():
+    i = Input((3, 4, 4, 2))
+    x = Input((4, 4, 2))
+    y = layers.LayerNormalization()(layers.Conv2D(6, 3, activation="relu")(x))
+    inner = Model(x, layers.Dense(4)(layers.GlobalMaxPooling2D()(y)))
+    x = layers.TimeDistributed(inner, name="on")(i)
+    return head(i, layers.LSTM(5, name="it")(x))
+
+
 @case("conv:5 last:4")
 def a_normalization_on_every_step():
     i, x = steps()
@@ -294,6 +304,16 @@ def reasons(model):
 def test_reasons():
     assert "masking (Masking) asks all of these channels" in reasons(masked_by_channels())
     assert "it (LSTM) applies `softmax`" in reasons(softmax_in_a_cell())
+
+
+@pytest.mark.parametrize("criterion", ["l1", "taylor", "reconstruction"])
+def test_criteria_see_what_is_inside_of_wrappers(criterion):
+    model = a_model_on_every_step()
+    model.compile("sgd", "mse")
+    rng = np.random.default_rng(0)
+    data = laws.random_batch(model, rng), rng.normal(size=(13, 2)).astype("float32")
+    masks = aip_tf.select_channels(model, 0.3, criterion=criterion, data=data)
+    assert any(not mask.all() for mask in masks.values())
 
 
 def test_a_kept_layer_costs_what_it_costs():

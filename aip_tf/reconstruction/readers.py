@@ -161,6 +161,9 @@ def prepare(model, readers, inputs, num_inputs):
         readers: `{path: Reader}`.
         inputs: a small batch.
         num_inputs: how many inputs will be looked at.
+
+    Returns:
+        Paths of the readers that nobody calls as layers of the model: a wrapper calls them.
     """
     calls, uses, made, alive = collections.Counter(), collections.defaultdict(list), {}, []
 
@@ -175,11 +178,15 @@ def prepare(model, readers, inputs, num_inputs):
 
     for x in keras.tree.flatten(_keras.observe(model, inputs, see)):
         uses[id(x)].append((None, ""))
+    unseen = [path for path in readers if path not in made]
     for path, reader in readers.items():
+        if path in unseen:
+            continue
         followers = uses[made[path]]
         if len(followers) == 1 and calls[path] == calls[followers[0][1]] == 1:
             reader.normalization = _normalization(reader, *followers[0])
         reader.constant = _constant(reader)
+    return unseen
 
 
 def _normalization(reader, operation, path):

@@ -47,7 +47,9 @@ class Study:
         self._batches, self._ridge = batches, ridge
         self.readers, self.others = find_readers(model, groups)
         num_inputs = sum(map(num_inputs_of, batches))
-        prepare(model, self.readers, take_inputs(batches[0], 1), num_inputs)
+        for path in prepare(model, self.readers, take_inputs(batches[0], 1), num_inputs):
+            del self.readers[path]
+            self.others[path] = "it is called by a layer around it, not by the model"
         self._moments = {}
 
     def readers_of(self, names):
