@@ -28,6 +28,7 @@ _MODULES = {
     "report": ("PruningReport",),
     "schedules": (),
     "selection": ("select_channels",),
+    "task": ("Task",),
     "teacher": ("load_model", "train_teacher"),
     "transfers": (),
     "zoo": (),

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from aip_tf import _keras
 
@@ -127,6 +128,12 @@ def _set(value, inner):
     return sorted((inner(item) for item in value), key=lambda item: json.dumps(item, default=str))
 
 
+def _dataset(value, inner):
+    """What it yields, not how: that has numbers which differ from process to process."""
+    size = int(value.cardinality())
+    return {"class": "Dataset", "elements": str(value.element_spec), "batches": size}
+
+
 def _optimizer(value, inner):
     return {"class": type(value).__name__, **inner(_keras.optimizer_settings(value))}
 
@@ -142,6 +149,7 @@ _KINDS = (
     (list | tuple, lambda value, inner: [inner(item) for item in value]),
     (keras.Model, _model),
     (keras.optimizers.Optimizer, _optimizer),
+    (tf.data.Dataset, _dataset),
     (keras.Variable | np.ndarray | np.generic, _array),
     (functools.partial, _partial),
 )

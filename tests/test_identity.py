@@ -134,3 +134,29 @@ def test_the_look_at_the_first_batch_is_taken_once():
     list(passes.dataset)
     assert passes.identity is before
     assert passes.count == 2
+
+
+def test_optimizers_are_known_by_all_that_they_were_told():
+    class Own(keras.optimizers.schedules.LearningRateSchedule):
+        """Without a configuration."""
+
+        def __init__(self, rate):
+            self.rate = rate
+
+        def __call__(self, step):
+            return self.rate
+
+    def told(rate=0.1, spared=("bias", "gamma")):
+        optimizer = keras.optimizers.SGD(Own(rate), weight_decay=0.1)
+        optimizer.exclude_from_weight_decay(var_names=list(spared))
+        return identity.describe(keras.optimizers.LossScaleOptimizer(optimizer))
+
+    assert told() == told(spared=("gamma", "bias"))
+    assert told() != told(0.2) and told() != told(spared=("bias",))
+
+
+def test_a_dataset_is_known_by_what_it_yields():
+    def made(size):
+        return tf.data.Dataset.range(size).map(lambda x: x + 1).batch(2)
+
+    assert identity.describe(made(4)) == identity.describe(made(4)) != identity.describe(made(8))

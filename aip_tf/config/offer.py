@@ -18,6 +18,7 @@ _ROOMS = (
     "aip_tf.pruner",
     "aip_tf.schedules",
     "aip_tf.selection",
+    "aip_tf.task",
     "aip_tf.teacher",
     "aip_tf.zoo",
     "keras.optimizers",
