@@ -3,12 +3,9 @@
 import dataclasses
 import itertools
 
-import keras
-
 from aip_tf import _keras, criteria, identity, schedules
 from aip_tf import selection as selections
-from aip_tf.channels import prune_channels
-from aip_tf.cutting import open_shapes
+from aip_tf.cutting import trace_on
 from aip_tf.datasets import adapt
 from aip_tf.datasets.passes import counted
 from aip_tf.distribution import share_batches
@@ -27,7 +24,7 @@ class Assignment:
         passes: list of the `Passes` over training and validation data.
         train, validation: batches with labels as the loss wants them; validation may be None.
         inputs: a batch of inputs.
-        input_shape: shapes of the inputs where the model leaves them open, else None.
+        graph: the `ChannelGraph` of the model.
         cuts: list of `schedules.Cut`.
         selection, criterion, recovery: resolved, the recovery with its task.
         identity: what makes two runs the same, as plain values.
@@ -51,12 +48,10 @@ class Assignment:
         self.passes = list(map(counted, _datasets(train_data, validation_data, recovery)))
         self.identity = self._identify(criterion, recovery)
         batch = adapt.first_batch(self.passes[0].dataset)
-        if not _keras.is_graph(model):  # what it is made of is not to be seen from outside
-            shapes = keras.tree.map_structure(lambda x: tuple(x.shape[1:]), batch[0])
-            self.teacher = prune_channels(model, {}, shapes)
+        self.graph = trace_on(model, batch[0])
+        self.teacher = self.graph.plain_model
         self.recovery = recovery.for_model(model, batch, self.teacher)
         self.inputs = _keras.cast_inputs(self.teacher, batch[0])
-        self.input_shape = open_shapes(self.teacher, self.inputs)
         task = self.recovery.task
         self.criterion = criteria.for_task(criterion, task)
         shared = [task.prepare(share_batches(passes.dataset)) for passes in self.passes]
@@ -119,6 +114,7 @@ class Assignment:
             "cuts": [[cut.epoch, cut.amount] for cut in self.cuts],
             "selection": identity.describe(self.selection),
             "criterion": identity.describe(criterion),
+            "seed": _keras.explicit_seed(),
             **{name: identity.describe(value) for name, value in fields.items()},
         }
         data = {n: p.identity for n, p in zip(names, self.passes, strict=False)}
@@ -134,16 +130,11 @@ class Assignment:
         )
         if not isinstance(self.selection, budgeted):
             return
-        masks = select_channels(
-            self.teacher,
-            self.cuts[-1].amount,
-            selection=self.selection,
-            input_shape=self.input_shape,
-        )
+        masks = select_channels(self.graph, self.cuts[-1].amount, selection=self.selection)
         if self.recovery.transfers:
-            student = prune_channels(self.teacher, masks, self.input_shape)
+            student = self.graph.prune(masks)
             for transfer in self.recovery.transfers:
-                transfer.check(self.teacher, student)
+                transfer.check(self.graph.plain_model, student)
 
 
 def _datasets(train_data, validation_data, recovery):

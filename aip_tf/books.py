@@ -9,7 +9,6 @@ import platform
 import sys
 import time
 
-from aip_tf.channels import find_channel_groups
 from aip_tf.cost import Cost
 from aip_tf.report import GroupRecord, ModelRecord, PruningReport, RoundRecord
 
@@ -21,20 +20,19 @@ class Books:
 
     Args:
         status: the `Status` that holds them.
-        teacher: the original model.
+        teacher: `ChannelGraph` of the original model.
         evaluate: `evaluate(model) -> {metric: value}` on the validation data.
         num_cuts: how many cuts there will be.
-        input_shape: see `find_channel_groups`.
     """
 
-    def __init__(self, status, teacher, evaluate, num_cuts, input_shape=None):
+    def __init__(self, status, teacher, evaluate, num_cuts):
         self.status = status
-        self._evaluate, self._num_cuts, self._input_shape = evaluate, num_cuts, input_shape
-        self._original = find_channel_groups(teacher, input_shape)
+        self._evaluate, self._num_cuts = evaluate, num_cuts
+        self._original = teacher.groups
         self._started = time.monotonic() - status.seconds
         if "teacher" not in status.records:
             status.records |= {"date": time.strftime("%Y-%m-%d %H:%M:%S"), "rounds": []}
-            status.records["teacher"] = dataclasses.asdict(self._measure(teacher)[0])
+            status.records["teacher"] = dataclasses.asdict(self._measure(teacher))
             self._log("teacher", self.teacher, self.teacher.metrics)
 
     @property
@@ -50,8 +48,8 @@ class Books:
         self.status.seconds = time.monotonic() - self._started
 
     def cut(self, student, amount, check_error):
-        """Enter a cut, made after the last finished epoch."""
-        measured, groups = self._measure(student)
+        """Enter a cut, made after the last finished epoch; `student`: its `ChannelGraph`."""
+        measured = self._measure(student)
         record = RoundRecord(
             round=self.status.round,
             epoch=self.status.epoch - 1,
@@ -60,7 +58,7 @@ class Books:
             parameters=measured.parameters,
             metrics_before=measured.metrics,
             check_error=check_error,
-            groups=_group_records(self._original, groups),
+            groups=_group_records(self._original, student.groups),
         )
         self.status.records["rounds"].append(dataclasses.asdict(record))
         self.tick()
@@ -96,9 +94,9 @@ class Books:
             run={**run, "date": self.status.records["date"], "versions": _versions()},
         )
 
-    def _measure(self, model):
-        cost = Cost(model, input_shape=self._input_shape)
-        return ModelRecord(cost.macs(), cost.parameters(), self._evaluate(model)), cost.groups
+    def _measure(self, graph):
+        cost = Cost(graph)
+        return ModelRecord(cost.macs(), cost.parameters(), self._evaluate(graph.model))
 
     def _log(self, what, record, metrics):
         teacher = self.teacher

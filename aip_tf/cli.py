@@ -80,6 +80,12 @@ def _flags():
             False,
             "Show configuration, channel groups and cuts without training",
         ),
+        (
+            flags.DEFINE_boolean,
+            "overwrite",
+            False,
+            "Do anew what differs from the run in run_dir, which is refused otherwise",
+        ),
         (flags.DEFINE_boolean, "verbose", False, "Show the terms of the loss after every epoch"),
         (flags.DEFINE_boolean, "traceback", False, "Show Python's traceback with an error"),
     ):
@@ -89,7 +95,16 @@ def _flags():
 
 
 def _flags_help(options):
-    shown = ("gin_file", "gin_param", "run_dir", "dry_run", "verbose", "traceback", "help")
+    shown = (
+        "gin_file",
+        "gin_param",
+        "run_dir",
+        "dry_run",
+        "overwrite",
+        "verbose",
+        "traceback",
+        "help",
+    )
     return "\n".join(f"  --{name:<10} {options[name].help.partition(';')[0]}" for name in shown)
 
 
@@ -129,9 +144,8 @@ def _start(options, run_dir):
         print(configuration)
         print(config.describe())
         return 0
-    config.claim(run_dir, configuration)
     _show_progress(options.verbose)
-    _print_outcome(config.run(run_dir), run_dir)
+    _print_outcome(config.run(run_dir, configuration, options.overwrite), run_dir)
     return 0
 
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from aip_tf import _keras
-from aip_tf.channels import check_cut, find_channel_groups, prune_channels
+from aip_tf.channels import ChannelGraph, check_cut
 from aip_tf.recovery import recalibrate
 from aip_tf.selection import select_channels
 
@@ -32,31 +32,27 @@ class CutRecord:
     check_error: float
 
 
-def plan_cut(model, amount, *, selection, criterion, data=None, reference=None, input_shape=None):
+def plan_cut(graph, amount, *, selection, criterion, data=None, reference=None):
     """Choose what a cut removes; see `select_channels`, whose arguments these are.
+
+    Args:
+        graph: `ChannelGraph` of the model to cut.
+        reference: `ChannelGraph` of the original.
 
     Returns:
         keep_masks: {group name: bool (num_channels,)} of the groups that lose channels.
     """
     masks = select_channels(
-        model,
-        amount,
-        selection=selection,
-        criterion=criterion,
-        data=data,
-        reference=reference,
-        input_shape=input_shape,
+        graph, amount, selection=selection, criterion=criterion, data=data, reference=reference
     )
     return {name: keep for name, keep in masks.items() if not np.all(keep)}
 
 
-def apply_cut(
-    model, keep_masks, inputs, *, data=None, refit=None, num_batches=20, input_shape=None
-):
+def apply_cut(graph, keep_masks, inputs, *, data=None, refit=None, num_batches=20):
     """Cut a model, prove the cut on a batch, refit what reads cut channels, measure statistics.
 
     Args:
-        model: the `keras.Model` to cut; not changed.
+        graph: `ChannelGraph` of the model to cut, which is not changed.
         keep_masks: {group name: bool (num_channels,)}, True = keep.
         inputs: a batch of inputs for the proof.
         data: `tf.data.Dataset` of training batches, for the refit and the statistics; None: both
@@ -65,51 +61,54 @@ def apply_cut(
             `after` in place so that it answers as `before`.
         num_batches: batches on which the statistics of BatchNormalization are measured; 0: they
             stay.
-        input_shape: see `find_channel_groups`.
 
     Returns:
-        `(smaller, record)`: the cut model and its `CutRecord`.
+        `(smaller, record)`: the `ChannelGraph` of the cut model and its `CutRecord`.
 
     Raises:
         ValueError: if the cut model differs from its masked twin.
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
-    >>> name = find_channel_groups(model)[0].name
-    >>> smaller, record = apply_cut(model, {name: np.arange(8) < 6}, np.ones((2, 4), "float32"))
-    >>> smaller.count_params(), record.check_error < 1e-5
+    >>> graph = ChannelGraph(model)
+    >>> keep_masks = {graph.groups[0].name: np.arange(8) < 6}
+    >>> smaller, record = apply_cut(graph, keep_masks, np.ones((2, 4), "float32"))
+    >>> smaller.model.count_params(), record.check_error < 1e-5
     (44, True)
     """
-    smaller = prune_channels(model, keep_masks, input_shape)
+    smaller = graph.prune(keep_masks)
     inputs = keras.tree.map_structure(lambda x: x[:_PROOF_SAMPLES], inputs)
-    error = check_cut(model, smaller, keep_masks, inputs)
+    error = check_cut(graph, smaller, keep_masks, inputs)
     if data is not None and refit is not None:
-        refit(model, smaller, keep_masks, data)
+        refit(graph.plain_model, smaller, keep_masks, data)
     if data is not None:
         recalibrate(smaller, data, num_batches)
-    places = {g.name: str(i) for i, g in enumerate(find_channel_groups(model, input_shape))}
+    places = {group.name: str(i) for i, group in enumerate(graph.groups)}
     masks = {places[name]: np.asarray(keep, bool).tolist() for name, keep in keep_masks.items()}
-    return smaller, CutRecord(masks, float(error))
+    return ChannelGraph(smaller, graph.input_shapes), CutRecord(masks, float(error))
 
 
-def replay(model, cuts, input_shape=None):
-    """A copy of `model` after some cuts: the structure alone, its weights are still to be loaded.
+def replay(graph, cuts):
+    """A copy of a model after some cuts: the structure alone, its weights are still to be loaded.
 
     Args:
-        model: the `keras.Model` that was cut first; not changed.
+        graph: `ChannelGraph` of the model that was cut first, which is not changed.
         cuts: the `keep_masks` of each `CutRecord`, in order.
-        input_shape: see `find_channel_groups`.
+
+    Returns:
+        The `ChannelGraph` of the copy.
     """
-    smaller = prune_channels(model, {}, input_shape)
+    smaller = ChannelGraph(graph.prune({}), graph.input_shapes)
     for masks in cuts:
-        groups = find_channel_groups(smaller, input_shape)
-        named = {groups[int(place)].name: np.array(keep) for place, keep in masks.items()}
-        smaller = prune_channels(smaller, named, input_shape)
+        named = {smaller.groups[int(place)].name: np.array(keep) for place, keep in masks.items()}
+        smaller = ChannelGraph(smaller.prune(named), graph.input_shapes)
     return smaller
 
 
-def open_shapes(model, inputs):
-    """Shapes of a batch of inputs where the model leaves sizes open, else None: it knows them."""
-    graph = _keras.graph_of(model)
-    if all(None not in x.shape[1:] for x in graph.inputs):
-        return None
-    return [tuple(x.shape[1:]) for x in _keras.flat_inputs(graph, inputs)]
+def trace_on(model, inputs):
+    """The `ChannelGraph` of a model, traced on the size of a batch of inputs where it leaves that
+    open."""
+    graph = _keras.graph_inside(model)
+    if graph is not None and all(None not in x.shape[1:] for x in graph.inputs):
+        return ChannelGraph(model)
+    flat = keras.tree.flatten(inputs) if graph is None else _keras.flat_inputs(graph, inputs)
+    return ChannelGraph(model, [tuple(x.shape[1:]) for x in flat])

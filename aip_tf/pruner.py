@@ -7,6 +7,7 @@ import keras
 from aip_tf import files
 from aip_tf.assignment import Assignment
 from aip_tf.books import Books
+from aip_tf.channels import check_copy
 from aip_tf.cutting import apply_cut, plan_cut, replay
 from aip_tf.distribution import is_chief
 from aip_tf.progress import Progress
@@ -98,9 +99,9 @@ class _Loop:
         self.assignment, self.state = assignment, state
         self.recovery, self.task = assignment.recovery, assignment.recovery.task
         self.status = status = state.status or Status()
-        teacher, shape = assignment.teacher, assignment.input_shape
-        self.student = replay(teacher, status.cuts, shape)
-        self.books = Books(status, teacher, self._evaluate, len(assignment.cuts), shape)
+        check_copy(assignment.graph, assignment.graph.prune({}), assignment.inputs)
+        self.graph = replay(assignment.graph, status.cuts)
+        self.books = Books(status, assignment.graph, self._evaluate, len(assignment.cuts))
         if state.status is None and (doubt := self.task.doubt(self.books.teacher.metrics)):
             _log.warning(doubt)
         self.best = Best(self.task, status, state.path("best.npz"))
@@ -109,6 +110,10 @@ class _Loop:
         self.is_inside = is_inside and not status.recovered
         if state.status is not None and not self.is_inside:
             state.restore(self.student.variables)
+
+    @property
+    def student(self):
+        return self.graph.model
 
     def run(self):
         """Recover and cut in turn; returns the student and the report."""
@@ -132,7 +137,7 @@ class _Loop:
         status, assignment = self.status, self.assignment
         length = assignment.lengths[status.round]
         steps = length * int(assignment.train.cardinality())
-        game = self.recovery.distiller(assignment.teacher, self.student, steps)
+        game = self.recovery.distiller(assignment.graph.plain_model, self.student, steps)
         if self.is_inside:
             self.state.restore(trained_variables(game))
             self.is_inside = False
@@ -162,22 +167,20 @@ class _Loop:
         """Remove channels, prove the cut on a batch, refit, measure the statistics anew."""
         assignment, status = self.assignment, self.status
         keep_masks = plan_cut(
-            self.student,
+            self.graph,
             cut.amount,
             selection=assignment.selection,
             criterion=assignment.criterion,
             data=assignment.train,
-            reference=assignment.teacher,
-            input_shape=assignment.input_shape,
+            reference=assignment.graph,
         )
-        self.student, record = apply_cut(
-            self.student,
+        self.graph, record = apply_cut(
+            self.graph,
             keep_masks,
             assignment.inputs,
             data=assignment.train,
             refit=getattr(assignment.criterion, "refit", None),
             num_batches=self.recovery.recalibration_batches,
-            input_shape=assignment.input_shape,
         )
         status.cuts.append(record.keep_masks)
         status.round, status.recovered, status.begin = (
@@ -185,7 +188,7 @@ class _Loop:
             False,
             status.epoch,
         )
-        self.books.cut(self.student, cut.amount, record.check_error)
+        self.books.cut(self.graph, cut.amount, record.check_error)
         self._save()
 
     def _deliver(self):

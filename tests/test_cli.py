@@ -30,7 +30,7 @@ def run_file(tmp_path, monkeypatch):
 
 
 def fail_with(error):
-    def run(run_dir):
+    def run(*arguments):
         raise error
 
     return run
@@ -82,19 +82,26 @@ def test_a_finished_run_prints_the_table_and_the_paths(run_file, capsys, monkeyp
 
     paths = {"student": "student.keras", "tflite": "model.tflite"}
     outcome = config.experiment.Outcome(Report(), paths)
-    monkeypatch.setattr(config, "run", lambda run_dir: outcome)
+    monkeypatch.setattr(config, "run", lambda *arguments: outcome)
     assert cli.main([run_file]) == 0
     output = capsys.readouterr().out
     for text in ("the table", "student.keras", "model.tflite", "runs/small"):
         assert text in output
 
 
-def test_the_same_directory_with_another_configuration_is_refused(run_file, capsys, monkeypatch):
-    monkeypatch.setattr(config, "run", fail_with(KeyboardInterrupt()))
+def test_the_run_is_told_its_configuration_and_what_it_may_drop(run_file, monkeypatch):
+    told = []
+
+    def run(*arguments):
+        told.append(arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(config, "run", run)
     assert cli.main([run_file, "--run_dir=a"]) == 130
-    assert cli.main([run_file, "--run_dir=a", "--gin_param=seed = 3"]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "- seed = 0; + seed = 3" in error
+    assert cli.main([run_file, "--run_dir=a", "--gin_param=seed = 3", "--overwrite"]) == 130
+    assert [(folder, overwrite) for folder, _, overwrite in told] == [("a", False), ("a", True)]
+    assert "seed = 0" in told[0][1] and "seed = 3" in told[1][1]
+    assert not os.path.exists("a")  # nothing is claimed before there is something to keep
 
 
 def test_an_interruption_says_how_to_go_on(run_file, capsys, monkeypatch):
@@ -116,10 +123,10 @@ def test_an_error_of_the_package_is_a_paragraph(run_file, capsys):
 
 
 def test_a_bug_shows_its_traceback_and_says_that_it_is_one(run_file, capsys, monkeypatch):
-    monkeypatch.setattr(config, "run", int)  # int("runs/small"): a ValueError that nobody wrote
+    monkeypatch.setattr(config, "run", pow)  # of words: a TypeError that nobody wrote
     assert cli.main([run_file]) == 1
     error = capsys.readouterr().err
-    assert "Traceback" in error and "invalid literal" in error
+    assert "Traceback" in error and "unsupported operand" in error
     assert "This is a bug" in error.splitlines()[-1] and "report" in error.splitlines()[-1]
 
 
@@ -142,7 +149,7 @@ def test_what_the_machine_or_the_user_did_is_a_paragraph(
 
 
 def test_a_full_disk_is_seen_behind_what_was_made_of_it(run_file, capsys, monkeypatch):
-    def run(run_dir):
+    def run(*arguments):
         try:
             raise OSError(errno.ENOSPC, "No space left on device")
         except OSError as error:
@@ -163,7 +170,7 @@ def send(number):
 def test_a_signal_outside_of_training_interrupts_whoever_swallows_it(
     run_file, capsys, monkeypatch, number
 ):
-    def run(run_dir):
+    def run(*arguments):
         try:
             send(number)
         except BaseException as error:

@@ -139,15 +139,6 @@ def test_packaged_files_are_found_from_anywhere(tmp_path, monkeypatch):
     assert config.find_file("base.gin").samefile(own)
 
 
-def test_a_run_directory_of_another_configuration_is_refused(run_file, tmp_path):
-    run_dir = tmp_path / "run"
-    config.claim(run_dir, config.load([run_file()]))
-    config.claim(run_dir, config.load([run_file()]))
-    text = message(config.claim, run_dir, config.load([run_file()], ["seed = 1"]))
-    assert "- seed = 0" in text and "+ seed = 1" in text
-    assert "run_dir" in text
-
-
 def test_every_registered_function_can_be_named_in_full(run_file):
     assert "run.data = @aip_tf.datasets.digits" in config.load(
         [run_file()], ["run.data = @aip_tf.datasets.digits"]

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from aip_tf import cutting
-from aip_tf.channels import find_channel_groups
+from aip_tf.channels import ChannelGraph
 
 IMAGES = np.random.default_rng(0).normal(2.0, 3.0, (64, 8, 8, 1)).astype("float32")
 DATA = tf.data.Dataset.from_tensor_slices((IMAGES, np.zeros(64))).batch(16)
@@ -23,13 +23,13 @@ def model():
     return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
 
 
-def masks_of(model):
-    groups = [g for g in find_channel_groups(model) if g.prunable]
+def masks_of(graph):
+    groups = [g for g in graph.groups if g.prunable]
     return {g.name: np.arange(g.num_channels) % 3 > 0 for g in groups}
 
 
 def test_a_plan_names_only_what_loses_channels(model):
-    masks = cutting.plan_cut(model, 0.05, selection="channels", criterion="l1")
+    masks = cutting.plan_cut(ChannelGraph(model), 0.05, selection="channels", criterion="l1")
     assert masks
     assert not any(keep.all() for keep in masks.values())
 
@@ -41,8 +41,10 @@ def test_the_refit_comes_after_the_proof_and_before_the_statistics(model):
         seen.update(before=before, masks=keep_masks, data=data)
         after.layers[1].kernel.assign(after.layers[1].kernel * 2)
 
-    masks = masks_of(model)
-    smaller, record = cutting.apply_cut(model, masks, IMAGES, data=DATA, refit=refit)
+    graph = ChannelGraph(model)
+    masks = masks_of(graph)
+    cut, record = cutting.apply_cut(graph, masks, IMAGES, data=DATA, refit=refit)
+    smaller = cut.model
     assert seen == {"before": model, "masks": masks, "data": DATA}
     assert record.check_error <= 1e-5  # of the cut, not of the refit
     after = smaller.layers[1](IMAGES)
@@ -52,13 +54,14 @@ def test_the_refit_comes_after_the_proof_and_before_the_statistics(model):
 
 
 def test_a_cut_is_replayed_on_a_model_whose_layers_have_other_names(model):
-    smaller, record = cutting.apply_cut(model, masks_of(model), IMAGES)
+    graph = ChannelGraph(model)
+    smaller, record = cutting.apply_cut(graph, masks_of(graph), IMAGES)
     twice, second = cutting.apply_cut(smaller, masks_of(smaller), IMAGES)
     inputs = keras.Input((8, 8, 1))
     x = layers.Conv2D(8, 3)(inputs)
     x = layers.ReLU()(layers.BatchNormalization()(x))
     x = layers.Conv2D(6, 3)(x)
     other = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
-    again = cutting.replay(other, [record.keep_masks, second.keep_masks])
-    assert [w.shape for w in again.weights] == [w.shape for w in twice.weights]
-    assert again.layers[1].name == other.layers[1].name != twice.layers[1].name
+    again = cutting.replay(ChannelGraph(other), [record.keep_masks, second.keep_masks]).model
+    assert [w.shape for w in again.weights] == [w.shape for w in twice.model.weights]
+    assert again.layers[1].name == other.layers[1].name != twice.model.layers[1].name

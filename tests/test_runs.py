@@ -1,5 +1,6 @@
 """A run keeps its word: one identity, one owner, one set of books; see docs/runs.md."""
 
+import gc
 import json
 import logging
 import os
@@ -234,6 +235,18 @@ def test_a_teacher_with_a_lambda_runs_again(tmp_path):
     first, _ = prune(tmp_path, model=scaled(), epochs=2, schedule=0.3)
     again, _ = prune(tmp_path, model=scaled(), epochs=2, schedule=0.3)
     assert_equal_weights(first, again)
+
+
+def test_runs_that_are_over_keep_no_variables():
+    def alive():
+        gc.collect()
+        return sum(isinstance(x, keras.Variable) for x in gc.get_objects())
+
+    counts = []
+    for _ in range(3):
+        held = prune(epochs=2, schedule=0.3)
+        counts.append(alive() - len(held[0].variables))
+    assert counts[1] == counts[2]
 
 
 # --- interruption ---------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def fresh_optimizer(optimizer, decay=lambda rate: rate):
     rate = optimizer._learning_rate
     if isinstance(rate, keras.Variable):
         # What wraps another optimizer has a rate that nothing reads: its own is the inner one's.
-        rate = 0.0 if hasattr(optimizer, "inner_optimizer") else decay(float(rate))
+        rate = 0.0 if hasattr(optimizer, "inner_optimizer") else decay(float(rate.numpy()))
     keras.optimizers.Optimizer.__init__(fresh, learning_rate=rate, name=optimizer.name)
     made = vars(fresh).keys() - _ARGUMENTS
     for name, value in vars(optimizer).items():

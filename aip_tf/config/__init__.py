@@ -7,11 +7,8 @@ say, `checks` looks at it before anything runs.
 """
 
 import contextlib
-import difflib
 import inspect
 import re
-import uuid
-from pathlib import Path
 
 import gin
 
@@ -29,9 +26,7 @@ from aip_tf.config.reading import (
 from aip_tf.failures import is_on_purpose
 
 __all__ = [
-    "CONFIG_FILE",
     "ConfigError",
-    "claim",
     "describe",
     "find_file",
     "gin_folder",
@@ -39,7 +34,6 @@ __all__ = [
     "run",
 ]
 
-CONFIG_FILE = "operative_config.gin"
 # What runs as long as the experiment: an exception in it says nothing of its bindings.
 _STAGES = ("run", "prune", "train_teacher", "export_model")
 
@@ -108,32 +102,21 @@ def _resolved(read):
     return "".join(f"{written(key)} = {read[key].value!r}\n" for key in keys)
 
 
-def claim(run_dir, configuration):
-    """Note the configuration in the run directory, or refuse a directory of another one.
+def run(run_dir, configuration="", overwrite=False):
+    """Run the experiment that was loaded.
 
-    Raises:
-        ConfigError: if the directory belongs to another configuration; shows the difference.
+    Args:
+        run_dir: folder of the run.
+        configuration: what `load` returned.
+        overwrite: whether what a run with other inputs left there may be dropped.
+
+    Returns, raises:
+        See `experiment.run`, which decides what of an earlier run is of use.
     """
-    path = Path(run_dir) / CONFIG_FILE
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # workers do this at once
-        unfinished.write_text(configuration, encoding="utf-8")
-        unfinished.replace(path)
-        return
-    before, now = (text.splitlines() for text in (path.read_text("utf-8"), configuration))
-    changes = [line for line in difflib.ndiff(before, now) if line[0] in "-+"]
-    if changes:
-        raise ConfigError(
-            f"{run_dir} holds a run of another configuration (- there, + here): "
-            f"{'; '.join(changes)}. Give this run its own --run_dir, or remove {run_dir}."
-        )
-
-
-def run(run_dir):
-    """Run the experiment that was loaded; see `experiment.run` for what it returns."""
     with _gin_explained():
-        return gin.get_configurable(RUN)(run_dir=run_dir)
+        return gin.get_configurable(RUN)(
+            run_dir=run_dir, configuration=configuration, overwrite=overwrite
+        )
 
 
 def describe():

@@ -28,9 +28,9 @@ HANDED_OVER = {
     "export_model": ["model", "directory", "check_data"],
     "image_folder": ["model"],
     "imagenet2012": ["model"],
-    "prune": ["model", "train_data", "validation_data", "run_dir", "check_only"],
-    "run": ["run_dir"],
-    "train_teacher": ["data", "checkpoint_dir", "check"],
+    "prune": ["model", "train_data", "validation_data", "run_dir", "check_only", "overwrite"],
+    "run": ["run_dir", "configuration", "overwrite"],
+    "train_teacher": ["data", "checkpoint_dir", "check", "overwrite"],
 }
 
 
