@@ -418,13 +418,13 @@ def one_sum_links_a_chain_to_an_unknown():
 
 @keras.saving.register_keras_serializable(package="aip_tf_tests")
 class Mystery(layers.Layer):
-    """A layer with weights that no pruner knows."""
+    """A layer with weights that no pruner knows, and that takes no symbolic tensor."""
 
     def build(self, shape):
         self.scale = self.add_weight(shape=(shape[-1],), initializer="ones", name="scale")
 
     def call(self, x):
-        return x * self.scale
+        return tf.multiply(x, self.scale)
 
 
 @graph("conv2:6 conv3:4", pinned="conv1 head", reason="Mystery")

@@ -4,6 +4,7 @@ import keras
 import laws
 import numpy as np
 import pytest
+import tensorflow as tf
 from graphs import conv, dense, head, image
 from keras import Input, Model, Sequential, layers, ops
 
@@ -354,13 +355,13 @@ def test_keeping_a_pinned_group_whole_is_allowed():
 
 @keras.saving.register_keras_serializable(package="aip_tf_tests")
 class Scale(layers.Layer):
-    """One factor for each channel."""
+    """One factor for each channel, applied by a function that takes no symbolic tensor."""
 
     def build(self, shape):
         self.factor = self.add_weight(shape=(shape[-1],), name="factor", initializer="ones")
 
     def call(self, x):
-        return x * self.factor
+        return tf.multiply(x, self.factor)
 
 
 def test_users_can_teach_a_layer():

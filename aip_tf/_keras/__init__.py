@@ -42,8 +42,6 @@ from aip_tf._keras.functions import (
     recorded_graph,
 )
 from aip_tf._keras.graph import (
-    GivenInputs,
-    TappedModel,
     all_layers,
     application_layers,
     attention_projections,
@@ -55,7 +53,6 @@ from aip_tf._keras.graph import (
     is_graph,
     layer_at,
     masks_given,
-    observe,
     operation_type,
     output_shapes,
     random_states,
@@ -65,6 +62,10 @@ from aip_tf._keras.graph import (
     tensor_places,
     walk,
     with_mask_of,
+)
+from aip_tf._keras.held import (
+    Held,
+    hold,
 )
 from aip_tf._keras.opening import (
     CannotOpenError,
@@ -88,6 +89,11 @@ from aip_tf._keras.resizing import (
     resize,
     with_smaller_arrays,
 )
+from aip_tf._keras.running import (
+    GivenInputs,
+    TappedModel,
+    observe,
+)
 from aip_tf._keras.shares import (
     Share,
     add,
@@ -106,6 +112,7 @@ from aip_tf._keras.workers import (
 __all__ = [
     "CannotOpenError",
     "GivenInputs",
+    "Held",
     "Openings",
     "ReplicaModel",
     "Share",
@@ -138,6 +145,7 @@ __all__ = [
     "graph_inside",
     "graph_of",
     "has_schedule",
+    "hold",
     "input_layer",
     "is_filled",
     "is_graph",

@@ -1,12 +1,15 @@
 """Comparing graphs that were recorded of one layer: in two modes, with two batch sizes."""
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import tree
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
 from aip_tf._keras.copies import copy_ops
-from aip_tf._keras.graph import Graph, operation_type
+from aip_tf._keras.graph import operation_type
+from aip_tf._keras.held import Held
 
 _NOT_SETTINGS = {
     "name",
@@ -27,24 +30,27 @@ def is_symbol(x):
     return isinstance(x, keras.KerasTensor)
 
 
-def agree(graph, other):
-    """Whether two recordings call the same with the same settings, `training` aside.
+def disagreement(graph, other):
+    """Why two recordings do not call the same with the same settings; "" if they do.
 
-    Where they do, `training` is taken out of the arguments of `graph` if it follows the mode: Keras
-    hands it on by itself.
+    `training` may differ: where it follows the mode it is taken out of the arguments of `graph`,
+    as Keras hands it on by itself.
     """
     if other is None or len(graph.nodes) != len(other.nodes):
-        return False
+        return "what it does depends on `training` or on chance"
+    pairs = list(zip(graph.nodes, other.nodes, strict=True))
     places = [_numbered(g) for g in (graph, other)]
-    if not all(
-        _same_call(a, b, *places) for a, b in zip(graph.nodes, other.nodes, strict=True)
-    ) or not _same(graph.outputs, other.outputs, *places):
-        return False
-    for a, b in zip(graph.nodes, other.nodes, strict=True):
-        if a.arguments.kwargs.get("training") is not b.arguments.kwargs.get("training"):
+    same = all(_same_call(a, b, *places) for a, b in pairs)
+    if not same or not _same(graph.outputs, other.outputs, *places):
+        return "what it does depends on `training` or on chance"
+    for a, b in pairs:
+        modes = {x.arguments.kwargs.get("training") for x in (a, b)}
+        if modes in ({True}, {False}):
+            return f"its call fixes `training` of {a.operation.name}"
+        if modes != {None}:
             rest = {k: v for k, v in a.arguments.kwargs.items() if k != "training"}
             a.arguments = SymbolicArguments(*a.arguments.args, **rest)
-    return True
+    return ""
 
 
 def _numbered(graph):
@@ -56,7 +62,6 @@ def _numbered(graph):
 def _same_call(a, b, places, others):
     if a.operation is not b.operation and (
         type(a.operation) is not type(b.operation)
-        or isinstance(a.operation, keras.layers.Layer)
         or not _same(_settings(a.operation), _settings(b.operation), places, others)
     ):
         return False
@@ -68,6 +73,14 @@ def _same_call(a, b, places, others):
 
 
 def _settings(operation):
+    """What tells two operations of a class apart; a layer with variables is only itself."""
+    if isinstance(operation, keras.layers.Layer):
+        if operation.variables:
+            is_held = isinstance(operation, Held)
+            return id(operation.variable) if is_held else id(operation)
+        with contextlib.suppress(NotImplementedError, TypeError, OSError):
+            return {k: v for k, v in operation.get_config().items() if k != "name"}
+        return id(operation)
     return {k: v for k, v in vars(operation).items() if k not in _NOT_SETTINGS}
 
 
@@ -105,17 +118,18 @@ def open_batch(graph, other):
             sizes = tuple(s if s == t else -1 for s, t in sizes)
             if sizes.count(-1) > 1:
                 raise BatchSizeError("what it does depends on the batch size")
+            name = graph.names[id(a.operation)]
             a.operation = copy_ops(a.operation, {"newshape": sizes})
+            graph.names[id(a.operation)] = name
             same = _same(a.arguments.args, b.arguments.args, *places)
         else:
             same = _same_call(a, b, *places)
         if not same:
             raise BatchSizeError("what it does depends on the batch size")
         for x, y in zip(a.outputs, b.outputs, strict=True):
-            x.shape = tuple(s if s == t else None for s, t in zip(x.shape, y.shape, strict=True))
+            x._shape = tuple(s if s == t else None for s, t in zip(x.shape, y.shape, strict=True))
     for x in graph.inputs:
-        x.shape = (None, *x.shape[1:]) if x.shape else ()
-    graph.names = Graph(graph.inputs, graph.nodes, graph.outputs).names
+        x._shape = (None, *x.shape[1:]) if x.shape else ()
 
 
 def _shape(reshape):

@@ -35,6 +35,13 @@ OWN = {
     "_saved_model_arg_spec",
     "_saved_model_inputs_spec",
     "_seed_generators",
+    "_self_name_based_restores",
+    "_self_saveable_object_factories",
+    "_self_setattr_tracking",
+    "_self_unconditional_checkpoint_dependencies",
+    "_self_unconditional_deferred_dependencies",
+    "_self_unconditional_dependency_names",
+    "_self_update_uid",
     "_tracked",
     "_tracker",
     "_trainable_variables",
@@ -118,7 +125,7 @@ def clone(layer, copies, dtype=None):
     fresh = set(vars(copy)) - layer_attributes() if isinstance(layer, keras.Model) else set()
     with _unlocked(copy):
         for name, value in vars(layer).items():
-            if name not in OWN and name not in fresh and not name.startswith("_self_"):
+            if name not in OWN and name not in fresh:
                 setattr(copy, name, _translated(value, copies))
         if dtype is not None:
             copy._dtype_policy = keras.dtype_policies.get(dtype)

@@ -1,12 +1,14 @@
-"""Graphs of operations: in which order they run, layers by path, taps."""
+"""Graphs of operations: in which order they run, layers by path."""
 
 import importlib
 import inspect
+import itertools
 
 import keras
 from keras import tree
 from keras.src.models.functional import Functional, operation_fn
 from keras.src.ops.operation import Operation
+from keras.src.utils.naming import to_snake_case
 
 _OPERATION_MODULES = ("core", "image", "linalg", "math", "nn", "numpy")
 
@@ -22,23 +24,39 @@ class Graph:
         names: `{id(operation): name}`, each name once.
     """
 
-    def __init__(self, inputs, nodes, outputs, structure=None):
+    def __init__(self, inputs, nodes, outputs, structure=None, is_passing=lambda operation: False):
         self.inputs = inputs
         self.nodes = nodes
         self.outputs = outputs
         self.structure = inputs if structure is None else structure
-        self.names = _unique_names(nodes)
+        self.names = _unique_names(nodes, is_passing)
+
+    def add(self, node):
+        """Put the call of a further operation in front."""
+        self.nodes.insert(0, node)
+        taken = set(self.names.values())
+        names = itertools.chain(
+            [node.operation.name], (f"{node.operation.name}_{i}" for i in itertools.count(1))
+        )
+        self.names[id(node.operation)] = next(name for name in names if name not in taken)
 
 
-def _unique_names(nodes):
+def _unique_names(nodes, is_passing):
+    """Names of operations; those that are passing are numbered anew by class.
+
+    Keras counts automatic names on, so an operation made at every call never has the same.
+    """
     names, used = {}, set()
     for node in nodes:
         operation = node.operation
         if id(operation) not in names:
-            name, number = operation.name, 1
+            stem = name = operation.name
+            if is_passing(operation):
+                stem = name = to_snake_case(type(operation).__name__)
+            number = 0
             while name in used:
                 number += 1
-                name = f"{operation.name}_{number}"
+                name = f"{stem}_{number}"
             names[id(operation)] = name
             used.add(name)
     return names
@@ -102,7 +120,7 @@ def walk(graph, inputs, visit):
         args, kwargs = _fill_in(node.arguments, values)
         outputs = visit(node, args, kwargs)
         if isinstance(outputs, tuple | list | dict):
-            flat = tree.flatten(outputs)
+            flat = [y for y in tree.flatten(outputs) if y is not None]
             values.update((id(x), y) for x, y in zip(node.outputs, flat, strict=True))
         else:
             values[id(node.outputs[0])] = outputs
@@ -181,22 +199,6 @@ def run_operation(node, args, kwargs, training=None):
     return operation_fn(node.operation, training=training)(*args, **kwargs)
 
 
-def observe(model, inputs, see):
-    """Run `model` in inference mode and show every call: `see(operation, path, tensors, outputs)`.
-
-    `tensors` is the flat list of what the operation was called on. Returns the model's outputs.
-    """
-
-    def call(node, args, kwargs, path):
-        outputs = run_operation(node, args, kwargs, training=False)
-        tensors = [x for x in tree.flatten((args, kwargs)) if keras.ops.is_tensor(x)]
-        see(node.operation, path, tensors, outputs)
-        return outputs
-
-    graph = graph_of(model)
-    return run_graph(graph, standardized(graph, inputs), call)
-
-
 def flat_inputs(graph, inputs):
     """`inputs`, in the graph's structure or named by a dict, as a list in the graph's order."""
     while isinstance(inputs, tuple | list) and len(inputs) == 1 and len(graph.inputs) > 1:
@@ -250,12 +252,24 @@ def output_shapes(node, shapes):
     built = [x.shape[1:] for x in node.input_tensors]
     if built == [s[1:] for s in shapes] and all(None not in s[1:] for s in known):
         return known
+    open_batch = [
+        (x.shape[0] and s[0], *s[1:]) if s else ()
+        for x, s in zip(node.input_tensors, shapes, strict=True)
+    ]
+    found = _inferred_shapes(node, open_batch)
+    if any(None in s[1:] for s in found):  # what follows the batch size is open as long as that is
+        found = _inferred_shapes(node, shapes)
+    return found
+
+
+def _inferred_shapes(node, shapes):
     tensors = {
-        id(x): keras.KerasTensor((None, *s[1:]), x.dtype)
+        id(x): keras.KerasTensor(s, x.dtype)
         for s, x in zip(shapes, node.input_tensors, strict=True)
     }
     args, kwargs = node.arguments.fill_in(tensors)
-    return [x.shape for x in tree.flatten(node.operation.compute_output_spec(*args, **kwargs))]
+    outputs = node.operation.compute_output_spec(*args, **kwargs)
+    return [x.shape for x in tree.flatten(outputs) if x is not None]
 
 
 def layer_at(model, path):
@@ -342,40 +356,3 @@ def attention_projections(layer):
     }
     gate = getattr(layer, "_gate_dense", None)
     return found if gate is None else found | {"gate": gate}
-
-
-class GivenInputs(keras.Model):
-    """A model whose `call` is given the inputs as they are: it converts them itself."""
-
-    def __init__(self, name):
-        super().__init__(name=name)
-        self.built = True
-        self._convert_input_args = False
-        self._allow_non_tensor_positional_args = True
-
-
-class TappedModel(GivenInputs):
-    """`model`, whose call also returns what is read at some paths: `(outputs, {path: found})`.
-
-    `taps` is {path: function}; of `function(x) -> (y, found)` the model goes on with y, equal to x.
-    The layers are the model's own; no node is added to its graph.
-    """
-
-    def __init__(self, model, taps):
-        super().__init__(f"{model.name}_tapped")
-        self.model = model
-        self.taps = taps
-
-    def call(self, inputs, training=None):
-        found = {}
-
-        def call(node, args, kwargs, path):
-            x = run_operation(node, args, kwargs, training)
-            if path in self.taps:
-                before = x
-                x, found[path] = self.taps[path](x)
-                x = with_mask_of(before, x)
-            return x
-
-        graph = graph_of(self.model)
-        return run_graph(graph, standardized(graph, inputs), call), found

@@ -17,8 +17,9 @@ import threading
 import keras
 from keras import tree
 from keras.src.backend.common.keras_tensor import any_symbolic_tensors
+from keras.src.ops.symbolic_arguments import SymbolicArguments
 
-from aip_tf._keras.comparing import agree, is_symbol, open_batch
+from aip_tf._keras.comparing import disagreement, is_symbol, open_batch
 from aip_tf._keras.graph import (
     Graph,
     graph_inside,
@@ -26,6 +27,7 @@ from aip_tf._keras.graph import (
     own_variables,
     with_mask_of,
 )
+from aip_tf._keras.held import Held, symbolic_class
 
 _TRIAL_BATCHES = (2, 3)  # where an open batch size fails: what follows it differs between the two
 _lock = threading.RLock()  # classes of layers are changed while they are recorded
@@ -110,9 +112,8 @@ class Openings:
         self._layers += [layer, *inference.layers.values()]
         for key, found in inference.graphs.items():
             reason = inference.reasons.get(key) or training.reasons.get(key)
-            if not reason and not agree(found, training.graphs.get(key)):
-                reason = "what it does depends on `training` or on chance"
-            if not reason and key in self._graphs and not agree(found, self._graphs[key]):
+            reason = reason or disagreement(found, training.graphs.get(key))
+            if not reason and key in self._graphs and disagreement(found, self._graphs[key]):
                 reason = "its calls differ"
             self._note(key, found, reason)
         for key in inference.reasons.keys() - inference.graphs.keys():
@@ -148,12 +149,14 @@ class _Recording:
         self._running = []  # the composite layers that are being called, innermost last
         self.returned = {}
         self.explicit_mask = False
+        self._lasting = set()
         self._opened_class = functools.cache(functools.partial(_opened_class, self))
 
     def run(self, layer, args, kwargs):
         """Call `layer` on symbols like those among `args` and `kwargs`."""
         args, kwargs, _ = _placeholders(args, kwargs)
         inside = [layer, *layer._flatten_layers(include_self=False)]
+        self._lasting = {id(x) for x in inside}
         composites = [x for x in inside if self._is_composite(x)]
         with _without_new_nodes(inside), self._swapped(composites), _Watch(self):
             try:
@@ -174,15 +177,28 @@ class _Recording:
                 raise error from None
         self.layers[id(layer)] = layer
         self.graphs[id(layer)] = graph
-        if owned := own_variables(layer):
-            self.reasons[id(layer)] = f"it owns the variable {owned[0].name!r} itself"
-        for node in graph.nodes:
-            for x in tree.flatten((node.arguments.args, node.arguments.kwargs)):
-                if isinstance(x, keras.Variable):
-                    self.note_read(x, layer)
+        self._hold_variables(layer, graph)
         flat = [_stand_in(x) if is_symbol(x) else x for x in tree.flatten(outputs)]
         self.returned[id(layer)] = tree.pack_sequence_as(outputs, flat)
         return [x for x in flat if is_symbol(x)]
+
+    def _hold_variables(self, layer, graph):
+        """Let a `Held` stand for each of the layer's own variables that its operations read."""
+        owned, held = {id(v) for v in own_variables(layer)}, {}
+        for node in list(graph.nodes):
+            flat = tree.flatten((node.arguments.args, node.arguments.kwargs))
+            for variable in [x for x in flat if isinstance(x, keras.Variable)]:
+                if id(variable) not in owned or variable.constraint is not None:
+                    self.note_read(variable, layer)
+                elif id(variable) not in held:
+                    holder = Held(variable, layer.dtype_policy)
+                    held[id(variable)] = holder(graph.inputs[0])
+                    graph.add(holder._inbound_nodes[-1])
+            if held:
+                args, kwargs = tree.map_structure(
+                    lambda x: held.get(id(x), x), (node.arguments.args, node.arguments.kwargs)
+                )
+                node.arguments = SymbolicArguments(*args, **kwargs)
 
     def note_read(self, variable, layer=None):
         """A variable is read outside of a leaf: it would become a constant, so its reader stays."""
@@ -208,7 +224,11 @@ class _Recording:
         nodes = _nodes_between(symbols, [x for x in flat if is_symbol(x)])
         for node in nodes:
             _check_sizes(node)
-        return Graph(symbols, nodes, outputs), outputs
+        return Graph(symbols, nodes, outputs, is_passing=self._is_passing), outputs
+
+    def _is_passing(self, operation):
+        """Whether an operation was made by the call itself: a new one at every call."""
+        return id(operation) not in self._lasting
 
     def _for_any_batch(self, layer, args, kwargs):
         """The graph from calls with two batch sizes: what follows the size is left open."""
@@ -244,15 +264,17 @@ class _Recording:
 
     @contextlib.contextmanager
     def _swapped(self, layers):
-        """For a while `layers` are of classes that record their calls; only these objects."""
-        classes = [type(x) for x in layers]
-        for layer, cls in zip(layers, classes, strict=True):
-            object.__setattr__(layer, "__class__", self._opened_class(cls))
+        """For a while `layers` and their variables are of classes that record; only these."""
+        variables = [v for x in layers for v in own_variables(x)]
+        classes = [(x, type(x), self._opened_class(type(x))) for x in layers]
+        classes += [(v, type(v), symbolic_class(type(v))) for v in variables]
+        for x, _, cls in classes:
+            object.__setattr__(x, "__class__", cls)
         try:
             yield
         finally:
-            for layer, cls in zip(layers, classes, strict=True):
-                object.__setattr__(layer, "__class__", cls)
+            for x, cls, _ in classes:
+                object.__setattr__(x, "__class__", cls)
 
 
 def _opened_class(recording, cls):

@@ -1,13 +1,12 @@
 """Layers that change their size: made anew from their configuration, alive as the source is."""
 
+import functools
 import types
 
 import keras
 import numpy as np
 
 from aip_tf._keras.copies import OWN, layer_attributes
-
-_SERIALIZED = (str, dict)
 
 
 def resize(layer, changes, copies):
@@ -22,12 +21,13 @@ def resize(layer, changes, copies):
         ValueError: if the layer has no configuration.
     """
     try:
-        config = layer.get_config()
-    except NotImplementedError as error:
+        config = _config_of(layer)
+    except Exception as error:
         raise ValueError(
             f"Received the layer {layer.name!r} of {type(layer).__name__}, whose channels are cut "
-            f"but which has no `get_config`. Expected every layer that changes its size to "
-            f"implement `get_config`, or to be left whole: ignore={layer.name!r} in the selection."
+            f"but which has no usable `get_config` ({error}). Expected every layer that changes "
+            "its size to implement `get_config`, or to be left whole: "
+            f"ignore={layer.name!r} in the selection."
         ) from error
     config |= {k: _alive(layer, k, v, copies) for k, v in config.items() if k not in changes}
     if isinstance(layer, keras.layers.Wrapper) and "layer" not in changes:
@@ -38,11 +38,31 @@ def resize(layer, changes, copies):
     return copy
 
 
+def _config_of(layer):
+    """The configuration of a layer; functions that Keras cannot write down stand aside."""
+    try:
+        return layer.get_config()
+    except (TypeError, OSError, ValueError):
+        return _without_functions(layer).get_config()
+
+
+def _without_functions(layer):
+    """A stand-in for a layer, good for its configuration alone, without functions as attributes."""
+    stand_in = object.__new__(type(layer))
+    for name, value in vars(layer).items():
+        if isinstance(value, keras.layers.Layer):
+            value = _without_functions(value)
+        elif name not in OWN and isinstance(value, types.FunctionType | functools.partial):
+            value = keras.activations.linear
+        vars(stand_in)[name] = value
+    return stand_in
+
+
 def _alive(layer, key, value, copies):
     """The object that an entry of a configuration stands for, where the layer has it at hand."""
     live = getattr(layer, key, None)
     live = getattr(layer, f"_{key}", None) if live is None else live
-    if not isinstance(value, _SERIALIZED) or not _is_alive(live):
+    if not isinstance(value, str | dict | None) or not _is_alive(live):
         return value
     if isinstance(live, keras.initializers.Initializer):
         return "zeros"  # the values are those of the source; see `graft` for the object

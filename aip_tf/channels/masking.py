@@ -3,7 +3,6 @@
 from keras import ops, tree
 
 from aip_tf import _keras
-from aip_tf.channels.identities import compact
 
 
 class MaskedModel(_keras.GivenInputs):
@@ -62,8 +61,12 @@ def run_masked(graph, calls, kept, inputs, inside, training):
 
 
 def _mask(kept, array):
-    mask = kept(compact(array))
-    return None if mask.all() else mask
+    """What is kept of an array, along the one axis on which it varies; None: all."""
+    found = kept.axis(array)
+    if found is None:
+        return None
+    axis, mask = found
+    return mask.reshape([-1 if a == axis else 1 for a in range(array.ndim)])
 
 
 def _masked(node, args, kwargs, masks):

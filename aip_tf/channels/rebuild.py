@@ -96,6 +96,8 @@ class _Rebuild:
     def _visitor(self, graph):
         def visit(node, args, kwargs):
             operation = node.operation
+            if isinstance(operation, _keras.Held):
+                return self._hold(operation, args[0], graph.names[id(operation)])
             copy = self._copy(operation, graph.names[id(operation)])
             if nested := self._tracer.openings.inside(operation):
                 given = _keras.given_tensors(node, args, kwargs)
@@ -111,6 +113,18 @@ class _Rebuild:
             return copy(*args, **kwargs)
 
         return visit
+
+    def _hold(self, held, x, name):
+        """Stock layers for a variable that a composite layer owned."""
+        variable = held.variable
+        masks = self._masks(variable)
+        shape = [len(masks[a]) if a in masks else s for a, s in enumerate(variable.shape)]
+        dense, output = _keras.hold(held, x, tuple(shape))
+        _keras.rename(dense, name)
+        dense.kernel.regularizer = variable.regularizer
+        self._copies[id(held)] = (held, dense)
+        self._variables[id(variable)] = (variable, dense.kernel)
+        return output
 
     # --- operations -----------------------------------------------------------------------------
 
@@ -211,6 +225,8 @@ class _Rebuild:
         pairs = sorted(self._variables.values(), key=lambda pair: -math.prod(pair[0].shape))
         for old, new in pairs:
             value = self._slice(old)
+            if value.shape != new.shape:  # a variable that a composite layer owned
+                value = tf.reshape(value, new.shape)
             _keras.fill(new, value if new.dtype == old.dtype else tf.cast(value, new.dtype))
         for variable in model.variables:
             if not _keras.is_filled(variable):

@@ -10,6 +10,7 @@ and the widths that caps and shares refer to; `model` may already have been cut.
 """
 
 from aip_tf import criteria
+from aip_tf.channels import ChannelGraph
 from aip_tf.cost import Cost
 from aip_tf.selection.budget import Channels, Latency, Macs, Parameters, Selection
 from aip_tf.selection.paper import PerGroup, Threshold
@@ -70,9 +71,12 @@ def select_channels(
     {'hidden': 4}
     """
     criterion, selection = criteria.get(criterion), get(selection)
-    cost = Cost(model, reference, input_shape)
-    scores = criterion(cost.graph.plain_model, cost.groups, data)
-    return selection(scores, cost.groups, amount, cost)
+    graph = ChannelGraph.of(model, input_shape)
+    plain = graph if graph.plain_model is graph.model else ChannelGraph(graph.plain_model)
+    cost = Cost(plain, reference, input_shape)
+    masks = selection(criterion(plain.model, cost.groups, data), cost.groups, amount, cost)
+    names = {p.name: g.name for p, g in zip(plain.groups, graph.groups, strict=True)}
+    return {names[name]: mask for name, mask in masks.items()}
 
 
 _SELECTIONS = {

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from keras import layers
 
+from aip_tf import _keras
 from aip_tf.channels.identities import spread
 from aip_tf.channels.rules.activations import activate
 from aip_tf.channels.rules.table import register_channel_rule, stock_layers
@@ -179,6 +180,18 @@ def subscripts(equation, rank):
     missing = rank - len(source.replace("...", ""))
     letters = "".join(chr(ord("A") + i) for i in range(missing))
     return source.replace("...", letters), kernel, target.replace("...", letters)
+
+
+@register_channel_rule(_keras.Held)
+def held(call, x):
+    """A variable that a composite layer owns: its last axis holds channels."""
+    variable = call.operation.variable
+    if variable.ndim == 0 or variable.shape[-1] == 1:
+        call.known(variable)
+        return call.pinned(call.shape, f"{call.path} is one number for all channels")
+    ids = call.new(variable.shape[-1])
+    call.weight(variable, -1, ids, "producer")
+    return spread(ids, variable.shape)
 
 
 @register_channel_rule(layers.Embedding)

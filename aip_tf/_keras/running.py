@@ -1,0 +1,59 @@
+"""Models that run the graph of another model and look at what passes."""
+
+import keras
+from keras import tree
+
+from aip_tf._keras.graph import graph_of, run_graph, run_operation, standardized, with_mask_of
+
+
+def observe(model, inputs, see):
+    """Run `model` in inference mode and show every call: `see(operation, path, tensors, outputs)`.
+
+    `tensors` is the flat list of what the operation was called on. Returns the model's outputs.
+    """
+
+    def call(node, args, kwargs, path):
+        outputs = run_operation(node, args, kwargs, training=False)
+        tensors = [x for x in tree.flatten((args, kwargs)) if keras.ops.is_tensor(x)]
+        see(node.operation, path, tensors, outputs)
+        return outputs
+
+    graph = graph_of(model)
+    return run_graph(graph, standardized(graph, inputs), call)
+
+
+class GivenInputs(keras.Model):
+    """A model whose `call` is given the inputs as they are: it converts them itself."""
+
+    def __init__(self, name):
+        super().__init__(name=name)
+        self.built = True
+        self._convert_input_args = False
+        self._allow_non_tensor_positional_args = True
+
+
+class TappedModel(GivenInputs):
+    """`model`, whose call also returns what is read at some paths: `(outputs, {path: found})`.
+
+    `taps` is {path: function}; of `function(x) -> (y, found)` the model goes on with y, equal to x.
+    The layers are the model's own; no node is added to its graph.
+    """
+
+    def __init__(self, model, taps):
+        super().__init__(f"{model.name}_tapped")
+        self.model = model
+        self.taps = taps
+
+    def call(self, inputs, training=None):
+        found = {}
+
+        def call(node, args, kwargs, path):
+            x = run_operation(node, args, kwargs, training)
+            if path in self.taps:
+                before = x
+                x, found[path] = self.taps[path](x)
+                x = with_mask_of(before, x)
+            return x
+
+        graph = graph_of(self.model)
+        return run_graph(graph, standardized(graph, inputs), call), found
