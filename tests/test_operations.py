@@ -124,6 +124,14 @@ ATTENTION = {
         on_tokens(lambda x: layers.GroupQueryAttention(3, 6, 2, name="it")(x, x)),
         "conv+it:8 it:2",
     ),
+    "einsum with an ellipsis": (
+        on_tokens(
+            lambda x: ops.einsum(
+                "...td,...sd->...ts", layers.Dense(6, name="q")(x), layers.Dense(6, name="k")(x)
+            )
+        ),
+        "conv:8 q+k:6",
+    ),
     "additive": (
         on_tokens(lambda x: layers.AdditiveAttention()([layers.Dense(6, name="q")(x), x, q_of(x)])),
         "conv:8 k+q:6",
@@ -153,5 +161,7 @@ def test_attention_costs_what_it_costs():
     scores_and_values = 5 * 5 * 12 * 2
     model = on_tokens(lambda x: layers.MultiHeadAttention(4, 3)(x, x))()
     assert aip_tf.count_macs(model) == 5 * 4 * 8 + projections + scores_and_values + 5 * 8 * 2
+    model = on_tokens(lambda x: ops.einsum("...c,cd->...d", x, np.ones((8, 3), "float32")))()
+    assert aip_tf.count_macs(model) == 160 + 5 * 8 * 3 + 5 * 3 * 2
     model = on_tokens(heads)()
     assert aip_tf.count_macs(model) == 160 + 5 * 8 * 12 * 3 + scores_and_values + 5 * 12 * 2

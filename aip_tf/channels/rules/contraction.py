@@ -1,5 +1,7 @@
 """Products of tensors: matmul, einsum, dot. Contracted channels of both sides are one channel."""
 
+import itertools
+import math
 import string
 
 import numpy as np
@@ -39,7 +41,11 @@ def contract(call, tensors, subscripts, target):
 def product(call, tensors, subscripts, target):
     """The identity array of an einsum's output, with its multiply-accumulates declared."""
     if not all(isinstance(x, IdentityArray) for x in tensors):
-        return keep_all(call, f"{call.path} multiplies by a constant")
+        sizes = dict(
+            zip(itertools.chain(*subscripts), itertools.chain(*map(np.shape, tensors)), strict=True)
+        )
+        macs = math.prod(sizes.values())
+        return keep_all(call, f"{call.label} multiplies by a constant", macs)
     channels, letter = contract(call, tensors, subscripts, target)
     sizes = {}
     for x, s in zip(tensors, subscripts, strict=True):
@@ -66,7 +72,8 @@ def matmul(call, x, y):
     if not isinstance(y, IdentityArray) or not isinstance(x, IdentityArray):
         return _matmul_constant(call, x, y)
     if min(x.ndim, y.ndim) < 2:
-        return keep_all(call, f"{call.path} multiplies by a vector")
+        macs = max(math.prod(x.shape), math.prod(y.shape))
+        return keep_all(call, f"{call.label} multiplies by a vector", macs)
     batch = _letters(max(x.ndim, y.ndim) - 2)
     first = [*batch[len(batch) - (x.ndim - 2) :], "Y", "K"]
     second = [*batch[len(batch) - (y.ndim - 2) :], "K", "Z"]
@@ -75,27 +82,39 @@ def matmul(call, x, y):
 
 def _matmul_constant(call, x, y):
     """A constant matrix behind a tensor is sliced with the channels that it reads."""
+    reason = f"{call.label} multiplies by a constant"
+    macs = math.prod(call.shape) * np.shape(x)[-1]
     if not isinstance(x, IdentityArray) or np.ndim(y) != 2:
-        return keep_all(call, f"{call.path} multiplies by a constant")
+        return keep_all(call, reason, macs)
     rows = call.constant(y, 1)
     call.pin(rows[0], f"{call.path} makes these channels by a constant")
     for i in range(1, rows.shape[1]):
         call.unify(rows[:, i], rows[:, 0])
-    return keep_all(call, f"{call.path} multiplies by a constant")
+    return keep_all(call, reason, macs)
 
 
 @register_channel_rule(*operations("Einsum"))
 def einsum(call, *tensors):
-    """Any product without an ellipsis or a repeated letter in one operand."""
+    """Any product without a repeated letter in one operand."""
     subscripts = call.operation.subscripts.replace(" ", "")
-    plain = "..." not in subscripts and "->" in subscripts
-    if plain:
-        inputs, target = subscripts.split("->")
-        parts = inputs.split(",")
-        plain = all(len(set(p)) == len(p) for p in parts)
-    if not plain:
-        return keep_all(call, f"{call.path} has the subscripts {call.operation.subscripts}")
-    return product(call, list(tensors), [list(p) for p in parts], list(target))
+    inputs, arrow, target = subscripts.partition("->")
+    parts, target = _spelled_out(inputs.split(","), target, [np.ndim(x) for x in tensors])
+    if not arrow or any(len(set(p)) < len(p) for p in parts):
+        call.is_of_unknown_cost = True
+        return keep_all(call, f"{call.label} has the subscripts {call.operation.subscripts}")
+    return product(call, list(tensors), parts, target)
+
+
+def _spelled_out(parts, target, ranks):
+    """Lists of letters; capital ones stand for the axes of an ellipsis, aligned at the end."""
+    missing = [r - len(p) + 3 if "..." in p else 0 for p, r in zip(parts, ranks, strict=True)]
+    used = set("".join([*parts, target]))
+    letters = [c for c in string.ascii_uppercase if c not in used][: max(missing)]
+    parts = [
+        list(p.replace("...", "".join(letters[len(letters) - n :])))
+        for p, n in zip(parts, missing, strict=True)
+    ]
+    return parts, list(target.replace("...", "".join(letters)))
 
 
 @register_channel_rule(layers.Dot)
@@ -108,7 +127,8 @@ def dot(call, tensors):
     x, y = tensors
     axes = layer.axes if isinstance(layer.axes, tuple | list) else (layer.axes, layer.axes)
     if not all(isinstance(a, int) for a in axes):
-        return keep_all(call, f"{call.path} contracts several axes")
+        call.is_of_unknown_cost = True
+        return keep_all(call, f"{call.label} contracts several axes")
     first = ["N", *_letters(x.ndim - 1)]
     second = ["N", *_letters(y.ndim - 1, 13)]
     first[axes[0] % x.ndim] = second[axes[1] % y.ndim] = "K"
