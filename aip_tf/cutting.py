@@ -105,10 +105,14 @@ def replay(graph, cuts):
 
 
 def trace_on(model, inputs):
-    """The `ChannelGraph` of a model, traced on the size of a batch of inputs where it leaves that
-    open."""
+    """The `ChannelGraph` of a model, traced on a batch of inputs where it leaves sizes open."""
     graph = _keras.graph_inside(model)
-    if graph is not None and all(None not in x.shape[1:] for x in graph.inputs):
+    if graph is None:
+        return ChannelGraph(model, keras.tree.map_structure(_size, inputs))
+    if all(None not in x.shape[1:] for x in graph.inputs):
         return ChannelGraph(model)
-    flat = keras.tree.flatten(inputs) if graph is None else _keras.flat_inputs(graph, inputs)
-    return ChannelGraph(model, [tuple(x.shape[1:]) for x in flat])
+    return ChannelGraph(model, list(map(_size, _keras.flat_inputs(graph, inputs))))
+
+
+def _size(x):
+    return tuple(x.shape[1:])
