@@ -8,7 +8,7 @@ import aip_tf
 
 @keras.saving.register_keras_serializable("example")
 class Swish(keras.layers.Layer):
-    # In keras.ops it would need no rule: TensorFlow's functions keep the tracer from looking inside.
+    # In keras.ops it would need no rule: the tracer cannot look into functions of TensorFlow.
     def build(self, shape):
         self.slope = self.add_weight(shape=(shape[-1],), initializer="ones", name="slope")
 
