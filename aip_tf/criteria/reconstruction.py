@@ -1,7 +1,7 @@
 """The criterion "reconstruction": what the outputs lose when the other channels make up for one."""
 
+import copy
 import logging
-import zlib
 
 import keras
 import numpy as np
@@ -67,16 +67,20 @@ class Reconstruction(Criterion):
         if not ridge > 0:
             raise ValueError(f"`ridge` is {ridge!r}; expected a number > 0, 1e-3 for instance.")
         self.num_samples, self.ridge = num_samples, ridge
-        self._study, self._fingerprint = None, None
+        self._kinds = None
+
+    def for_task(self, task):
+        told = copy.copy(self)
+        told._kinds = [output.kind for output in task.outputs]
+        return told
 
     def get_config(self):
         return {"num_samples": self.num_samples, "ridge": self.ridge}
 
     def observe(self, model, groups, data):
         seen, unseen = self._batches(data)
-        trial = Trial(model, unseen, _shapes(unseen))
+        trial = Trial(model, unseen, _shapes(unseen), self._kinds)
         study = Study(model, groups, seen, self.ridge)
-        self._study, self._fingerprint = study, _fingerprint(model)
         return {group.name: _scores(model, group, study, trial) for group in groups}
 
     def score(self, model, group, observed):
@@ -89,18 +93,15 @@ class Reconstruction(Criterion):
             before: the model before the cut.
             after: `prune_channels(before, keep_masks)`.
             keep_masks: `{group name: bool (num_channels,)}`.
-            data: as for scoring; looked at unless `before` has just been scored.
+            data: as for scoring.
             groups: `find_channel_groups(before)`, if at hand.
 
         Returns:
             A `reconstruction.Refit`: what was refitted, what was not and why.
         """
-        if self._study is None or self._fingerprint != _fingerprint(before):
-            seen, _ = self._batches(data)
-            self._study = Study(
-                before, groups or find_channel_groups(before, _shapes(seen)), seen, self.ridge
-            )
-        record, self._study = self._study.refit(after, keep_masks), None  # covariances are large
+        seen, unseen = self._batches(data)
+        groups = groups or find_channel_groups(before, _shapes(seen))
+        record = Study(before, groups, [*seen, *unseen], self.ridge).refit(after, keep_masks)
         for path, reason in (record.skipped | record.shrunk).items():
             _log.info("Refit of %s: %s.", path, reason)
         return record
@@ -157,9 +158,3 @@ def _unseen_readers(model, group, study):
 
 def _shapes(batches):
     return [tuple(x.shape[1:]) for x in keras.tree.flatten(batches[0])]
-
-
-def _fingerprint(model):
-    """What tells whether the weights are those that were looked at."""
-    sums = [zlib.adler32(np.ascontiguousarray(v).view(np.uint8)) for v in model.get_weights()]
-    return model.name, tuple(sums)

@@ -29,12 +29,48 @@ class Moments:
     def covariance(self, cell, around_mean):
         """(inputs, inputs) of one cell; around zero where no constant can make up for the mean."""
         products = self._products[cell] / self.count
-        mean = self.mean[cell]
-        return products - np.outer(mean, mean) if around_mean else products
+        return products - _outer(self.mean[cell], self.mean[cell], around_mean)
 
     @property
     def num_cells(self):
         return len(self._sum)
+
+
+class CrossMoments(Moments):
+    """Sums of what a reader sees in a cut network (`left`) next to what it saw in the whole one."""
+
+    def __init__(self):
+        super().__init__()
+        self._whole_sum, self._cross = 0.0, 0.0
+
+    def add_pair(self, left, whole):
+        """Add samples: float64 (cells, samples, kept inputs) and (cells, samples, inputs)."""
+        self.add(left)
+        self._whole_sum = self._whole_sum + whole.sum(axis=1)
+        self._cross = self._cross + np.stack([a.T @ b for a, b in zip(left, whole, strict=True)])
+
+    @property
+    def whole_mean(self):
+        """(cells, inputs)."""
+        return self._whole_sum / self.count
+
+    def cross(self, cell, around_mean):
+        """(kept inputs, inputs) of one cell."""
+        products = self._cross[cell] / self.count
+        return products - _outer(self.mean[cell], self.whole_mean[cell], around_mean)
+
+
+def _outer(a, b, around_mean):
+    return np.outer(a, b) if around_mean else 0.0
+
+
+def stiffness(ridge, variances, num_inputs, count):
+    """What is added to variances: `ridge` times their mean, growing with inputs per sample.
+
+    Few samples know little of how inputs vary together: `1 + 100 * inputs / samples` times as much.
+    """
+    growth = 1 + _SHRINKAGE * num_inputs / count
+    return max(ridge * growth * float(np.mean(variances)), np.finfo(np.float32).tiny)
 
 
 class Fit:
@@ -44,8 +80,7 @@ class Fit:
         model: the network of the reader.
         reader: the `Reader`.
         moments: its `Moments`.
-        ridge: what is added to every variance, relative to their mean. Few samples know little of
-            how inputs vary together, so it grows: `ridge * (1 + 100 * inputs / samples)`.
+        ridge: see `stiffness`.
     """
 
     def __init__(self, model, reader, moments, ridge):
@@ -53,10 +88,8 @@ class Fit:
         self._matrix = reader.matrix()
         self._kernels = reader.cells(self._matrix)
         self._centered = bool(reader.constant)
-        variances = [np.trace(self._covariance(c)) for c in range(moments.num_cells)]
-        growth = 1 + _SHRINKAGE * reader.num_inputs / moments.count
-        mean = np.sum(variances) / (len(variances) * reader.num_inputs)
-        self._ridge = max(ridge * growth * mean, np.finfo(np.float32).tiny)
+        variances = [np.diag(self._covariance(c)) for c in range(moments.num_cells)]
+        self._ridge = stiffness(ridge, variances, reader.num_inputs, moments.count)
         self._importance = _importance(model, reader, self._matrix)
 
     def systems(self, group_name):
@@ -73,20 +106,12 @@ class Fit:
             `(kernel, constant)`: the kernel in the layer's shape, zero where inputs are gone, and
             float (blocks, outputs) to be added to the layer's outputs; zero without `constant`.
         """
-        keep = self.reader.kept_inputs(keep_masks)
-        kernels = np.stack(
-            [
-                solving.refit(self._with_ridge(cell), kernel, keep)
-                for cell, kernel in enumerate(self._kernels)
-            ]
-        )
-        matrix = self.reader.joined(kernels)
-        num_blocks = len(matrix)
-        gap = np.einsum("ci,cio->co", self.moments.mean, self._kernels - kernels)
-        constant = gap.reshape(num_blocks, -1, gap.shape[-1]).sum(axis=1)
-        linear = self.reader.linear
-        shape = (num_blocks, *linear.matrix(_kernel_of(linear)).shape[1:])
-        return linear.kernel(matrix.reshape(shape)), constant * self._centered
+        keep, kernels = self.reader.kept_inputs(keep_masks), []
+        for cell, kernel in enumerate(self._kernels):
+            among, ridge = self._covariance(cell)[keep], self._ridge
+            kernels.append(solving.refit(among[:, keep], among, kernel, keep, ridge))
+        gap = np.einsum("ci,cio->co", self.moments.mean, self._kernels - np.stack(kernels))
+        return self.reader.as_weights(np.stack(kernels), gap)
 
     def _covariance(self, cell):
         return self.moments.covariance(cell, self._centered)
@@ -121,10 +146,6 @@ def _importance(model, reader, matrix):
     variance = keras.ops.convert_to_numpy(layer.moving_variance).astype(np.float64)
     gamma = 1.0 if layer.gamma is None else keras.ops.convert_to_numpy(layer.gamma)
     return (gamma**2 / (variance + layer.epsilon)).reshape(len(matrix), -1)
-
-
-def _kernel_of(linear):
-    return keras.ops.convert_to_numpy(getattr(linear.layer, linear.variable))
 
 
 def observe(model, readers, batches):

@@ -24,22 +24,28 @@ class Reader:
     Attributes:
         path: of the layer.
         linear: the layer as a matrix product.
+        axis: the axis of its kernel along which it reads channels.
         owners: `{group name: int (slots,)}`, the channel that each slot belongs to, else -1.
         normalization: path of the BatchNormalization that alone reads the outputs, or "".
         constant: what takes up a constant added to the outputs: "bias", "normalization", or "".
         arrangement: int (cells for a block, inputs): entries of (places x slots).
         samples_for_each: samples looked at in each input.
         num_samples: samples of all inputs.
+        num_slots: entries of the axis along which it reads.
+        num_calls: how often the network calls it.
     """
 
     path: str
     linear: Linear
+    axis: int
     owners: dict[str, np.ndarray]
     normalization: str = ""
     constant: str = ""
     arrangement: np.ndarray | None = None
     samples_for_each: int = 1
     num_samples: int = 0
+    num_slots: int = 0
+    num_calls: int = 0
 
     @property
     def num_inputs(self):
@@ -70,9 +76,35 @@ class Reader:
         matrix[:, self.arrangement.ravel()] = cells
         return matrix
 
+    def as_weights(self, kernels, gaps):
+        """Kernels of the cells, and the means their outputs lack, as `write` takes them.
+
+        Args:
+            kernels: (cells, inputs, outputs).
+            gaps: (cells, outputs).
+
+        Returns:
+            `(kernel, constant)`: the kernel in the layer's shape, and (blocks, outputs) to be added
+            to the layer's outputs; zero where nothing takes it up.
+        """
+        matrix = self.joined(kernels)
+        shape = (len(matrix), -1, self.num_slots, matrix.shape[-1])
+        constant = gaps.reshape(len(matrix), -1, gaps.shape[-1]).sum(axis=1)
+        return self.linear.kernel(matrix.reshape(shape)), constant * bool(self.constant)
+
+    def behind_cut(self, model, keep_masks):
+        """The same reader in the cut `model`, which sees the kept inputs in the same order."""
+        layer = _keras.layer_at(model, self.path)
+        linear = linear_view(layer, self.linear.variable, self.axis)
+        kept = np.zeros(self.arrangement.size, bool)
+        kept[self.arrangement[:, self.kept_inputs(keep_masks)]] = True
+        place_among_kept = np.cumsum(kept) - 1
+        arrangement = place_among_kept[self.arrangement[:, self.kept_inputs(keep_masks)]]
+        return dataclasses.replace(self, linear=linear, arrangement=arrangement)
+
     def slot_of_inputs(self):
         """The slot of each input of a cell, which is the same in all cells up to its place."""
-        return self.arrangement[0] % self._num_slots
+        return self.arrangement[0] % self.num_slots
 
     def owner(self, name):
         """The channel of group `name` that each input of a cell belongs to: int (inputs,)."""
@@ -80,7 +112,7 @@ class Reader:
 
     def kept_inputs(self, keep_masks):
         """Which inputs of a cell are left: bool (inputs,)."""
-        kept = np.ones(self._num_slots, bool)
+        kept = np.ones(self.num_slots, bool)
         for name, channels in self.owners.items():
             if name in keep_masks:
                 mine = channels >= 0
@@ -88,7 +120,10 @@ class Reader:
         return kept[self.slot_of_inputs()]
 
     def inputs(self, x, random):
-        """Inputs of the cells for a batch: float64 (cells, samples, inputs)."""
+        """Inputs of the cells for a batch: float64 (cells, samples, inputs).
+
+        Equal states of the generator `random` choose equal samples.
+        """
 
         def choose(size, available):
             if self.samples_for_each >= available:
@@ -108,7 +143,7 @@ class Reader:
         places, slots = self.linear.matrix(_read(self.linear.layer, self.linear.variable)).shape[
             1:3
         ]
-        self._num_slots = slots
+        self.num_slots = slots
         entries = np.arange(places * slots)
         self.arrangement = entries[None]
         if len(entries) > min(_MAX_INPUTS, self.num_samples):
@@ -117,12 +152,12 @@ class Reader:
 
     def _places_apart(self, entries):
         """Entries by their place among those of one channel; None if channels differ in it."""
-        owner = np.full(self._num_slots, -1)
+        owner = np.full(self.num_slots, -1)
         offset = 0
         for channels in self.owners.values():
             owner[channels >= 0] = offset + channels[channels >= 0]
             offset = owner.max() + 1
-        owner = owner[entries % self._num_slots]
+        owner = owner[entries % self.num_slots]
         order = np.argsort(owner, kind="stable")
         counts = np.bincount(owner[order] + 1)
         counts = counts[counts > 0]
@@ -146,7 +181,7 @@ def find_readers(model, groups):
                 if linear is None:
                     others[member.layer] = f"a {type(layer).__name__} is no plain matrix product"
                     continue
-                reader = readers[member.layer] = Reader(member.layer, linear, {})
+                reader = readers[member.layer] = Reader(member.layer, linear, member.axis, {})
             size = getattr(layer, member.variable).shape[member.axis]
             owner = reader.owners.setdefault(group.name, np.full(size, -1))
             owner[member.indices] = member.channels
@@ -163,7 +198,7 @@ def prepare(model, readers, inputs, num_inputs):
         num_inputs: how many inputs will be looked at.
 
     Returns:
-        Paths of the readers that nobody calls as layers of the model: a wrapper calls them.
+        Paths of the readers that the network calls itself (not some other layer), in that order.
     """
     calls, uses, made, alive = collections.Counter(), collections.defaultdict(list), {}, []
 
@@ -178,15 +213,15 @@ def prepare(model, readers, inputs, num_inputs):
 
     for x in keras.tree.flatten(_keras.observe(model, inputs, see)):
         uses[id(x)].append((None, ""))
-    unseen = [path for path in readers if path not in made]
     for path, reader in readers.items():
-        if path in unseen:
+        if path not in made:
             continue
+        reader.num_calls = calls[path]
         followers = uses[made[path]]
         if len(followers) == 1 and calls[path] == calls[followers[0][1]] == 1:
             reader.normalization = _normalization(reader, *followers[0])
         reader.constant = _constant(reader)
-    return unseen
+    return [path for path in made if path in readers]
 
 
 def _normalization(reader, operation, path):

@@ -13,28 +13,26 @@ import numpy as np
 _STEPS = 64  # channels leave one by one up to this width, in so many portions above it
 
 
-def refit(covariance, kernel, keep):
-    """The weights on the kept inputs that come closest to the layer's output.
+def refit(covariance, cross, kernel, keep, ridge):
+    """The weights on the kept inputs z that come closest to what the layer put out for x.
+
+    They minimise E|V^T z - W^T x|^2 + ridge |V - W_k|^2: the ridge pulls them to their old values,
+    not to zero. Usually z is a part of x; behind other cuts it is what is left of x.
 
     Args:
-        covariance: float (inputs, inputs), positive definite: with its ridge. A ridge does not pull
-            the weights to zero but to their old values: W_k + (H_kk)^-1 H_kr W_r.
-        kernel: float (inputs, outputs).
-        keep: bool (inputs,).
+        covariance: float (kept, kept), of z.
+        cross: float (kept, inputs), of z with x.
+        kernel: W, float (inputs, outputs).
+        keep: bool (inputs,), which of x are in z.
+        ridge: float > 0.
 
     Returns:
         float (inputs, outputs), zero in the rows that are not kept.
     """
     result = np.zeros_like(kernel)
-    cross = covariance[np.ix_(keep, ~keep)] @ kernel[~keep]
-    result[keep] = kernel[keep] + np.linalg.solve(covariance[np.ix_(keep, keep)], cross)
+    stiff = covariance + ridge * np.eye(len(covariance))
+    result[keep] = np.linalg.solve(stiff, cross @ kernel + ridge * kernel[keep])
     return result
-
-
-def squared_error(covariance, kernel, other):
-    """E|W^T x - V^T x|^2, summed over the outputs: float."""
-    difference = kernel - other
-    return float(np.sum(difference * (covariance @ difference)))
 
 
 class System:

@@ -7,6 +7,8 @@ import numpy as np
 from aip_tf.reconstruction.batches import num_inputs_of, take_inputs
 from aip_tf.reconstruction.moments import Fit, observe
 from aip_tf.reconstruction.readers import find_readers, prepare
+from aip_tf.reconstruction.refitting import refit_in_order
+from aip_tf.reconstruction.statistics import settle
 from aip_tf.reconstruction.write import write
 
 _MAX_BYTES = 768 * 2**20  # of covariances held at a time
@@ -19,8 +21,7 @@ class Refit:
     Attributes:
         layers: paths of the layers that were refitted.
         skipped: `{path: reason}`, layers that read cut channels and were left as they are.
-        shrunk: `{path: reason}`, refitted layers that saw fewer samples than they have inputs: they
-            keep close to their old weights.
+        shrunk: `{path: reason}`, refitted layers that saw fewer samples than they have inputs.
     """
 
     layers: tuple[str, ...]
@@ -47,9 +48,10 @@ class Study:
         self._batches, self._ridge = batches, ridge
         self.readers, self.others = find_readers(model, groups)
         num_inputs = sum(map(num_inputs_of, batches))
-        for path in prepare(model, self.readers, take_inputs(batches[0], 1), num_inputs):
-            del self.readers[path]
-            self.others[path] = "it is called by a layer around it, not by the model"
+        called = prepare(model, self.readers, take_inputs(batches[0], 1), num_inputs)
+        inside = dict.fromkeys(self.readers.keys() - called, "another layer calls it")
+        self.readers = {path: self.readers[path] for path in called}
+        self.others |= inside
         self._moments = {}
 
     def readers_of(self, names):
@@ -88,19 +90,38 @@ class Study:
             A `Refit`.
         """
         cut = {name: np.asarray(mask) for name, mask in keep_masks.items() if not np.all(mask)}
-        take = _Taken(self.groups, cut)
-        shrunk, paths = {}, self.readers_of(cut)
+        take, reading = _Taken(self.groups, cut), self.readers_of(cut)
+        single = {p: self.readers[p] for p in reading if self.readers[p].num_calls == 1}
+        # A layer that is called twice stands before and behind itself: it has no place in an order.
+        # It makes up for what it lost as if nothing else had changed.
+        counts = self._refit_alone([p for p in reading if p not in single], after, cut, take)
+        model, batches = self.model, self._batches
+        counts |= refit_in_order(model, after, single, cut, batches, self._ridge, take)
+        left = [path for path in reading if path not in counts]
+        counts |= self._refit_alone(left, after, cut, take)
+        settle(after, batches)
+        consumers = {path for g in self.groups if g.name in cut for path in g.consumers}
+        skipped = {path: why for path, why in self.others.items() if path in consumers}
+        return Refit(tuple(reading), skipped, self._shrunk(counts))
+
+    def _refit_alone(self, paths, after, cut, take):
+        counts = {}
         for path in paths:
             (fit,) = self.fits([path])
             write(after, fit.reader, *fit.refitted(cut), take)
-            if fit.moments.count < fit.reader.num_inputs:
+            counts[path] = fit.moments.count
+        return counts
+
+    def _shrunk(self, counts):
+        shrunk = {}
+        for path, count in counts.items():
+            num_inputs, each = self.readers[path].num_inputs, self.readers[path].samples_for_each
+            if count < num_inputs:
                 shrunk[path] = (
-                    f"it has {fit.reader.num_inputs} inputs and saw {fit.moments.count} samples: "
-                    f"{-(-fit.reader.num_inputs // fit.reader.samples_for_each)} images would do"
+                    f"it has {num_inputs} inputs and saw {count} samples, so it keeps close to its "
+                    f"old weights: {-(-num_inputs // each)} images would do"
                 )
-        consumers = {path for g in self.groups if g.name in cut for path in g.consumers}
-        skipped = {path: why for path, why in self.others.items() if path in consumers}
-        return Refit(tuple(paths), skipped, shrunk)
+        return shrunk
 
 
 class _Taken:

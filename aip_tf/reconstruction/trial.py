@@ -6,6 +6,7 @@ import numpy as np
 from aip_tf.channels import mask_channels, prune_channels
 from aip_tf.game.taps import Reading
 from aip_tf.game.transfers import OutputTransfer
+from aip_tf.losses import feature_loss
 from aip_tf.reconstruction.write import write
 
 
@@ -16,16 +17,25 @@ class Trial:
         model: the network; not changed.
         batches: list of batches of inputs.
         input_shape: see `find_channel_groups`.
+        kinds: what each output is, as `Output.kind` of a `Task`; None: all are a classifier's.
     """
 
-    def __init__(self, model, batches, input_shape=None):
+    def __init__(self, model, batches, input_shape=None, kinds=None):
+        kinds = kinds or ["logits"] * len(model.outputs)
+        self._values = [i for i, kind in enumerate(kinds) if kind == "values"]
+        self._classes = [i for i, kind in enumerate(kinds) if kind != "values"]
         self._copy = prune_channels(model, {}, input_shape)
         self._batches, self._input_shape = batches, input_shape
-        self._transfer = OutputTransfer(temperature=1.0).bind(model, model)
+        if self._classes:
+            transfer = OutputTransfer(temperature=1.0, outputs=self._classes)
+            self._transfer = transfer.bind(model, model)
         self._expected = [_reading(model, batch) for batch in batches]
 
     def divergence(self, fits, keep_masks):
-        """KL(outputs || outputs without the channels), the readers refitted, in nats: float.
+        """How far outputs move without channels, the readers refitted: float.
+
+        KL(outputs || outputs without the channels) in nats for a classifier, the squared difference
+        relative to the size of the outputs for values; summed over the outputs.
 
         Args:
             fits: the `Fit`s of the readers that lose inputs.
@@ -34,13 +44,19 @@ class Trial:
         undo = [write(self._copy, fit.reader, *fit.refitted(keep_masks)) for fit in fits]
         masked = mask_channels(self._copy, keep_masks, self._input_shape)
         losses = [
-            float(self._transfer.loss(expected, _reading(masked, batch)))
+            self._loss(expected, _reading(masked, batch))
             for expected, batch in zip(self._expected, self._batches, strict=True)
         ]
         for restore in undo:
             restore()
         sizes = [len(keras.tree.flatten(batch)[0]) for batch in self._batches]
         return float(np.average(losses, weights=sizes))
+
+    def _loss(self, expected, found):
+        loss = self._transfer.loss(expected, found) if self._classes else 0.0
+        for i in self._values:
+            loss += keras.ops.mean(feature_loss(expected.outputs[i], found.outputs[i]))
+        return float(loss)
 
 
 def _reading(model, batch):

@@ -1,0 +1,70 @@
+"""Behind a cut: layers that lost inputs get the weights that bring their old outputs back.
+
+One layer after the other, in the order of the network, both networks run side by side: a layer of
+the cut network learns from what it *really* sees, behind all layers that were refitted before it,
+to put out what it put out in the whole network. So errors do not add up on the way. (Layers that
+lost no input of their own stay: refitted too, ResNet-20 kept 80 instead of 88%.)
+"""
+
+import numpy as np
+
+from aip_tf.reconstruction import solving
+from aip_tf.reconstruction.batches import divide, num_inputs_of, take_inputs
+from aip_tf.reconstruction.moments import CrossMoments, stiffness
+from aip_tf.reconstruction.tape import Tape
+from aip_tf.reconstruction.write import write
+
+_MAX_BYTES = 2**30  # of tensors that wait for the next layer
+
+
+def refit_in_order(before, after, readers, keep_masks, batches, ridge, take):
+    """Set kernels and biases of the layers of `after`, in place.
+
+    Args:
+        before, after: the network before and behind a cut.
+        readers: `{path: Reader}` of `before`, to be refitted, in the order of the network.
+        keep_masks: what was cut.
+        batches: list of batches of inputs.
+        ridge: see `stiffness`.
+        take: see `write`.
+
+    Returns:
+        `{path: number of samples}` of the layers that were refitted: not those that the two
+        networks do not have in common, in this order.
+    """
+    whole, left = (Tape(model, take_inputs(batches[0], 1)) for model in (before, after))
+    size = whole.bytes_at(readers) + left.bytes_at(readers)
+    count = min(sum(map(num_inputs_of, batches)), max(1, int(_MAX_BYTES // max(size, 1))))
+    batches, _ = divide(batches, count)
+    for tape in (whole, left):
+        tape.start(batches)
+    counts = {}
+    for path, reader in readers.items():
+        seen, sees = whole.inputs_at(path), left.inputs_at(path)
+        smaller = reader.behind_cut(after, keep_masks)
+        if seen is None or sees is None or len(smaller.matrix()) != len(reader.matrix()):
+            continue
+        moments = CrossMoments()
+        for i, (x, z) in enumerate(zip(seen, sees, strict=True)):
+            pair = [r.inputs(v, np.random.default_rng(i)) for r, v in ((smaller, z), (reader, x))]
+            moments.add_pair(*pair)
+        write(after, reader, *_weights(reader, moments, keep_masks, ridge), take)
+        counts[path] = moments.count
+    return counts
+
+
+def _weights(reader, moments, keep_masks, ridge):
+    """What `write` takes: the kernel that comes closest to the outputs of the whole network."""
+    centered = bool(reader.constant)
+    keep, old = reader.kept_inputs(keep_masks), reader.cells(reader.matrix())
+    covariances = [moments.covariance(c, centered) for c in range(moments.num_cells)]
+    stiff = stiffness(ridge, [np.diag(c) for c in covariances], keep.sum(), moments.count)
+    new = np.stack(
+        [
+            solving.refit(covariance, moments.cross(cell, centered), old[cell], keep, stiff)
+            for cell, covariance in enumerate(covariances)
+        ]
+    )
+    gaps = np.einsum("ci,cio->co", moments.whole_mean, old)
+    gaps -= np.einsum("ci,cio->co", moments.mean, new[:, keep])
+    return reader.as_weights(new, gaps)
