@@ -298,11 +298,11 @@ def whole_layers(cost):
     trace, found = cost.graph.trace, {}
     seen = set()
     for call in trace.calls:
-        weights = [w for w in getattr(call.operation, "weights", ()) if id(w) not in seen]
-        seen |= {id(w) for w in weights}
+        weights = getattr(call.operation, "weights", ())
         reason = _reason_of(trace, call, weights)
         macs = sum(p.factor * p.array.size * math.prod(map(len, p.ids)) for p in call.products)
-        count = sum(math.prod(w.shape) for w in weights)
+        count = sum(math.prod(w.shape) for w in weights if id(w) not in seen)
+        seen |= {id(w) for w in weights}
         if reason and (count or macs or call.is_of_unknown_cost):
             found[call.path] = (count, None if call.is_of_unknown_cost else macs, reason)
     return [(path, *values) for path, values in found.items()]

@@ -103,6 +103,15 @@ def _same_leaf(x, y, places, others):
     return type(x) is type(y) and bool(x == y)
 
 
+def open_sizes(graph, other):
+    """Leave the sizes open in `graph` that differ in another call of the same layer; in place."""
+    tensors = [[*g.inputs, *(x for node in g.nodes for x in node.outputs)] for g in (graph, other)]
+    for x, y in zip(*tensors, strict=True):
+        if len(x.shape) == len(y.shape):
+            pairs = zip(x.shape, y.shape, strict=True)
+            x._shape = tuple(s if s == t else None for s, t in pairs)
+
+
 def open_batch(graph, other):
     """Leave open in `graph` what differs from the same call with another batch size; in place.
 

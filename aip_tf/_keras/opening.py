@@ -19,7 +19,7 @@ from keras import tree
 from keras.src.backend.common.keras_tensor import any_symbolic_tensors
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
-from aip_tf._keras.comparing import disagreement, is_symbol, open_batch
+from aip_tf._keras.comparing import disagreement, is_symbol, open_batch, open_sizes
 from aip_tf._keras.graph import (
     Graph,
     graph_inside,
@@ -113,8 +113,12 @@ class Openings:
         for key, found in inference.graphs.items():
             reason = inference.reasons.get(key) or training.reasons.get(key)
             reason = reason or disagreement(found, training.graphs.get(key))
-            if not reason and key in self._graphs and disagreement(found, self._graphs[key]):
-                reason = "its calls differ"
+            before = self._graphs.get(key)
+            if not reason and before is not None:
+                if disagreement(found, before):
+                    reason = "its calls differ"
+                else:
+                    open_sizes(before, found)
             self._note(key, found, reason)
         for key in inference.reasons.keys() - inference.graphs.keys():
             self._note(key, None, inference.reasons[key])

@@ -74,9 +74,7 @@ def select_channels(
     graph = ChannelGraph.of(model, input_shape)
     plain = graph if graph.plain_model is graph.model else ChannelGraph(graph.plain_model)
     cost = Cost(plain, reference, input_shape)
-    masks = selection(criterion(plain.model, cost.groups, data), cost.groups, amount, cost)
-    names = {p.name: g.name for p, g in zip(plain.groups, graph.groups, strict=True)}
-    return {names[name]: mask for name, mask in masks.items()}
+    return selection(criterion(plain.model, cost.groups, data), cost.groups, amount, cost)
 
 
 _SELECTIONS = {

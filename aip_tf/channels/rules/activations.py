@@ -20,6 +20,13 @@ _ELEMENTWISE = """
     Xlogy ZerosLike
 """
 
+# Noise is drawn for each entry, sample or channel alike: it depends on no other entry.
+_RANDOM = """
+    MultinomialV2 ParameterizedTruncatedNormal RandomGamma RandomStandardNormal RandomUniform
+    RandomUniformInt StatelessRandomNormal StatelessRandomNormalV2 StatelessRandomUniform
+    StatelessRandomUniformV2 StatelessTruncatedNormal StatelessTruncatedNormalV2 TruncatedNormal
+"""
+
 # A tuple: a function need not be hashable.
 _SOFTMAX = (keras.activations.softmax, keras.activations.log_softmax, keras.ops.softmax)
 
@@ -105,11 +112,21 @@ def _computed(operation, values):
     inner = _keras.called_graph(operation)
     if inner is not None:
         return _follow(inner, values)
-    if operation.type not in _ELEMENTWISE.split():
+    if operation.type in _RANDOM.split():
+        return [_Value.NUMBER] * count
+    is_elementwise = operation.type in _ELEMENTWISE.split()
+    if _Value.ENTRIES not in values:
+        others = set(values) - {_Value.NUMBER}
+        if not is_elementwise or others:
+            return [_Value.SIZES if _Value.SIZES in others else _Value.TABLE] * count
+        return [_Value.NUMBER] * count
+    if not is_elementwise:
         return [operation.type] * count
-    if not set(values) <= {_Value.ENTRIES, _Value.NUMBER}:
+    if _Value.SIZES in values:
+        return [f"{operation.type} with the sizes of the tensor"] * count
+    if _Value.TABLE in values:
         return [f"{operation.type} with constants of several entries"] * count
-    return [_Value.ENTRIES if _Value.ENTRIES in values else _Value.NUMBER] * count
+    return [_Value.ENTRIES] * count
 
 
 def name_of(function):

@@ -159,13 +159,19 @@ def unknown(call, *args, **kwargs):
 
 
 def _treats_entries_alone(call, args):
+    """Whether a layer without weights does, in both modes; it may draw random numbers."""
     layer = call.operation
-    if not isinstance(layer, keras.layers.Layer) or layer.variables or len(args) != 1:
+    if not isinstance(layer, keras.layers.Layer) or layer.weights or len(args) != 1:
         return False
     same_shape = (
         len(call.inputs) == 1 and call.inputs[0] is args[0] and call.shapes == [args[0].shape]
     )
-    return same_shape and not recorded_reason(layer, args[0].ndim, layer.compute_dtype)
+    return same_shape and not any(
+        recorded_reason(
+            functools.partial(layer, training=training), args[0].ndim, layer.compute_dtype
+        )
+        for training in (False, True)
+    )
 
 
 def keep_all(call, reason, macs=0):

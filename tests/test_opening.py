@@ -1,0 +1,265 @@
+"""Composite layers and subclassed models are opened: exact, loadable without their classes."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import Input, Model, layers, ops
+
+import aip_tf
+from aip_tf.channels import ChannelGraph, check_copy, check_cut
+
+IMAGES = np.random.default_rng(0).normal(size=(5, 8, 8, 3)).astype("float32")
+
+
+class Block(layers.Layer):
+    """Two convolutions, an activation between them."""
+
+    def __init__(self, width=8, **kwargs):
+        super().__init__(**kwargs)
+        self.first = layers.Conv2D(width, 3, padding="same", name="first")
+        self.second = layers.Conv2D(8, 3, padding="same", name="second")
+
+    def call(self, x):
+        return self.second(ops.relu(self.first(x)))
+
+
+class Nested(Block):
+    """Composites in a list, under one name; a sum; a layer made by the call."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.blocks = [Block(name="block") for _ in range(2)]
+
+    def call(self, x, training=None):
+        for block in self.blocks:
+            x = x + block(x, training=training)
+        return layers.multiply([super().call(x), layers.GlobalMaxPooling2D(keepdims=True)(x)])
+
+
+class OwnVariables(layers.Layer):
+    """A table, a factor on the left, a number; and a counter that nobody reads."""
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(1, *shape[1:]), name="table", initializer="normal")
+        self.factor = self.add_weight(shape=(shape[-1],), name="factor", initializer="normal")
+        self.shift = self.add_weight(shape=(), name="shift", initializer="ones")
+        self.counter = self.add_weight(shape=(), name="counter", trainable=False)
+
+    def call(self, x):
+        return self.factor * (x + self.table) + self.shift
+
+
+class OpenBatch(layers.Layer):
+    """Reshapes by the batch size; gives back a None."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(8)
+
+    def call(self, x):
+        batch = ops.shape(x)[0]
+        x = ops.reshape(x, (batch, 64, 8))
+        return ops.reshape(self.dense(ops.gelu(x)), (batch, 8, 8, 8)), None
+
+
+class Pair(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = OpenBatch()
+
+    def call(self, x):
+        return self.inner(x)[0]
+
+
+def holding(*parts):
+    """A model: "free", the parts one behind the other, a head."""
+    i = Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="free")(i)
+    for part in parts:
+        x = part(x)
+    return Model(i, layers.Dense(3, name="head")(layers.GlobalAveragePooling2D()(x)))
+
+
+class Network(Model):
+    """A subclassed model that owns a variable."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = keras.Sequential([layers.Conv2D(8, 3, padding="same"), layers.ReLU()])
+        self.block = Block()
+        self.norm = layers.BatchNormalization()
+        self.head = layers.Dense(3)
+        self.scale = self.add_weight(shape=(8,), name="scale", initializer="ones")
+
+    def call(self, x, training=None):
+        x = self.norm(self.block(self.stem(x)), training=training)
+        return self.head(ops.mean(x * self.scale, (1, 2)))
+
+
+MODELS = {
+    "block": (lambda: holding(Block()), {"free", "block/first", "block/second"}),
+    "nested": (lambda: holding(Nested(name="nested")), None),
+    "one block twice": (lambda: holding(*[Block(name="block")] * 2), None),
+    "own variables": (lambda: holding(OwnVariables()), None),
+    "open batch, None": (lambda: holding(Pair()), None),
+    "subclassed model": (Network, None),
+    "subclassed in another": (lambda: Model(i := Input((8, 8, 3)), Network()(i)), None),
+}
+
+
+@pytest.fixture(params=MODELS)
+def opened(request):
+    keras.utils.set_random_seed(0)
+    build, names = MODELS[request.param]
+    model = build()
+    if isinstance(model, Network):
+        model(IMAGES)
+    return model, names
+
+
+def half(graph):
+    return {g.name: np.arange(g.num_channels) % 2 == 0 for g in graph.groups if g.prunable}
+
+
+def test_what_is_inside_is_cut_exactly_and_loads_without_its_classes(opened, tmp_path):
+    model, names = opened
+    graph = ChannelGraph(model)
+    masks = half(graph)
+    assert names is None or set(masks) == {n.replace("block", model.layers[2].name) for n in names}
+    assert check_copy(graph, graph.prune({}), IMAGES) <= 1e-6
+    cut = graph.prune(masks)
+    assert check_cut(graph, cut, masks, IMAGES) <= 1e-5
+    assert cut.count_params() < 0.6 * model.count_params()
+    cut.save(tmp_path / "cut.keras")
+    with keras.saving.CustomObjectScope({}):
+        again = keras.saving.load_model(tmp_path / "cut.keras")
+    np.testing.assert_allclose(again(IMAGES), cut(IMAGES), atol=1e-6)
+
+
+def test_the_model_is_untouched(opened):
+    model, _ = opened
+    inside = [model, *model._flatten_layers(include_self=False)]
+    before = [(type(x), len(x._inbound_nodes), len(x._outbound_nodes)) for x in inside]
+    weights = [w.numpy() for w in model.weights]
+    aip_tf.prune_channels(model, {})
+    assert [(type(x), len(x._inbound_nodes), len(x._outbound_nodes)) for x in inside] == before
+    assert all(np.array_equal(w, v.numpy()) for w, v in zip(weights, model.weights, strict=True))
+
+
+def test_names_are_the_same_at_every_trace():
+    model = holding(Nested(name="nested"))
+    assert half(ChannelGraph(model)).keys() == half(ChannelGraph(model)).keys()
+
+
+def test_costs_count_what_is_inside():
+    model = holding(Block())
+    macs = 64 * 9 * (3 * 8 + 8 * 8 + 8 * 8) + 8 * 3
+    assert aip_tf.count_macs(model) == macs
+    assert "unknown" not in aip_tf.summary(model)
+
+
+def test_a_model_that_was_never_called_needs_its_input_shape():
+    with pytest.raises(ValueError, match="input_shape"):
+        aip_tf.find_channel_groups(Network())
+    assert any(g.prunable for g in aip_tf.find_channel_groups(Network(), (8, 8, 3)))
+
+
+def test_selections_and_criteria_work_on_a_subclassed_model():
+    model = Network()
+    model(IMAGES)
+    masks = aip_tf.select_channels(model, 0.5)
+    cut = aip_tf.prune_channels(model, masks)
+    assert aip_tf.count_macs(cut) <= 0.5 * aip_tf.count_macs(model)
+
+
+# --- what stays whole, and why --------------------------------------------------------------------
+
+
+class ByMode(Block):
+    def call(self, x, training=None):
+        return self.second(self.first(x)) if training else self.second(ops.relu(self.first(x)))
+
+
+class FixedMode(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = layers.BatchNormalization()
+
+    def call(self, x):
+        return self.norm(x, training=True)
+
+
+class ReadsElsewhere(Block):
+    def call(self, x):
+        return ops.matmul(self.second(self.first(x)), ops.transpose(self.second.kernel[0, 0]))
+
+
+class AddsLoss(Block):
+    def call(self, x):
+        y = super().call(x)
+        self.add_loss(ops.mean(y))
+        return y
+
+
+class Noise(Block):
+    def call(self, x):
+        return super().call(x) + np.random.default_rng().normal()
+
+
+class OfTensorFlow(Block):
+    def call(self, x):
+        return self.second(tf.nn.relu(self.first(x)))
+
+
+WHOLE = {
+    ByMode: "training",
+    FixedMode: "fixes `training`",
+    ReadsElsewhere: "reads the variable",
+    AddsLoss: "adds a loss",
+    Noise: "chance",
+    OfTensorFlow: "symbolic tensors",
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE, ids=lambda kind: kind.__name__)
+def test_a_layer_that_cannot_be_opened_stays_whole_and_its_neighbours_do_not(kind):
+    model = holding(kind(name="closed"), Block(name="block"))
+    groups = {g.name: g for g in aip_tf.find_channel_groups(model)}
+    assert not groups["free"].prunable and WHOLE[kind] in groups["free"].reason
+    assert groups["block/first"].prunable
+    assert "closed" in aip_tf.summary(model).split("kept whole")[1]
+
+
+def test_costs_of_a_closed_layer_are_seen_or_said_to_be_unknown():
+    seen, unseen = holding(ByMode(name="closed")), holding(OfTensorFlow(name="closed"))
+    assert aip_tf.count_macs(seen) == 64 * 9 * (3 * 8 + 8 * 8 + 8 * 8) + 8 * 3
+    assert "an unknown number in closed" in aip_tf.summary(unseen)
+
+
+def test_a_drop_path_lets_channels_pass():
+    class DropPath(layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.seeds = keras.random.SeedGenerator(0)
+
+        def call(self, x, training=None):
+            if not training:
+                return x
+            kept = keras.random.uniform((ops.shape(x)[0], 1, 1, 1), seed=self.seeds) < 0.9
+            return ops.where(kept, x, 0.0) / 0.9
+
+    assert aip_tf.find_channel_groups(holding(DropPath()))[0].prunable
+
+
+def test_a_layer_with_a_tensor_of_no_entries():
+    class Encoder(layers.Layer):
+        def call(self, x):
+            return x, ops.zeros((0, *x.shape[1:]))
+
+    i = Input((8, 8, 3))
+    x, _ = Encoder()(layers.Conv2D(8, 3, name="free")(i))
+    model = Model(i, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    assert aip_tf.count_macs(model) == 36 * 9 * 3 * 8 + 16
+    masks = {"free": np.arange(8) < 3}
+    assert check_cut(model, aip_tf.prune_channels(model, masks), masks, IMAGES) <= 1e-5
