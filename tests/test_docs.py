@@ -176,6 +176,7 @@ def test_the_notebook_is_stored_executed():
 WITH_EXAMPLES = (
     "aip_tf.channels.rules.table",
     "aip_tf.criteria.reconstruction",
+    "aip_tf.datasets.adapt",
     "aip_tf.datasets.arrays",
     "aip_tf.datasets.views",
     "aip_tf.losses",
@@ -185,6 +186,7 @@ WITH_EXAMPLES = (
     "aip_tf.selection.paper",
     "aip_tf.distribution",
     "aip_tf.game.transfers",
+    "aip_tf.task.task",
 )
 
 
