@@ -143,4 +143,4 @@ def _datasets(train_data, validation_data, recovery):
     yield adapt.weighted(train, recovery.class_weight)
     if validation_data is not None:
         steps, role = recovery.validation_steps, "validation_data"
-        yield adapt.as_dataset(validation_data, steps, shuffle=False, role=role)
+        yield adapt.as_dataset(validation_data, steps, shuffle=False, restart=True, role=role)

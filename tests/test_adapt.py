@@ -77,6 +77,13 @@ def test_epochs_of_given_length_go_on_where_the_last_one_ended(data):
     assert first == [*Y, *Y[:3]] and second == [*Y[3:], *Y]
 
 
+@pytest.mark.parametrize("data", [endless, lambda: DATASET.repeat(), lambda: DATASET])
+def test_a_validation_sees_the_same_batches_every_time(data):
+    dataset = as_dataset(data(), 3, shuffle=False, restart=True)
+    assert int(dataset.cardinality()) == 3
+    assert labels(dataset) == labels(dataset) == [*Y, *Y[:3]]
+
+
 def test_lists_and_dictionaries_stay_apart():
     dataset = as_dataset(([X, {"a": X}], {"y": Y}, np.ones(6)), shuffle=False)
     (first, second), outputs, weights = next(iter(dataset))

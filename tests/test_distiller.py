@@ -406,6 +406,13 @@ def test_data_that_fails_midway_is_named_by_its_batch():
         game([]).fit(data, verbose=0)
 
 
+def test_a_label_that_no_output_has_is_named_by_its_batch():
+    labels = LABELS.copy()
+    labels[20] = 100
+    with pytest.raises(ValueError, match=r"Received batch 3 of the epoch.*label value of 100"):
+        game([]).fit(IMAGES, labels, batch_size=8, shuffle=False, verbose=0)
+
+
 def _checked(x, y):
     largest = tf.reduce_max(tf.cast(y, tf.int32))
     with tf.control_dependencies([tf.debugging.assert_less(largest, 100, "x.png is broken")]):

@@ -180,14 +180,26 @@ class ReplicaModel(keras.Model):
         except tf.errors.OpError as error:
             if is_multi_worker(self.distribute_strategy) and isinstance(error, OF_WORKERS):
                 raise ValueError(worker_lost(error)) from error
-            if "IteratorGetNext" not in str(error) or isinstance(error, tf.errors.OutOfRangeError):
+            if isinstance(error, tf.errors.OutOfRangeError):  # the end of the data
                 raise
+            if "IteratorGetNext" not in str(error):
+                raise self._explained(error) from error
             raise ValueError(
                 f"Received data that failed at batch {self._seen.batches + 1} of the epoch: "
                 f"{essence(error)} Expected every batch to load, as often as it is asked for."
             ) from error
         self._seen.batches += self.steps_per_execution
         return logs
+
+    def _explained(self, error):
+        """An error of the step itself: on purpose if the batch is to blame."""
+        if not isinstance(error, tf.errors.InvalidArgumentError):
+            return error
+        return ValueError(
+            f"Received batch {self._seen.batches + 1} of the epoch, which the model cannot be "
+            f"trained or measured on: {essence(error)} Expected labels in the range of the "
+            "outputs, and the sizes that the model was built for."
+        )
 
     def _check_finite(self, logs):
         inputs = math.isfinite(float(logs.pop(_INPUTS)))

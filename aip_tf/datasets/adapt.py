@@ -16,7 +16,7 @@ _REMEDY = (
 )
 
 
-def as_dataset(data, steps=None, *, shuffle=True, role="train_data"):
+def as_dataset(data, steps=None, *, shuffle=True, restart=False, role="train_data"):
     """Training or validation data as a dataset of batches, of known number.
 
     Args:
@@ -28,6 +28,8 @@ def as_dataset(data, steps=None, *, shuffle=True, role="train_data"):
             are. An epoch goes on where the one before it ended, and starts over at the data's end.
         shuffle: whether arrays, and the order of a PyDataset's batches, are shuffled in every
             epoch, from a fixed seed.
+        restart: whether each epoch of `steps` batches shows the same ones, as a validation should;
+            those of a generator are kept in memory.
         role: what the data are called in messages.
 
     Raises:
@@ -46,12 +48,13 @@ def as_dataset(data, steps=None, *, shuffle=True, role="train_data"):
         dataset = _from_py_dataset(data, shuffle, role)
     elif isinstance(data, Iterator):
         dataset = _from_iterator(data, steps, role)
+        dataset = dataset.cache() if restart else dataset
     elif hasattr(data, "__len__") and hasattr(data, "__iter__") and not _is_arrays(data):
         dataset = _generated(lambda: iter(data), len(data), next(iter(data), None), role)
     else:
         raise ValueError(f"Received {role} of type {type(data).__name__}. {_hint(data)}{_REMEDY}")
     if steps is not None and steps != int(dataset.cardinality()):
-        dataset = _stream(dataset, steps)
+        dataset = dataset.repeat().take(steps) if restart else _stream(dataset, steps)
     return _known(dataset, steps, role)
 
 
