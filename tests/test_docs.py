@@ -174,6 +174,7 @@ def test_the_notebook_is_stored_executed():
 # --- docstrings ---------------------------------------------------------------------------------
 
 WITH_EXAMPLES = (
+    "aip_tf.channels.ancestry",
     "aip_tf.channels.rules.table",
     "aip_tf.criteria.reconstruction",
     "aip_tf.datasets.adapt",

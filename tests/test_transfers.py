@@ -7,6 +7,8 @@ import tensorflow as tf
 from game_models import small_cnn, small_data, two_headed
 
 from aip_tf import losses
+from aip_tf.channels import find_channel_groups, prune_channels
+from aip_tf.channels.ancestry import kept_channels
 from aip_tf.game import (
     AdversarialDistiller,
     AdversarialTransfer,
@@ -15,7 +17,7 @@ from aip_tf.game import (
     OutputTransfer,
     build_discriminator,
 )
-from aip_tf.game.taps import Reader
+from aip_tf.game.taps import Reader, find_feature_taps
 
 IMAGES, _ = small_data(8)
 
@@ -158,9 +160,46 @@ def test_feature_transfer_is_the_mean_relative_distance():
     assert float(play(FeatureTransfer(), teacher, teacher)[0].loss) == 0
 
 
-def test_features_are_compared_at_equal_widths_only():
-    with pytest.raises(ValueError, match=r"\(8, 8, 8\) in the teacher and \(8, 8, 5\)"):
-        FeatureTransfer().bind(small_cnn(width=8), small_cnn(width=5))
+def cut(model, *removed):
+    """The model without some channels of its first group."""
+    group = next(g for g in find_channel_groups(model) if g.prunable)
+    return prune_channels(model, {group.name: ~np.isin(np.arange(group.num_channels), removed)})
+
+
+def test_kept_features_are_compared_with_the_same_channels_of_the_teacher():
+    teacher = small_cnn(width=8)
+    path = "relu0"
+    once = cut(teacher, 0, 5)
+    twice = cut(once, 1)  # channel 2 of the teacher
+    axis, indices = kept_channels(teacher, twice, path)
+    assert (axis, list(indices)) == (3, [1, 3, 4, 6, 7])
+    assert list(kept_channels(once, twice, path)[1]) == [0, 2, 3, 4, 5]
+    assert kept_channels(teacher, cut(teacher), path) is None
+    # Nothing in front of the tap was lost, so its features are the teacher's, at these channels.
+    move, _, _ = play(FeatureTransfer([path]), teacher, twice)
+    assert float(move.loss) < 1e-6
+    kept = {path: [2, 3, 4, 6, 7]}  # one wrong channel
+    assert float(play(FeatureTransfer([path], kept=kept), teacher, twice)[0].loss) > 1e-2
+
+
+def test_features_of_a_student_that_was_not_cut_from_its_teacher_are_refused():
+    teacher, stranger = small_cnn(width=8), small_cnn(width=5)
+    with pytest.raises(ValueError, match="not known to be cut from the teacher"):
+        FeatureTransfer().bind(teacher, stranger)
+    kept = {"relu0": range(5), "relu1": range(4)}
+    with pytest.raises(ValueError, match=r"in the teacher and .* in the student"):
+        FeatureTransfer(kept=kept).bind(teacher, stranger)
+    FeatureTransfer(["relu0"], kept=kept).bind(teacher, stranger)
+
+
+def test_features_are_read_where_residual_sums_end():
+    x = inputs = keras.Input((8, 8, 4))
+    for i in range(12):
+        y = keras.layers.Conv2D(4, 3, padding="same")(x)
+        x = keras.layers.ReLU(name=f"end{i}")(keras.layers.Add(name=f"add{i}")([x, y]))
+    taps = find_feature_taps(keras.Model(inputs, x))
+    assert len(taps) == 9 and taps[-1] == "end11" and len(set(taps)) == 9
+    assert find_feature_taps(small_cnn()) == ("relu0", "relu1")
 
 
 # --- adversarial --------------------------------------------------------------------------------

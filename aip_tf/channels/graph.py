@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 from aip_tf import _keras
+from aip_tf.channels.ancestry import note_descent
 from aip_tf.channels.groups import group_channels
 from aip_tf.channels.kept import Kept
 from aip_tf.channels.masking import MaskedModel
@@ -58,7 +59,10 @@ class ChannelGraph:
 
     def prune(self, keep_masks):
         """See `prune_channels`."""
-        return rebuild(self.model, self.trace, self.kept(keep_masks))
+        kept = self.kept(keep_masks)
+        smaller = rebuild(self.model, self.trace, kept)
+        note_descent(self.model, smaller, self.trace, kept)
+        return smaller
 
     def mask(self, keep_masks):
         """See `mask_channels`."""

@@ -10,6 +10,9 @@ import tensorflow as tf
 from aip_tf import _keras, losses
 from aip_tf.task.outputs import trace
 
+_MOST_FEATURE_TAPS = 9
+_ACTIVATIONS = (keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU)
+
 
 class Reading(NamedTuple):
     """What one forward pass of a network says.
@@ -122,6 +125,33 @@ def find_taps(model):
             "its taps."
         )
     return paths
+
+
+def find_feature_taps(model):
+    """Layer paths to compare features at: where residual sums end, at most 9 of them.
+
+    A sum ends behind the activation that follows it at once. Of more than 9 sums 9 are taken,
+    evenly spread, the last among them. A model without sums is read as for attention: `find_taps`.
+
+    Args:
+        model: a Functional or Sequential model.
+
+    Returns:
+        Layer paths in the order of computation.
+
+    Raises:
+        ValueError: see `find_taps`.
+    """
+    tensors = [t for t in list_tensors(model) if len(t.shape) > 2]
+    ends = []
+    for tensor, following in zip(tensors, [*tensors[1:], None], strict=True):
+        if isinstance(tensor.operation, keras.layers.Add):
+            is_activation = following and isinstance(following.operation, _ACTIVATIONS)
+            ends.append(following.path if is_activation else tensor.path)
+    count = min(len(ends), _MOST_FEATURE_TAPS)
+    if not count:
+        return find_taps(model)
+    return tuple(ends[-1 - round(i * len(ends) / count)] for i in reversed(range(count)))
 
 
 def _stages(model):

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from aip_tf import losses
+from aip_tf.channels.ancestry import kept_channels
 from aip_tf.game import taps as taps_module
 from aip_tf.task.outputs import output_kinds, output_names, symbolic_outputs
 
@@ -250,42 +251,86 @@ class AttentionTransfer(_TapTransfer):
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class FeatureTransfer(_TapTransfer):
-    """The student's features become the teacher's, at taps where no channel was cut.
+    """The student's features become the teacher's: channel by channel, those that were kept.
 
-    Each tap costs |F_student - F_teacher|^2 / |F_teacher|^2 (`losses.feature_loss`); taps are
-    summed. It says more than attention, which only sees where features are large, but needs equal
-    widths: what residual blocks put out under `scope="inner"`, say. Not part of the paper.
+    A pruned student's channel *is* one of the teacher's channels, and which one is known from the
+    cuts (`channels.ancestry`). Each tap costs |F_student - F_kept|^2 / |F_kept|^2 with the same
+    channels of the teacher (`losses.feature_loss`); taps are summed. It says more than attention,
+    which only sees where features are large. Not part of the paper.
 
     Args:
-        taps: as for `AttentionTransfer`; shapes must not differ.
+        taps: `"auto"` (where residual sums end, or else the last tensor of each resolution, see
+            `find_feature_taps`), or as for `AttentionTransfer`.
         weight: see `Transfer`.
+        kept: {teacher path: which of its channels (last axis) the student has there}, for students
+            whose cuts are not known: loaded from a file, or made elsewhere. None: from the cuts.
         name: see `Transfer`.
 
     Raises:
-        ValueError: when bound, for taps that do not exist or differ in shape.
+        ValueError: when bound, for taps that do not exist or whose channels have no counterpart.
 
     >>> FeatureTransfer(["conv2_block3_out", "conv3_block4_out"], weight=4.0).name
     'feature'
     """
 
-    def __init__(self, taps="auto", weight=1.0, name="feature"):
+    def __init__(self, taps="auto", weight=1.0, kept=None, name="feature"):
         super().__init__(taps, weight, name)
+        self.kept = kept and {path: [int(i) for i in indices] for path, indices in kept.items()}
+        self._takes = {}
 
     @property
     def taps(self):
         return self._pairs
 
+    def build(self, teacher, student):
+        super().build(teacher, student)
+        self._takes = self._takes_of(teacher, student)
+
+    def check(self, teacher, student):
+        self._takes = self._takes_of(teacher, student)
+        super().check(teacher, student)
+
+    def _pairs_of(self, teacher, student):
+        paths = taps_module.find_feature_taps(teacher) if self._taps == "auto" else ()
+        own = {tensor.path for tensor in taps_module.list_tensors(student)}
+        if paths and own >= set(paths):
+            return taps_module.as_pairs(paths)
+        return super()._pairs_of(teacher, student)
+
+    def _takes_of(self, teacher, student):
+        """{teacher path: (axis, indices)} where the student has not all of the channels."""
+        pairs = self._pairs_of(teacher, student)
+        theirs = taps_module.tap_shapes(teacher, pairs)
+        own = taps_module.tap_shapes(student, pairs.values())
+        narrower = [path for path, other in pairs.items() if theirs[path] != own[other]]
+        if self.kept is not None:
+            return {path: (-1, self.kept[path]) for path in narrower if path in self.kept}
+        same_paths = [path for path in narrower if pairs[path] == path]
+        found = {path: kept_channels(teacher, student, path) for path in same_paths}
+        return {path: take for path, take in found.items() if take is not None}
+
     def _compare(self, path, teacher_shape, student_shape):
-        if teacher_shape != student_shape:
+        expected = list(teacher_shape)
+        if path in self._takes:
+            axis, indices = self._takes[path]
+            expected[axis - 1 if axis > 0 else axis] = len(indices)
+        if tuple(expected) != student_shape:
             raise ValueError(
                 f"Received the tap {path!r} of shape {teacher_shape} in the teacher and "
-                f"{student_shape} in the student (batch left out). Expected equal shapes: name "
-                "taps whose channels are not cut, cut none there (scope='inner' keeps those of "
-                "residual sums), or use AttentionTransfer, which compares any widths."
+                f"{student_shape} in the student (batch left out). Expected equal shapes, or a "
+                "student whose cuts are known: name taps where no channel is cut, give "
+                "kept={path: channels}, or use AttentionTransfer, which compares any widths."
             )
 
     def _distance(self, teacher, student, path, other):
-        return losses.feature_loss(teacher.taps[path], student.taps[other])
+        expected = teacher.taps[path]
+        if path in self._takes:
+            axis, indices = self._takes[path]
+            expected = ops.take(expected, indices, axis=axis)
+        return losses.feature_loss(expected, student.taps[other])
+
+    def get_config(self):
+        return super().get_config() | {"kept": self.kept}
 
 
 class LogitViews:
