@@ -152,7 +152,36 @@ def test_files_and_functions_stay_short(path):
     assert [item for item in function_bodies(tree_of(path)) if item[1] > 60] == []
 
 
+def files_imported(path):
+    """The files of this package that a file imports, wherever the import stands."""
+    for name in imported_names(tree_of(path)):
+        parts = name.split(".")
+        for length in (len(parts), len(parts) - 1):
+            place = PACKAGE.parent.joinpath(*parts[:length])
+            for file in (place.with_suffix(".py"), place / "__init__.py"):
+                if parts[0] == "aip_tf" and file.is_file() and file != path:
+                    yield file
+
+
+def circles(imports):
+    """The files that can be reached from themselves, given what each imports."""
+    reached = {file: set(found) for file, found in imports.items()}
+    for _ in imports:
+        grown = {f: r.union(*(reached.get(x, ()) for x in r)) for f, r in reached.items()}
+        if grown == reached:
+            break
+        reached = grown
+    return sorted(f.name for f, found in reached.items() if f in found)
+
+
+def test_no_import_comes_back_to_its_file():
+    inside = {f: {x for x in files_imported(f) if x.name != "__init__.py"} for f in FILES}
+    assert circles(inside) == []
+
+
 def test_the_guards_see_what_they_guard_against():
+    a, b, c = Path("a.py"), Path("b.py"), Path("c.py")
+    assert circles({a: {b}, b: {c}, c: {b}}) == ["b.py", "c.py"]
     assert wrong_arrows("cost", tree_of("from aip_tf.pruner import prune")) == ["pruner"]
     assert wrong_arrows("cost", tree_of("def f():\n    import aip_tf")) == ["__init__"]
     assert wrong_arrows("cost", tree_of("from aip_tf import criteria")) == ["criteria"]

@@ -4,7 +4,6 @@ import base64
 from html import escape
 
 from aip_tf.report import plots, tables
-from aip_tf.report.records import PruningReport
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:62rem;margin:2rem auto;padding:0 1rem}
@@ -29,7 +28,7 @@ _PLOTS = (
 )
 
 
-def render(report: PruningReport) -> str:
+def render(report) -> str:
     """Returns the page: what was done, cost and gain, plots, tables, settings."""
     metric = tables.main_metric(report)
     header = [name.format(metric=metric) for name in tables.ROUND_HEADER]

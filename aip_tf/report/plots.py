@@ -4,7 +4,6 @@ import contextlib
 import io
 
 from aip_tf.report import tables
-from aip_tf.report.records import PruningReport
 
 DARK, LIGHT, ACCENT = "#1d5b79", "#bcd7e3", "#d1603d"
 _STYLE = {
@@ -19,7 +18,7 @@ _STYLE = {
 _MOST_NAMES = 48
 
 
-def accuracy_over_epochs(report: PruningReport) -> str | None:
+def accuracy_over_epochs(report) -> str | None:
     """Returns the main metric of every epoch with the cuts marked; None without a history."""
     metric = tables.main_metric(report)
     names = [f"val_{metric}", metric]
@@ -35,7 +34,7 @@ def accuracy_over_epochs(report: PruningReport) -> str | None:
     return figure.svg
 
 
-def losses_over_epochs(report: PruningReport) -> str | None:
+def losses_over_epochs(report) -> str | None:
     """Returns every training loss of every epoch; None without one."""
     logged = {name: None for logs in report.history for name in logs}
     names = [name for name in logged if "loss" in name and not name.startswith("val_")]
@@ -51,7 +50,7 @@ def losses_over_epochs(report: PruningReport) -> str | None:
     return figure.svg
 
 
-def widths_before_and_after(report: PruningReport) -> str | None:
+def widths_before_and_after(report) -> str | None:
     """Returns the channels of every group, original behind kept; None without groups."""
     groups = tables.final_groups(report)
     if not groups:

@@ -1,6 +1,6 @@
 """The report as text. The HTML page shows the same cells."""
 
-from aip_tf.report.records import GroupRecord, ModelRecord, PruningReport, RoundRecord
+from aip_tf.report.records import GroupRecord, ModelRecord, RoundRecord
 from aip_tf.text import text_table
 
 ROUND_HEADER = (
@@ -17,7 +17,7 @@ _MOST_GROUP_ROWS = 40
 _LONGEST_REASON = 72
 
 
-def render(report: PruningReport) -> str:
+def render(report) -> str:
     """Returns summary, table of rounds, table of channel groups and list of artefacts."""
     metric = main_metric(report)
     parts = [
@@ -51,7 +51,7 @@ def describe_round(teacher: ModelRecord, record: RoundRecord) -> str:
     )
 
 
-def headline(report: PruningReport) -> str:
+def headline(report) -> str:
     """Returns one sentence on what was done."""
     cuts, epochs = len(report.rounds), len(report.history)
     return (
@@ -60,7 +60,7 @@ def headline(report: PruningReport) -> str:
     )
 
 
-def facts(report: PruningReport) -> dict[str, str]:
+def facts(report) -> dict[str, str]:
     """Returns what ran, in a line for each fact; the configuration, which is long, is left out."""
     return {
         name: " ".join(_words(value).split())
@@ -69,7 +69,7 @@ def facts(report: PruningReport) -> dict[str, str]:
     }
 
 
-def gains(report: PruningReport) -> list[tuple[str, str]]:
+def gains(report) -> list[tuple[str, str]]:
     """Returns (name, teacher -> student) for MACs, parameters and the main metric."""
     teacher, student, metric = report.teacher, report.student, main_metric(report)
     rows = [
@@ -83,7 +83,7 @@ def gains(report: PruningReport) -> list[tuple[str, str]]:
     return rows
 
 
-def round_rows(report: PruningReport) -> list[tuple[str, ...]]:
+def round_rows(report) -> list[tuple[str, ...]]:
     """Returns the cells of the table of rounds: teacher first, student last."""
     metric, teacher, student = main_metric(report), report.teacher, report.student
     rows = [("teacher", "", *_sizes(teacher, teacher), "", _cell(teacher.metrics, metric), "")]
@@ -102,7 +102,7 @@ def round_rows(report: PruningReport) -> list[tuple[str, ...]]:
     return [*rows, ("student", "", *_sizes(student, teacher), "", *last)]
 
 
-def final_groups(report: PruningReport) -> tuple[GroupRecord, ...]:
+def final_groups(report) -> tuple[GroupRecord, ...]:
     """Returns the channel groups after the last cut."""
     return report.rounds[-1].groups if report.rounds else ()
 
@@ -129,7 +129,7 @@ def group_rows(
     return rows + whole
 
 
-def main_metric(report: PruningReport) -> str:
+def main_metric(report) -> str:
     """Returns the metric that the tables show: an accuracy, else the first that is no loss."""
     rounds = [record.metrics_before for record in report.rounds]
     candidates = [report.teacher.metrics, report.student.metrics, *rounds]
