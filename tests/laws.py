@@ -53,7 +53,8 @@ def randomize(model, rng, batch):
     """Random weights, then moving statistics calibrated on `batch` and jittered. In place."""
     for variable in model.weights:
         variable.assign(_random_value(variable.path, variable.shape, variable.numpy(), rng))
-    norms = [x for x in all_layers(model) if isinstance(x, keras.layers.BatchNormalization)]
+    inside = {id(x): x for x in model._flatten_layers()}.values()  # composites' parts as well
+    norms = [x for x in inside if isinstance(x, keras.layers.BatchNormalization)]
     if norms:
         momenta = [layer.momentum for layer in norms]
         for layer in norms:
@@ -115,7 +116,8 @@ def run(model, batch):
     batch = keras.tree.map_structure(
         lambda x: tf.constant(x, dtype if x.dtype.kind == "f" else None), batch
     )
-    return [np.asarray(y, "float64") for y in keras.tree.flatten(_forward(model)(batch))]
+    outputs = _forward(model)(batch, training=False)  # augmentation has True as its default
+    return [np.asarray(y, "float64") for y in keras.tree.flatten(outputs)]
 
 
 def _forward(model):

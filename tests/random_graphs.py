@@ -3,14 +3,20 @@
 `build(seed)` draws a network of 6 to 14 steps and returns `(model, code)`; `exec(code)` gives the
 same `model` again. Steps are the functions below: each takes a `Writer`, appends lines of code and
 leaves new tensors for later steps; every tensor that nobody read ends in the head, so that each
-channel can reach the output.
+channel can reach the output. Composite layers, foreign activations and recurrent wrappers are in
+`random_layers.py`; now and then the whole network is put into a subclassed model.
 """
 
 import keras
 import laws
 import numpy as np
 
-HEADER = "import numpy as np\nfrom keras import Input, Model, Sequential, layers, ops\n"
+HEADER = """import composites
+import numpy as np
+import tensorflow as tf
+from functools import partial
+from keras import Input, Model, Sequential, layers, ops
+"""
 MAX_CHANNELS, MAX_PIXELS = 16, 100
 STEPS = []  # (step, weight)
 
@@ -45,6 +51,13 @@ class Writer:
         call = tensors[0] if len(tensors) == 1 else f"[{', '.join(tensors)}]"
         opened = constructor if constructor.endswith("(") else constructor + ", "
         self.line(f'{name} = layers.{opened}name="{name}")({call})')
+        return name
+
+    def own(self, constructor, arguments):
+        """The same of a layer out of `composites`."""
+        name = self.name(constructor.split("(")[0].lower())
+        opened = constructor if constructor.endswith("(") else constructor + ", "
+        self.line(f'{name} = composites.{opened}name="{name}")({arguments})')
         return name
 
     def keep(self, *names):
@@ -116,7 +129,8 @@ def check(seed):
         rng = np.random.default_rng(seed)
         # Keras' eager sum takes a gate (batch, 1, 1, 1) for a bias where the batch size is also the
         # height, so the batch has a size that nothing else has.
-        batch = laws.random_batch(model, rng, 13)
+        shape = getattr(model, "image_shape", None) or model.input_shape[1:]
+        batch = rng.normal(size=(13, *shape)).astype("float32")
         verdict = laws.check_cut(laws.randomize(model, rng, batch), batch, rng, num_controls=10)
     except Exception as problem:
         return [repr(problem)], 0
@@ -147,6 +161,9 @@ def _finish(w):
         x = w.layer(f'Dense({w.filters()}, activation="silu"', x)  # a relu may be dead: silence
     w.line(f'head = layers.Dense(3, name="head")({x})')
     w.line(f"model = Model(image, [{', '.join(['head', *outputs])}])")
+    if w.rng.random() < 0.15:
+        w.line("model = composites.Whole(model)")
+        w.line("model(np.zeros((1, *model.image_shape)))")
 
 
 def divisors(n):
@@ -517,3 +534,6 @@ def nested(w):
     y = w.new(f"{name}({x})")
     twice = w.shape(y) == shape and w.rng.random() < 0.5
     w.keep(w.new(f"{x} + {name}({y})") if twice else y)
+
+
+import random_layers  # noqa: E402, F401  (registers more steps)
