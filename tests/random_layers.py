@@ -14,9 +14,16 @@ FOREIGN = (
 )
 
 
+def pick(w, accept=lambda h, v, c: True):
+    """A tensor for a composite: after a product with an array Keras takes a tensor for sparse, and
+    then cannot build one."""
+    x = w.pick(accept)
+    return w.new(f"layers.ReLU(negative_slope=0.5)({x})") if x and w.namespace[x].sparse else x
+
+
 @step(3)
 def composite(w):
-    x = w.pick(lambda h, v, c: h * v <= 64)
+    x = pick(w, lambda h, v, c: h * v <= 64)
     if x:
         n, m = w.filters(), w.filters()
         kind = w.choice(
@@ -40,13 +47,14 @@ def composite(w):
 
 @step(0.7)
 def joined(w):
-    x = w.pick()
-    w.keep(w.own(f"Join({w.filters()}", f"{x}, other={w.twin(x)}, scale=0.5"))
+    x = pick(w)
+    y = w.conv(x, w.filters())
+    w.keep(w.own(f"Join({w.filters()}", f"{x}, other={y}, scale=0.5"))
 
 
 @step(0.7)
 def tokens(w):
-    x = w.pick(lambda h, v, c: h * v <= 16)
+    x = pick(w, lambda h, v, c: h * v <= 16)
     if x:
         w.keep(w.own(f"Tokens({w.filters()}, {w.choice([2, 3])}", x))
 
@@ -54,7 +62,7 @@ def tokens(w):
 @step(0.7)
 def shared_composite(w):
     """One composite called twice."""
-    x = w.pick(lambda h, v, c: c <= 8)
+    x = pick(w, lambda h, v, c: c <= 8)
     if x:
         name = w.name("block")
         w.line(f'{name} = composites.Block({w.shape(x)[-1]}, name="{name}")')
