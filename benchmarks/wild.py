@@ -40,10 +40,12 @@ import numpy as np  # noqa: E402
 import wild_models  # noqa: E402
 
 import aip_tf  # noqa: E402
+from aip_tf.cost import Cost, whole_layers  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "wild.jsonl"
 LIMIT = 400  # seconds for one model
 NUM_CONTROLS = 30
+LEAST = "one channel of each group stays"
 PYPI = {"tcn": "keras-tcn"}  # import name: name on PyPI, where they differ by more than "-"
 COLUMNS = ("model", "source", "layers", "groups (prunable)", "reachable parameters", "copy")
 COLUMNS += ("error", "reload", "control", "trace s", "cut s", "kept whole: share, reason")
@@ -94,33 +96,34 @@ def hold(model, batch, shapes, rng):
     """Cut the model at random and hold the laws against the cut."""
     expected = laws.run(model, batch)
     start = time.perf_counter()
-    groups = aip_tf.find_channel_groups(model, shapes)
+    graph = aip_tf.ChannelGraph(model, shapes)
     traced = time.perf_counter()
-    masks = laws.random_masks(groups, rng)
-    cut = aip_tf.prune_channels(model, masks, shapes)
+    masks = laws.random_masks(graph.groups, rng)
+    cut = aip_tf.prune_channels(graph, masks)
     done = time.perf_counter()
-    copy = aip_tf.prune_channels(model, {}, shapes)
-    least = aip_tf.prune_channels(model, laws.least_masks(groups), shapes)
-    outputs = laws.run(cut, batch)
+    copy = aip_tf.prune_channels(graph, {})
+    least = aip_tf.prune_channels(graph, laws.least_masks(graph.groups))
+    cost = Cost(graph)
     return {
-        "groups": len(groups),
-        "prunable": len(laws.cuttable(groups)),
+        "groups": len(graph.groups),
+        "prunable": len(laws.cuttable(graph.groups)),
         "reachable": 1 - least.count_params() / model.count_params(),
         "half": cut.count_params() / model.count_params(),
+        "costs_agree": cost.parameters(masks) == cut.count_params(),
         "copy": laws.relative_error(laws.run(copy, batch), expected),
-        "error": law_1(model, cut, masks, batch, shapes),
+        "error": law_1(graph, cut, masks, batch),
         "reload": reload_error(model, cut, batch),
-        "control": control(model, groups, masks, batch, shapes, outputs, rng),
+        "control": control(graph, masks, batch, laws.run(cut, batch), rng),
         "trace_seconds": traced - start,
         "cut_seconds": done - traced,
-        "reasons": reasons(model, groups, least),
+        "reasons": reasons(graph, least),
     }
 
 
-def law_1(model, cut, masks, batch, shapes):
-    masked = aip_tf.mask_channels(model, masks, shapes)
+def law_1(graph, cut, masks, batch):
+    masked = aip_tf.mask_channels(graph, masks)
     error = laws.relative_error(laws.run(cut, batch), laws.run(masked, batch))
-    return error if error <= laws.TOLERANCE else aip_tf.channels.check_cut(model, cut, masks, batch)
+    return error if error <= laws.TOLERANCE else aip_tf.channels.check_cut(graph, cut, masks, batch)
 
 
 def reload_error(model, cut, batch):
@@ -157,34 +160,42 @@ def reloaded(model):
         return keras.saving.load_model(path, compile=False)
 
 
-def control(model, groups, masks, batch, shapes, outputs, rng):
+def control(graph, masks, batch, outputs, rng):
     """How far one wrong channel moves the output, the best of a few groups; None without any."""
-    heard = [g.name for g in groups if g.name in masks and g.producers and g.consumers]
-    moved = 0.0 if heard else None
-    for name in rng.permutation(heard)[:NUM_CONTROLS]:
-        for wrong in laws.wrong_masks(masks, name, rng, num_tries=2):
-            masked = aip_tf.mask_channels(model, wrong, shapes)
-            moved = max(moved, laws.relative_error(laws.run(masked, batch), outputs))
-        if moved >= laws.SENSITIVITY:
-            break
-    return moved
+    heard = [g.name for g in graph.groups if g.name in masks and g.producers and g.consumers]
+    if not heard:
+        return None
+    return laws.any_control(graph, masks, batch, outputs, rng, heard, NUM_CONTROLS)
 
 
-def reasons(model, groups, least):
-    """{reason: share of the model's parameters that are left where all else is cut to one channel}.
+def reasons(graph, least):
+    """{reason: share of the parameters that are left where all else is cut to one channel}.
 
-    A layer's parameters go to the reasons of the groups that it makes or reads, in equal parts."""
+    A layer's parameters go to the reason why it is whole, or in equal parts to those of the groups
+    that it makes or reads."""
     whys = collections.defaultdict(set)
-    for group in groups:
-        if not group.prunable:
-            for path in (*group.producers, *group.consumers):
-                whys[path.split("/")[0]].add(group.reason)
+    for group in graph.groups:
+        for path in () if group.prunable else (*group.producers, *group.consumers):
+            parts = path.split("/")
+            for n in range(1, len(parts) + 1):
+                whys["/".join(parts[:n])].add(group.reason)
+    whys |= {path: {reason} for path, _, _, reason in whole_layers(Cost(graph))}
     shares = collections.Counter()
-    for layer in least.layers:
-        found = whys.get(layer.name, {"no group names it"})
+    total = graph.model.count_params()
+    for path, layer in leaves(least):
+        found = whys.get(path, {LEAST})
         for why in found:
-            shares[why] += layer.count_params() / model.count_params() / len(found)
+            shares[why] += layer.count_params() / total / len(found)
     return {why: round(share, 4) for why, share in shares.most_common() if share >= 0.001}
+
+
+def leaves(model, prefix=""):
+    """(path, layer) of every layer that is no model."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from leaves(layer, f"{prefix}{layer.name}/")
+        else:
+            yield prefix + layer.name, layer
 
 
 # --- all of them, each in a process that may die -----------------------------------------------

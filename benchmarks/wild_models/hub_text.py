@@ -58,9 +58,9 @@ def falcon_backbone():
     model = models().FalconBackbone(
         vocabulary_size=20,
         num_layers=2,
-        num_attention_heads=2,
+        num_attention_heads=4,
         hidden_dim=16,
-        intermediate_dim=32,
+        intermediate_dim=64,
     )
     return model, text()
 
@@ -133,8 +133,8 @@ def clip_backbone():
         patch_size=8,
         hidden_dim=16,
         num_layers=2,
-        num_heads=2,
-        intermediate_dim=32,
+        num_heads=4,
+        intermediate_dim=64,
         image_shape=(32, 32, 3),
     )
     words = models().CLIPTextEncoder(
@@ -142,8 +142,8 @@ def clip_backbone():
         embedding_dim=16,
         hidden_dim=16,
         num_layers=2,
-        num_heads=2,
-        intermediate_dim=32,
+        num_heads=4,
+        intermediate_dim=64,
         max_sequence_length=8,
     )
     return models().CLIPBackbone(vision, words, projection_dim=16), _images_and_words()
@@ -155,8 +155,8 @@ def sig_lip_backbone():
         patch_size=8,
         hidden_dim=16,
         num_layers=2,
-        num_heads=2,
-        intermediate_dim=32,
+        num_heads=4,
+        intermediate_dim=64,
         image_shape=(32, 32, 3),
     )
     words = models().SigLIPTextEncoder(
@@ -164,8 +164,8 @@ def sig_lip_backbone():
         embedding_dim=16,
         hidden_dim=16,
         num_layers=2,
-        num_heads=2,
-        intermediate_dim=32,
+        num_heads=4,
+        intermediate_dim=64,
         max_sequence_length=8,
     )
     return models().SigLIPBackbone(vision, words), _images_and_words()

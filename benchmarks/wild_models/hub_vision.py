@@ -242,9 +242,9 @@ def vit(image=(32, 32, 3), **more):
         image_shape=image,
         patch_size=8,
         num_layers=2,
-        num_heads=2,
+        num_heads=4,
         hidden_dim=24,
-        mlp_dim=48,
+        mlp_dim=96,
         **more,
     )
 
@@ -265,9 +265,9 @@ def dei_t_backbone():
         image_shape=(32, 32, 3),
         patch_size=8,
         num_layers=2,
-        num_heads=2,
+        num_heads=4,
         hidden_dim=24,
-        intermediate_dim=48,
+        intermediate_dim=96,
     )
 
 
@@ -288,8 +288,8 @@ def dino(**more):
         patch_size=8,
         num_layers=2,
         hidden_dim=24,
-        num_heads=2,
-        intermediate_dim=48,
+        num_heads=4,
+        intermediate_dim=96,
         image_shape=(32, 32, 3),
         position_embedding_shape=(32, 32),
         **more,
@@ -312,9 +312,9 @@ def dinov3_backbone():
     model = models().DINOV3Backbone(
         patch_size=8,
         num_layers=2,
-        hidden_dim=24,
-        num_heads=2,
-        intermediate_dim=48,
+        hidden_dim=32,
+        num_heads=4,
+        intermediate_dim=128,
         use_mask_token=False,
         image_shape=(32, 32, 3),
     )
