@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "channels": (
+        "ChannelGraph",
         "ChannelGroup",
         "find_channel_groups",
         "mask_channels",

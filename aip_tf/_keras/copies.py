@@ -120,6 +120,10 @@ def clone(layer, copies, dtype=None):
             inside; `copies.note(layer, copy)` is told of the new layer before anything is asked.
         dtype: a floating type for all computation inside, or None.
     """
+    if type(layer) is keras.layers.Identity:  # one that was given a policy object cannot be saved
+        copy = keras.layers.Identity(name=layer.name, dtype=dtype or layer.dtype_policy.name)
+        copies.note(layer, copy)
+        return copy
     copy = _blank(layer)
     copies.note(layer, copy)
     fresh = set(vars(copy)) - layer_attributes() if isinstance(layer, keras.Model) else set()

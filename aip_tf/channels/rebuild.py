@@ -41,6 +41,7 @@ class _Rebuild:
         self._kept = kept
         self._dtype = dtype
         self._copies = {}  # id: (operation, its copy)
+        self._whole = {}  # the same for composites inside of a layer that stays whole
         self._variables = {}  # id: (variable, its copy)
         self._resized = []  # (layer, copy) of layers that were made anew from configurations
 
@@ -51,7 +52,7 @@ class _Rebuild:
         for layer, new in self._resized:
             self._pair(layer, new)
         self._copy_weights(copy)
-        pairs = [*self._copies.values(), *self._variables.values()]
+        pairs = [*self._copies.values(), *self._whole.values(), *self._variables.values()]
         for layer, new in self._resized:
             pairs += _keras.layer_pairs(layer, new)
         _keras.set_flags(p for p in pairs if isinstance(p[0], keras.layers.Layer | keras.Variable))
@@ -169,11 +170,19 @@ class _Rebuild:
 
     def note(self, layer, copy):
         """A clone was begun."""
-        self._copies[id(layer)] = (layer, copy)
+        self._clones_of(layer)[id(layer)] = (layer, copy)
 
     def layer(self, layer):
-        """The copy of a layer inside of another."""
-        return self._copy(layer)
+        """The copy of a layer inside of another that stays what it is."""
+        known = self._clones_of(layer)
+        if known is self._copies:
+            return self._copy(layer)
+        return known[id(layer)][1] if id(layer) in known else _keras.clone(layer, self, self._dtype)
+
+    def _clones_of(self, layer):
+        """An opened layer is a model in the graph; for the code of a layer around it, itself."""
+        is_opened = self._tracer.openings.inside(layer) and not _keras.graph_inside(layer)
+        return self._whole if is_opened else self._copies
 
     def variable(self, variable):
         """The copy of a variable inside of a cloned layer."""

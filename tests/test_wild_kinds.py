@@ -1,0 +1,138 @@
+"""Kinds of layers met in models that nobody here wrote: each cut is exact and comes back from its
+file."""
+
+import functools
+
+import composites
+import keras
+import laws
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import aip_tf
+
+
+class MadeInBuild(layers.Layer):
+    """Its parts are made in `build`, under names that begin with `_self_`."""
+
+    def build(self, shape):
+        self._self_attention_norm = layers.LayerNormalization()
+        self.gain = self.add_weight(shape=(shape[-1],), name="gain")  # keeps the layer whole
+        self.built = True
+
+    def call(self, x):
+        return self._self_attention_norm(x) * self.gain
+
+
+class WholeAroundBlock(layers.Layer):
+    """Stays whole by its variable; what is inside of it could be opened."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.block = composites.Block(4)
+
+    def build(self, shape):
+        self.gain = self.add_weight(shape=(4,), initializer="ones", name="gain")
+        self.block(keras.KerasTensor(shape))
+
+    def call(self, x):
+        return self.block(x) * self.gain
+
+
+class WithIdentity(layers.Layer):
+    """An Identity with a policy object: Keras itself cannot write such a one down."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = layers.Conv2D(6, 3, padding="same")
+        self.rest = layers.Identity(dtype=self.dtype_policy)
+
+    def call(self, x):
+        return self.rest(self.conv(x))
+
+
+class SizeLeftOpen(layers.Layer):
+    """Its own inference of shapes leaves a size open."""
+
+    def build(self, shape):
+        self.gain = self.add_weight(shape=(1,), initializer="ones", name="gain")
+
+    def call(self, x):
+        return x * self.gain
+
+    def compute_output_shape(self, shape):
+        return (shape[0], None, *shape[2:])
+
+
+class Scores(layers.Layer):
+    """Returns its scores as well, or None."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = layers.Conv2D(6, 3, padding="same")
+
+    def call(self, x, return_scores=False):
+        y = self.conv(x)
+        return y, (ops.max(y) if return_scores else None)
+
+
+class WithNone(layers.Layer):
+    """Calls a layer that returns None among its outputs."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = Scores()
+
+    def call(self, x):
+        y, _ = self.inner(x)
+        return ops.relu(y)
+
+
+def cut(middle, shape=(6, 6, 3)):
+    """A model around `middle` (a function of a tensor), its cut, and a batch."""
+    image = keras.Input(shape)
+    x = middle(layers.Conv2D(4, 3, padding="same", activation="relu", name="first")(image))
+    x = layers.Conv2D(5, 1, activation="relu", name="last")(x)
+    model = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    rng = np.random.default_rng(0)
+    batch = laws.random_batch(model, rng, 5)
+    laws.randomize(model, rng, batch)
+    graph = aip_tf.ChannelGraph(model)
+    masks = laws.random_masks(graph.groups, rng)
+    assert "last" in masks
+    smaller = aip_tf.prune_channels(graph, masks)
+    expected = laws.run(aip_tf.mask_channels(graph, masks), batch)
+    assert laws.relative_error(laws.run(smaller, batch), expected) <= laws.TOLERANCE
+    uncut = laws.run(aip_tf.prune_channels(graph, {}), batch)
+    assert laws.relative_error(uncut, laws.run(model, batch)) <= laws.TOLERANCE
+    return smaller, batch
+
+
+MIDDLES = {
+    "made in build": lambda x: MadeInBuild()(x),
+    "whole around a block": lambda x: WholeAroundBlock()(x),
+    "identity with a policy": lambda x: WithIdentity()(x),
+    "a size left open": lambda x: SizeLeftOpen()(x),
+    "None among the outputs": lambda x: WithNone()(x),
+}
+OWN = {c.__name__: c for c in (MadeInBuild, WholeAroundBlock, SizeLeftOpen)}
+
+
+@pytest.mark.parametrize("middle", MIDDLES.values(), ids=MIDDLES)
+def test_a_foreign_layer_is_cut_around_and_reloads(middle, tmp_path):
+    smaller, batch = cut(middle)
+    smaller.save(tmp_path / "cut.keras")
+    loaded = keras.saving.load_model(tmp_path / "cut.keras", custom_objects=OWN)
+    assert laws.relative_error(laws.run(loaded, batch), laws.run(smaller, batch)) <= laws.TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [functools.partial(ops.leaky_relu, negative_slope=0.3), eval("lambda x: ops.tanh(x) * x")],
+    ids=["partial", "lambda without source"],
+)
+def test_a_function_that_keras_cannot_write_down_does_not_hinder_a_cut(activation):
+    smaller, _ = cut(lambda x: layers.Conv2D(6, 3, activation=activation, name="own")(x))
+    assert smaller.get_layer("own").activation is activation
+    assert smaller.get_layer("own").filters == 3
