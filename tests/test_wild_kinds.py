@@ -109,11 +109,32 @@ def cut(middle, shape=(6, 6, 3)):
     return smaller, batch
 
 
+class Pass(layers.Layer):
+    """Does nothing, like a DropPath of rate 0."""
+
+    def call(self, x):
+        return x
+
+
+class PassTwice(layers.Layer):
+    """Calls one layer that does nothing twice."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.drop, self.convs = Pass(), [layers.Conv2D(4, 1), layers.Conv2D(4, 1)]
+
+    def call(self, x):
+        for conv in self.convs:
+            x = x + self.drop(conv(x))
+        return x
+
+
 MIDDLES = {
     "made in build": lambda x: MadeInBuild()(x),
     "whole around a block": lambda x: WholeAroundBlock()(x),
     "identity with a policy": lambda x: WithIdentity()(x),
     "a size left open": lambda x: SizeLeftOpen()(x),
+    "a part that does nothing": lambda x: PassTwice()(x),
     "None among the outputs": lambda x: WithNone()(x),
 }
 OWN = {c.__name__: c for c in (MadeInBuild, WholeAroundBlock, SizeLeftOpen)}

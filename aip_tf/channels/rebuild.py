@@ -69,6 +69,8 @@ class _Rebuild:
                 copy = _keras.copy_sequential(model, layers, inputs[0])
             else:
                 outputs = _keras.walk(graph, inputs, self._visitor(graph))
+                if _keras.graph_inside(model) is None:
+                    outputs = _apart_from(inputs, outputs)
                 copy = keras.Model(
                     _in_structure(graph, inputs), _symbolic(outputs), name=model.name
                 )
@@ -278,6 +280,15 @@ def _symbolic(outputs):
     if all(isinstance(x, keras.KerasTensor) for x in tree.flatten(outputs)):
         return outputs
     return [x for x in tree.flatten(outputs) if isinstance(x, keras.KerasTensor)]
+
+
+def _apart_from(inputs, outputs):
+    """Outputs, those that are inputs passed on made tensors of their own: where a nested model
+    returns what it was given, Keras takes the model for the maker of it."""
+    given = {id(x) for x in inputs}
+    return tree.map_structure(
+        lambda x: keras.layers.Identity()(x) if id(x) in given else x, outputs
+    )
 
 
 def _constants_back(graph, outputs):
