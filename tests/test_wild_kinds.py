@@ -129,6 +129,20 @@ class PassTwice(layers.Layer):
         return x
 
 
+class DropPath(layers.Layer):
+    """Random while training, nothing else: it has no variable but the state of its generator."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.seed = keras.random.SeedGenerator(3)
+
+    def call(self, x, training=False):
+        if not training:
+            return x
+        noise = keras.random.uniform((ops.shape(x)[0], 1, 1, 1), seed=self.seed)
+        return x / 0.9 * ops.floor(0.9 + noise)
+
+
 MIDDLES = {
     "made in build": lambda x: MadeInBuild()(x),
     "whole around a block": lambda x: WholeAroundBlock()(x),
@@ -146,6 +160,12 @@ def test_a_foreign_layer_is_cut_around_and_reloads(middle, tmp_path):
     smaller.save(tmp_path / "cut.keras")
     loaded = keras.saving.load_model(tmp_path / "cut.keras", custom_objects=OWN)
     assert laws.relative_error(laws.run(loaded, batch), laws.run(smaller, batch)) <= laws.TOLERANCE
+
+
+def test_channels_pass_through_a_layer_that_is_random_in_training_only():
+    smaller, _ = cut(lambda x: DropPath(name="drop")(x))
+    assert smaller.get_layer("first").filters == 2
+    assert isinstance(smaller.get_layer("drop"), DropPath)
 
 
 @pytest.mark.parametrize(
