@@ -143,12 +143,29 @@ class DropPath(layers.Layer):
         return x / 0.9 * ops.floor(0.9 + noise)
 
 
+def quick_gelu(x):
+    return x * ops.sigmoid(1.702 * x)
+
+
+class OwnActivation(layers.Layer):
+    """An activation layer of a function that no file can name."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = layers.Conv2D(6, 3, padding="same")
+        self.activation = layers.Activation(quick_gelu)
+
+    def call(self, x):
+        return self.activation(self.conv(x))
+
+
 MIDDLES = {
     "made in build": lambda x: MadeInBuild()(x),
     "whole around a block": lambda x: WholeAroundBlock()(x),
     "identity with a policy": lambda x: WithIdentity()(x),
     "a size left open": lambda x: SizeLeftOpen()(x),
     "a part that does nothing": lambda x: PassTwice()(x),
+    "an activation of its own": lambda x: OwnActivation()(x),
     "None among the outputs": lambda x: WithNone()(x),
 }
 OWN = {c.__name__: c for c in (MadeInBuild, WholeAroundBlock, SizeLeftOpen)}

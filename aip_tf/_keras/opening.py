@@ -102,11 +102,16 @@ class Openings:
         is_layer = isinstance(operation, keras.layers.Layer)
         return is_layer and not self._is_leaf(operation) and graph_inside(operation) is None
 
+    def _is_opened_inside(self, operation):
+        """Inside of a composite an activation by an own function is opened, too: the result loads
+        without that function."""
+        return self.is_composite(operation) or _is_of_own_function(operation)
+
     def _open(self, layer, args, kwargs):
         recordings = []
         with _lock:
             for training in (False, True):
-                recordings.append(_Recording(self.is_composite, training))
+                recordings.append(_Recording(self._is_opened_inside, training))
                 recordings[-1].run(layer, args, kwargs)
         inference, training = recordings
         self._layers += [layer, *inference.layers.values()]
@@ -131,6 +136,15 @@ class Openings:
             self._glimpses[key] = self._graphs.pop(key, graph) or graph
         else:
             self._graphs.setdefault(key, graph)
+
+
+def _is_of_own_function(operation):
+    if not isinstance(operation, keras.layers.Activation):
+        return False
+    function = operation.activation
+    name = getattr(function, "__name__", "")
+    is_registered = keras.saving.get_registered_name(function) != name
+    return not is_registered and getattr(keras.activations, name, None) is not function
 
 
 # --- recording ------------------------------------------------------------------------------------
