@@ -184,14 +184,19 @@ def subscripts(equation, rank):
 
 @register_channel_rule(_keras.Held)
 def held(call, x):
-    """A variable that a composite layer owns: its last axis holds channels."""
+    """A variable that a composite layer owns: its last axis holds channels.
+
+    It costs what the Dense layer costs that holds it in a copy."""
     variable = call.operation.variable
     if variable.ndim == 0 or variable.shape[-1] == 1:
         call.known(variable)
-        return call.pinned(call.shape, f"{call.path} is one number for all channels")
-    ids = call.new(variable.shape[-1])
-    call.weight(variable, -1, ids, "producer")
-    return spread(ids, variable.shape)
+        y = call.pinned(call.shape, f"{call.path} is one number for all channels")
+    else:
+        ids = call.new(variable.shape[-1])
+        call.weight(variable, -1, ids, "producer")
+        y = spread(ids, variable.shape)
+    call.macs(y)
+    return y
 
 
 @register_channel_rule(layers.Embedding)
