@@ -10,7 +10,7 @@ from aip_tf.datasets import adapt
 from aip_tf.datasets.passes import counted
 from aip_tf.distribution import share_batches
 from aip_tf.game.distiller import default_transfers
-from aip_tf.recovery import Recovery
+from aip_tf.recovery import recovery_from
 from aip_tf.selection import select_channels
 
 _BUDGETED = (selections.Macs, selections.Parameters, selections.Channels, selections.PerGroup)
@@ -36,7 +36,7 @@ class Assignment:
     def __init__(
         self, model, train_data, validation_data, schedule, selection, criterion, recovery
     ):
-        recovery = recovery or Recovery()
+        recovery = recovery_from(recovery)
         self.teacher = model
         self.cuts = schedules.list_cuts(schedule, recovery.epochs)
         self.selection, criterion = selections.get(selection), criteria.get(criterion)

@@ -15,14 +15,15 @@ from pathlib import Path
 
 import keras
 
-from aip_tf import criteria, files, identity
+from aip_tf import criteria, failures, files, identity
 from aip_tf import selection as selections
 from aip_tf.assignment import Assignment
 from aip_tf.cost import count_macs, count_parameters, summary
+from aip_tf.datasets import Data
 from aip_tf.datasets.adapt import first_batch
 from aip_tf.datasets.passes import counted
 from aip_tf.distribution import STRATEGIES, is_chief, strategy_from
-from aip_tf.pruner import Recovery
+from aip_tf.recovery import recovery_from
 from aip_tf.run_state import replace
 from aip_tf.saving import save_report
 from aip_tf.schedules import list_cuts
@@ -120,6 +121,7 @@ def check_start(strategy, seed):
 
 def _check(network, images, prune=None):
     """Whether a network, trained or not, fits the data, and what `prune` is told fits both."""
+    _check_types(network, images)
     try:
         task = Task().read(network, first_batch(counted(images.train).dataset))
     except ValueError:
@@ -130,6 +132,20 @@ def _check(network, images, prune=None):
         options = _accepted(prune, check_only=True)
         if options:
             prune(network, images.train, images.test, **options)
+
+
+def _check_types(network, images):
+    if not isinstance(network, keras.Model):
+        raise ValueError(
+            f"Received {type(network).__name__} as the network. Expected a keras.Model: a teacher "
+            "is a function that returns one, and train_teacher.model is one, such as "
+            "@digits_resnet()."
+        )
+    if not isinstance(images, Data):
+        raise ValueError(
+            f"Received {type(images).__name__} as the data. Expected datasets.Data: run.data is a "
+            "function that returns it, such as @digits."
+        )
 
 
 def _untrained(teacher, run_dir, overwrite):
@@ -250,7 +266,7 @@ def planned_cuts(schedule=0.5, selection="macs", criterion="l1", recovery=None):
     """
     selections.get(selection)
     criteria.get(criterion)
-    epochs = (recovery or Recovery()).epochs
+    epochs = recovery_from(recovery).epochs
     return list_cuts(schedule, epochs), epochs
 
 
@@ -274,8 +290,10 @@ def plan(network, data, schedule=0.5, selection="macs", criterion="l1", recovery
     cuts, epochs = planned_cuts(schedule, selection, criterion, recovery)
     images, missing = _available(data, network)
     if images is not None:
-        _check(network, images)
-        Assignment(network, images.train, images.test, schedule, selection, criterion, recovery)
+        with failures.checking("`prune` cannot work with what it is given"):
+            _check(network, images)
+            data = images.train, images.test
+            Assignment(network, *data, schedule, selection, criterion, recovery)
     sizes = {"macs": count_macs(network), "parameters": count_parameters(network)}
     name = selection if isinstance(selection, str) else type(selection).__name__
     lines = [

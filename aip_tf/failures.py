@@ -4,6 +4,7 @@ An exception that this package raises on purpose says so itself. The rest has an
 it comes from the machine (disk, memory, paths) or from code of the user's; otherwise it is a bug.
 """
 
+import contextlib
 import dis
 import errno
 import sysconfig
@@ -18,6 +19,33 @@ BUG_REPORT = (
     "This is a bug of aip_tf and not your mistake. What is finished is kept. Please report the "
     "lines above, the command and the gin files."
 )
+SLIPS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
+@contextlib.contextmanager
+def checking(what):
+    """Around the checks before a run: what slips there was given wrongly, most likely.
+
+    Whatever can be given can be given wrongly in more ways than can be foreseen. An exception that
+    this package does not raise on purpose becomes a `ValueError` that says what was looked at.
+
+    Args:
+        what: begins the sentence, such as "`prune` cannot use what it is given".
+
+    >>> with checking("That is no number"):
+    ...     int("one")
+    Traceback (most recent call last):
+    ValueError: That is no number: ValueError: invalid literal for int() with base 10: 'one'. ...
+    """
+    try:
+        yield
+    except SLIPS as error:
+        if is_on_purpose(error):
+            raise
+        raise ValueError(
+            f"{what}: {type(error).__name__}: {str(error).strip().rstrip('.')}. If that is as it "
+            "should be, this is a bug: --traceback on the command line shows where."
+        ) from error
 
 
 def explain(error):
@@ -98,8 +126,8 @@ def _code_of_the_user(error):
 
 
 def _is_not_library(frame):
-    path = Path(frame.filename)
-    is_file = path.is_absolute() and path.suffix == ".py"
+    path = Path(frame.filename).resolve()
+    is_file = Path(frame.filename).is_absolute() and path.suffix == ".py"
     return is_file and not any(path.is_relative_to(folder) for folder in _LIBRARIES)
 
 

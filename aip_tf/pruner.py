@@ -4,7 +4,7 @@ import logging
 
 import keras
 
-from aip_tf import files
+from aip_tf import failures, files
 from aip_tf.assignment import Assignment
 from aip_tf.books import Books
 from aip_tf.channels import check_copy
@@ -76,9 +76,10 @@ def prune(
     >>> student, report = aip_tf.prune(model, train_data, validation_data, schedule=0.6)
     >>> print(report.render())
     """
-    assignment = Assignment(
-        model, train_data, validation_data, schedule, selection, criterion, recovery
-    )
+    with failures.checking("`prune` cannot work with what it is given"):
+        assignment = Assignment(
+            model, train_data, validation_data, schedule, selection, criterion, recovery
+        )
     if check_only:
         return None
     with files.Lock(run_dir if is_chief() else None):

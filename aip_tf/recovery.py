@@ -113,6 +113,21 @@ class Recovery:
         return distiller
 
 
+def recovery_from(recovery):
+    """A `Recovery`, with everything by default for None.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if recovery is None:
+        return Recovery()
+    if not isinstance(recovery, Recovery):
+        raise ValueError(
+            f"Received recovery={recovery!r}. Expected a Recovery, such as Recovery(epochs=30)."
+        )
+    return recovery
+
+
 def _check_steps(name, steps):
     if steps is None or (isinstance(steps, int) and not isinstance(steps, bool) and steps >= 1):
         return

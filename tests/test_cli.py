@@ -239,3 +239,28 @@ def test_what_libraries_say_to_nobody_is_left_out(run_file, tmp_path):
     assert result.returncode == 0
     assert result.stderr == ""
     assert "Saved artifact" not in result.stdout and "WARNING" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        (["prune.recovery = 3"], "Received recovery=3. Expected a Recovery"),
+        (["run.teacher = @train_teacher", "train_teacher.model = 3"], "Expected a keras.Model"),
+        (["run.data = @digits_resnet"], "Expected datasets.Data"),
+        (
+            ["prune.recovery = @Recovery()", "Recovery.loss = 'x'"],
+            "`prune` cannot work with what it is given: ValueError: Could not interpret loss",
+        ),
+        (
+            ["prune.recovery = @Recovery()", "Recovery.transfers = @digits()"],
+            "`prune` cannot work with what it is given: TypeError: 'Data' object is not iterable",
+        ),
+        (["digits.seed = @Recovery()"], "digits failed with TypeError.*digits.seed = @"),
+    ],
+)
+def test_what_no_check_foresaw_is_a_paragraph_too(run_file, capsys, parameters, expected):
+    code = cli.main([run_file, "--dry_run", *(f"--gin_param={text}" for text in parameters)])
+    error = capsys.readouterr().err
+    assert code in (1, 2)
+    assert re.search(expected, error), error
+    assert "Traceback" not in error and error.count("\n") == 1

@@ -12,7 +12,7 @@ import re
 
 import gin
 
-from aip_tf import experiment, export, pruner, teacher
+from aip_tf import experiment, export, failures, pruner, teacher
 from aip_tf.config.checks import check_all_read, check_complete, check_kinds, reach
 from aip_tf.config.offer import RUN
 from aip_tf.config.reading import (
@@ -23,7 +23,6 @@ from aip_tf.config.reading import (
     gin_folder,
     written,
 )
-from aip_tf.failures import is_on_purpose
 
 __all__ = [
     "ConfigError",
@@ -78,14 +77,15 @@ def load(gin_files, gin_params=()):
 def _check_values():
     """Make what `prune` is given once for nothing, so that a wrong value costs no training."""
     try:
-        experiment.planned_cuts(**_pruning(experiment.planned_cuts))
-    except (TypeError, ValueError) as error:
-        reason = _without_gin(error)
-        raise ConfigError(f"In the arguments of prune: {reason}") from error
+        with failures.checking("They cannot be used"), _gin_explained():
+            experiment.planned_cuts(**_pruning(experiment.planned_cuts))
+    except ValueError as error:
+        raise ConfigError(f"In the arguments of prune: {error}") from error
     try:
-        bound = gin.get_bindings(RUN)
-        experiment.check_start(bound.get("strategy", "none"), bound.get("seed", 0))
-        export.check_formats(gin.get_bindings(export.export_model).get("formats", ("tflite",)))
+        with failures.checking("The arguments of run or export_model cannot be used"):
+            bound = gin.get_bindings(RUN)
+            experiment.check_start(bound.get("strategy", "none"), bound.get("seed", 0))
+            export.check_formats(gin.get_bindings(export.export_model).get("formats", ("tflite",)))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -143,7 +143,7 @@ def _gin_explained():
     except Exception as error:
         original = _without_gin(error).with_traceback(error.__traceback__)
         part = re.search(r"In call to configurable '(?:[\w.]*\.)?(\w+)'", str(error))
-        is_slip = isinstance(original, TypeError | ValueError) and not is_on_purpose(original)
+        is_slip = isinstance(original, failures.SLIPS) and not failures.is_on_purpose(original)
         if is_slip and part and part[1] not in _STAGES:
             raise ConfigError(_blame(part[1], original)) from original
         raise original from original.__cause__
