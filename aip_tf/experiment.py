@@ -174,7 +174,8 @@ def _trained(teacher, data, seed, run_dir, overwrite, check):
     path, inputs = run_dir / "teacher.keras", _inputs(teacher, data, seed)
     if "checkpoint_dir" in arguments:
         network = teacher(**arguments)
-        _check(network, data)
+        if "check" not in arguments:
+            _check(network, data)
         replace(path, network.save)
         return network
     return _cached_teacher(lambda: teacher(**arguments), path, inputs, overwrite)

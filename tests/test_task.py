@@ -1,5 +1,7 @@
 """`Task`: what is read from a compiled model, its data and the user's wishes, and is checked."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -182,6 +184,34 @@ def test_taylor_scores_with_several_outputs():
     data = images.astype("float32"), [np.arange(4), np.ones((4, 1))]
     groups = aip_tf.find_channel_groups(model)
     assert all(np.isfinite(s).all() for s in criteria.Taylor()(model, groups, data).values())
+
+
+@pytest.mark.parametrize(
+    ("activation", "from_logits", "warning"),
+    [
+        (None, False, "no softmax or sigmoid, but its loss .* takes probabilities.*=True"),
+        ("softmax", True, "ends in a softmax, but its loss .* takes logits.*from_logits=False"),
+        ("softmax", False, None),
+        (None, True, None),
+    ],
+)
+def test_a_loss_on_another_scale_is_one_line(activation, from_logits, warning, caplog):
+    model = classifier(3, activation)
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits))
+    for _ in range(2):  # asked by several, told once
+        read(model, np.array([0, 2]))
+    assert len(caplog.records) == (warning is not None)
+    assert warning is None or re.search(warning, caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("units", "truth", "form"),
+    [(3, np.array([0, 2]), "integer"), (3, np.eye(3), "one_hot"), (1, np.ones(2), "binary")],
+)
+def test_keras_short_name_is_the_cross_entropy_that_fits(units, truth, form):
+    model = classifier(units, "sigmoid" if units == 1 else "softmax")
+    model.compile(loss="crossentropy")
+    assert read(model, truth).outputs[0].labels == form
 
 
 # --- classes --------------------------------------------------------------------------------------

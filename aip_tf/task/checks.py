@@ -3,6 +3,7 @@
 Every message says what was received, what was expected, and how to mend it.
 """
 
+import functools
 import logging
 
 import keras
@@ -156,6 +157,27 @@ def _check_range(output, truth, most):
         )
 
 
+def check_scales(outputs):
+    """A line of warning where a cross-entropy takes logits for probabilities, or the reverse."""
+    for output in outputs:
+        takes_probabilities = labels.takes_probabilities(output.loss)
+        gives_probabilities = output.kind in ("softmax", "sigmoid")
+        if takes_probabilities is None or takes_probabilities == gives_probabilities:
+            continue
+        _warn_once(
+            f"The output {output.name!r} ends in "
+            f"{'a ' + output.kind if gives_probabilities else 'no softmax or sigmoid'}, but its "
+            f"loss {_name(output.loss)} takes "
+            f"{'probabilities' if takes_probabilities else 'logits'}: compile the model with "
+            f"from_logits={not gives_probabilities}, unless a layer of your own hides what it does."
+        )
+
+
+@functools.cache
+def _warn_once(text):
+    _log.warning(text)
+
+
 def check_classes(outputs, num_classes, class_names=None):
     """Whether classifying outputs have a unit for each class of the data.
 
@@ -180,10 +202,9 @@ def check_classes(outputs, num_classes, class_names=None):
                 f"{num_classes}, or give data of its classes."
             )
         if told > num_classes:
-            _log.warning(
-                "The output %r tells %d classes apart; the data have %d%s. The rest are never "
-                "asked for.",
-                *(output.name, told, num_classes, named),
+            _warn_once(
+                f"The output {output.name!r} tells {told} classes apart; the data have "
+                f"{num_classes}{named}. The rest are never asked for."
             )
 
 

@@ -35,6 +35,22 @@ _FORM_OF = {
 }
 
 
+def resolved(loss, shape, truth):
+    """The Keras loss of one output: a function or a `keras.losses.Loss`; None without one.
+
+    Args:
+        loss: as given to `compile`; "crossentropy" is the one that fits output and labels.
+        shape: the output's, without batch.
+        truth: a batch of its labels.
+    """
+    if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
+        if shape[-1:] == (1,):
+            return keras.losses.binary_crossentropy
+        is_integer = given_form(truth, shape) == "integer"
+        return getattr(keras.losses, f"{'sparse_' * is_integer}categorical_crossentropy")
+    return keras.losses.get(loss)
+
+
 def wanted_form(loss):
     """The labels that `loss` takes.
 

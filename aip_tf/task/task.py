@@ -99,14 +99,11 @@ class Task:
                 labels.default_loss(*each) for each in zip(names, kinds, shapes, given, strict=True)
             ]
             task = dataclasses.replace(task, loss=_packed(answers, found))
-        losses = [keras.losses.get(x) for x in labels.spread(task.loss, names)]
-        outputs = []
-        for name, kind, shape, loss in zip(names, kinds, shapes, losses, strict=True):
-            form = labels.wanted_form(loss)
-            kind = "values" if form == "values" else kind or labels.kind_from_loss(loss)
-            outputs.append(Output(name, shape, kind, loss, form))
+        losses = map(labels.resolved, labels.spread(task.loss, names), shapes, given)
+        outputs = tuple(map(_output, names, kinds, shapes, losses))
         checks.check_labels(outputs, given)
-        task = dataclasses.replace(task, outputs=tuple(outputs))
+        checks.check_scales(outputs)
+        task = dataclasses.replace(task, outputs=outputs)
         return task._with_metrics(answers, task.convert(truth))
 
     def _with_compiled(self, model):
@@ -220,6 +217,12 @@ class Task:
             keras.tree.map_structure(_keras.fresh_metric, x)
             for x in (self.metrics, self.weighted_metrics)
         )
+
+
+def _output(name, kind, shape, loss):
+    form = labels.wanted_form(loss)
+    kind = "values" if form == "values" else kind or labels.kind_from_loss(loss)
+    return Output(name, shape, kind, loss, form)
 
 
 def _packed(answers, values):
