@@ -62,7 +62,7 @@ MIXING = {
     ),
     "a mean in a tf.function": (tf.function(lambda x: x - tf.reduce_mean(x)), "Mean"),
     "softmax layer": (layers.Softmax(), "normalises over"),
-    "layer with weights": (layers.PReLU(), "a layer with weights"),
+    "layer that was never called": (layers.PReLU(), "do not exist yet"),
 }
 
 
@@ -110,6 +110,21 @@ def test_every_layer_with_an_activation_asks_the_same(layer):
     x = layer(layers.Conv1D(6, 1, name="first")(sequence))
     model = keras.Model(sequence, layers.Dense(2)(x))
     assert all(g.prunable for g in aip_tf.find_channel_groups(model)[:-1])
+
+
+def test_an_activation_layer_with_weights_is_cut_with_its_layer():
+    model = convolutions(layers.PReLU(shared_axes=[1, 2]))
+    rng = np.random.default_rng(0)
+    batch = laws.random_batch(model, rng)
+    model(batch)
+    assert first_group(model).prunable
+    assert not laws.check_cut(laws.randomize(model, rng, batch), batch, rng).problems
+
+
+def test_a_normalization_as_activation_keeps_the_channels():
+    model = convolutions(layers.LayerNormalization())
+    model(np.zeros((1, 5, 5, 3), "float32"))
+    assert "a layer that mixes its channels" in first_group(model).reason
 
 
 def behind_a_layer(layer):

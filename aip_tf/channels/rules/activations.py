@@ -158,11 +158,14 @@ def activate(call, x, activation):
 
 
 def _activation_layer(call, x, layer):
-    if layer.built and not layer.variables:
-        return call.inside(layer, x, x.shape).outputs[0]
-    call.pin(
-        x,
-        f"{call.label} applies `{layer.name}`, a layer with weights (put it behind "
-        f"{call.operation.name} as a layer of the model to cut both)",
-    )
-    return x
+    if not layer.built:
+        call.pin(
+            x,
+            f"{call.label} applies `{layer.name}`, a layer whose weights do not exist yet (call "
+            f"the model on a batch first)",
+        )
+        return x
+    inner = call.inside(layer, x, x.shape)
+    if inner.masked_call:  # it treats absent channels in its own way
+        call.pin(x, f"{call.label} applies `{layer.name}`, a layer that mixes its channels")
+    return inner.outputs[0]
