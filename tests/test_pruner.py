@@ -14,6 +14,7 @@ from aip_tf.channels import check_cut
 from aip_tf.game import AdversarialTransfer, FeatureTransfer
 from aip_tf.recovery import recalibrate
 
+pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config")
 EPOCHS, SCHEDULE = 4, 0.6  # cuts after epochs 0 and 1
 
 
@@ -41,6 +42,14 @@ def data():
 def prune(run_dir=None, **changes):
     options = {"schedule": SCHEDULE, "recovery": aip_tf.Recovery(epochs=EPOCHS), **changes}
     return aip_tf.prune(network(), data(), data(), run_dir=run_dir, **options)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def eager():
+    """Steps without a graph: of a small network and few batches, the graph is the slow part."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="module")
@@ -175,13 +184,10 @@ def test_an_unreachable_target_is_known_before_training(monkeypatch):
         prune(schedule=0.95, selection=selection.Macs(max_sparsity=0.2))
 
 
-@pytest.mark.parametrize(
-    "transfer", [FeatureTransfer(["sum"]), AdversarialTransfer(features="sum")]
-)
-def test_a_transfer_that_no_cut_student_fits_is_known_before_training(monkeypatch, transfer):
-    recovery = aip_tf.Recovery(epochs=EPOCHS, transfers=[transfer])
+def test_a_transfer_that_no_cut_student_fits_is_known_before_training(monkeypatch):
+    recovery = aip_tf.Recovery(epochs=EPOCHS, transfers=[AdversarialTransfer(features="sum")])
     monkeypatch.setattr(aip_tf.AdversarialDistiller, "fit", None)
-    with pytest.raises(ValueError, match=r"Expected equal (shapes|widths)"):
+    with pytest.raises(ValueError, match=r"Expected equal widths"):
         prune(recovery=recovery)
 
 

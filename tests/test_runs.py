@@ -17,6 +17,7 @@ from keras import layers
 import aip_tf
 from aip_tf import experiment, files, interruption
 
+pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config")
 EPOCHS = 3
 CUTS = {0: 0.3, 1: 0.5}
 
@@ -70,6 +71,14 @@ def prune(run_dir=None, *, model=None, data=None, overwrite=False, **changes):
         overwrite=overwrite,
         **options,
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def eager():
+    """Steps without a graph: of a small network and few batches, the graph is the slow part."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="module")
