@@ -34,6 +34,16 @@ def fit(model, epochs=2, **arguments):
     return model.fit(X, Y, epochs=epochs, callbacks=callbacks, **data, **arguments).history
 
 
+@pytest.fixture(autouse=True)
+def interactive():
+    """Keras' own switch is on, whatever other tests left behind, and is put back."""
+    was_on = keras.utils.is_interactive_logging_enabled()
+    keras.utils.enable_interactive_logging()
+    yield
+    if not was_on:
+        keras.utils.disable_interactive_logging()
+
+
 @pytest.fixture(params=[False, True], ids=["file", "terminal"])
 def shown(request, capsys, monkeypatch):
     """What stays on the screen of a terminal, or in a file: a list of lines."""
@@ -97,8 +107,5 @@ def test_the_terms_of_the_loss_come_on_demand(shown, caplog):
 
 def test_keras_own_switch_silences_it(shown):
     keras.utils.disable_interactive_logging()
-    try:
-        fit(network(), epochs=1)
-    finally:
-        keras.utils.enable_interactive_logging()
+    fit(network(), epochs=1)
     assert shown() == []
