@@ -4,9 +4,15 @@ import keras
 import numpy as np
 import pytest
 from keras import Input, Model, layers
+from sklearn.datasets import load_digits
 
+import aip_tf
+from aip_tf import criteria
 from aip_tf.channels import find_channel_groups, prune_channels
 from aip_tf.reconstruction import Study, System, removal_order, solving
+from aip_tf.reconstruction import study as study_module
+from aip_tf.reconstruction.statistics import settle
+from aip_tf.selection import Macs
 
 EXACT = 1e-9  # a ridge so small that what is redundant costs nothing
 
@@ -265,3 +271,161 @@ def test_a_channel_that_the_others_can_make_up_for_is_not_missed(kind):
     assert np.abs(cut - expected).max() > 1e-2 * size  # the cut alone does harm
     assert np.abs(smaller(batch) - expected).max() < 1e-4 * size
     assert record.layers and not record.skipped
+
+
+# --- what a constant becomes ---------------------------------------------------------------------
+
+
+def with_constant_channel(padding):
+    """A convolution behind one whose last channel says the same everywhere."""
+    inputs = Input((6, 6, 2))
+    x = layers.Conv2D(3, 1, name="producer")(inputs)
+    model = Model(inputs, layers.Conv2D(4, 3, padding=padding, name="reader")(x))
+    kernel, _ = (np.array(v) for v in model.get_layer("producer").weights)
+    kernel[..., -1] = 0
+    model.get_layer("producer").set_weights([kernel, np.array([0.1, -0.3, 2.0])])
+    return model, {"producer": np.array([True, True, False])}
+
+
+def refitted(model, keep_masks, batch, ridge=EXACT):
+    smaller = prune_channels(model, keep_masks)
+    record = Study(model, find_channel_groups(model), [batch], ridge).refit(smaller, keep_masks)
+    return smaller, record
+
+
+def test_a_constant_channel_goes_into_the_bias():
+    model, keep_masks = with_constant_channel("valid")
+    batch = batch_for(model)
+    smaller, _ = refitted(model, keep_masks, batch)
+    np.testing.assert_allclose(smaller(batch), model(batch), atol=1e-4)
+
+
+def test_behind_a_padding_a_constant_becomes_what_costs_least_border_included():
+    model, keep_masks = with_constant_channel("same")
+    batch = batch_for(model)
+    smaller, _ = refitted(model, keep_masks, batch)
+    kept = np.asarray(Model(smaller.input, smaller.get_layer("producer").output)(batch))
+    padded = np.pad(kept, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    patches = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    patches = patches.reshape(-1, 2 * 9)
+    patches = np.concatenate([patches, np.ones((len(patches), 1))], axis=1)
+    y = np.asarray(model(batch), np.float64).reshape(-1, 4)
+    least = np.mean((y - patches @ np.linalg.lstsq(patches, y, rcond=None)[0]) ** 2)
+    found = np.mean((y - np.asarray(smaller(batch)).reshape(-1, 4)) ** 2)
+    assert least > 1e-3  # no bias is right in the middle and at the border
+    assert found == pytest.approx(least, rel=1e-3)
+
+
+# --- in order ------------------------------------------------------------------------------------
+
+
+def stack(depth=4, width=8):
+    keras.utils.set_random_seed(3)
+    x = inputs = Input((6, 6, 3))
+    for i in range(depth):
+        x = layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"conv{i}")(x)
+        x = layers.ReLU()(layers.BatchNormalization(name=f"norm{i}")(x))
+    return Model(inputs, layers.Dense(3, name="head")(layers.GlobalAveragePooling2D()(x)))
+
+
+def test_a_layer_learns_from_what_it_sees_behind_the_cut_not_from_what_it_saw():
+    model = stack()
+    batch = batch_for(model, 300)
+    masks = {f"conv{i}": np.arange(8) % 2 == 0 for i in range(4)}
+    study = Study(model, find_channel_groups(model), [batch], 1e-4)
+    alone = prune_channels(model, masks)
+    for path in study.readers_of(masks):
+        study._refit_alone([path], alone, masks, study_module._Taken(study.groups, masks))
+    together = prune_channels(model, masks)
+    study.refit(together, masks)
+    errors = [np.mean((m(batch) - model(batch)) ** 2) for m in (alone, together)]
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_settled_statistics_are_true_and_change_nothing():
+    model = stack()
+    batch = batch_for(model, 300)
+    before = np.asarray(model(batch))
+    settle(model, [batch])
+    np.testing.assert_allclose(model(batch), before, atol=1e-5)
+    np.testing.assert_allclose(model(batch, training=True), before, atol=1e-3)
+
+
+# --- the criterion -------------------------------------------------------------------------------
+
+
+def test_a_channel_that_is_not_missed_is_the_first_to_go():
+    model, _ = build("convolution_2d")
+    model = Model(model.input, layers.GlobalAveragePooling2D()(model.output))
+    groups = find_channel_groups(model)
+    scores = criteria.Reconstruction(num_samples=64, ridge=1e-6)(model, groups, batch_for(model))
+    scores = scores["producer"]
+    assert scores.min() < 1e-2 * scores.max()
+
+
+def test_too_few_images_are_named_and_do_no_harm_to_others():
+    keras.utils.set_random_seed(0)
+    inputs = Input((40,))
+    x = layers.Dense(300, activation="relu", name="wide")(inputs)
+    model = Model(inputs, layers.Dense(5, name="reader")(x))
+    keep_masks = {"wide": np.arange(300) < 200}
+    smaller, record = refitted(model, keep_masks, batch_for(model, 12), ridge=1e-3)
+    assert list(record.shrunk) == ["reader"] and "300 images" in record.shrunk["reader"]
+    unseen = batch_for(model, 200)[12:]
+    cut = prune_channels(model, keep_masks)
+    errors = [np.mean((m(unseen) - model(unseen)) ** 2) for m in (cut, smaller)]
+    assert errors[1] < errors[0]
+
+
+def test_layers_that_cannot_be_refitted_are_named_and_left_alone():
+    inputs = Input((9, 3))
+    x = layers.Conv1D(6, 3, name="conv")(inputs)
+    model = Model(inputs, layers.LSTM(4, name="memory")(x))
+    smaller, record = refitted(model, {"conv": np.arange(6) < 4}, batch_for(model))
+    assert record.layers == () and "LSTM" in record.skipped["memory"]
+    expected = prune_channels(model, {"conv": np.arange(6) < 4}).get_weights()
+    for value, other in zip(smaller.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(value, other)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: criteria.Reconstruction(num_samples=4), "num_samples"),
+        (lambda: criteria.Reconstruction(ridge=0), "ridge"),
+        (lambda: criteria.Reconstruction()(stack(), [], None), "received 0 inputs"),
+        (lambda: criteria.Reconstruction()(stack(), [], np.zeros((5, 6, 6, 3))), "received 5"),
+    ],
+)
+def test_bad_input_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_half_of_the_digits_network_gone_untrained():
+    """Accuracy straight after a cut: far above that of a cut by size."""
+    images, labels = load_digits(return_X_y=True)
+    images = (images / 16).reshape(-1, 8, 8, 1).astype("float32")
+    keras.utils.set_random_seed(0)
+    x = inputs = Input((8, 8, 1))
+    for i, width in enumerate((16, 16, 32)):
+        x = layers.Conv2D(width, 3, padding="same", strides=1 + i // 2, use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.8)(x))
+    model = Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    model.fit(images[:1200], labels[:1200], batch_size=64, epochs=4, verbose=0)
+    accuracies = {}
+    for name in ("l1", "reconstruction"):
+        criterion = criteria.get(name)
+        selection = Macs(per_cost=name == "reconstruction")
+        data = images[:400]  # no labels
+        masks = aip_tf.select_channels(
+            model, 0.5, criterion=criterion, selection=selection, data=data
+        )
+        smaller = prune_channels(model, masks)
+        if name == "reconstruction":
+            criterion.refit(model, smaller, masks, data)
+        answers = np.argmax(smaller.predict(images[1200:], verbose=0), -1)
+        accuracies[name] = np.mean(answers == labels[1200:])
+    assert accuracies["reconstruction"] > accuracies["l1"] + 0.2, accuracies

@@ -14,7 +14,7 @@ from aip_tf.reconstruction.moments import CrossMoments, stiffness
 from aip_tf.reconstruction.tape import Tape
 from aip_tf.reconstruction.write import write
 
-_MAX_BYTES = 2**30  # of tensors that wait for the next layer
+_MAX_BYTES = 640 * 2**20  # of tensors that wait for the next layer
 
 
 def refit_in_order(before, after, readers, keep_masks, batches, ridge, take):
