@@ -198,8 +198,7 @@ def _quiet_libraries():
 
 def _print_outcome(outcome, run_dir):
     print(outcome.report.render())
-    for name, path in {**outcome.paths, "run directory": run_dir}.items():
-        print(f"{name:<14} {path}")
+    print(f"\nrun directory  {run_dir}")
 
 
 def _tell(sentence):

@@ -119,10 +119,12 @@ class _Loop:
     def run(self):
         """Recover and cut in turn; returns the student and the report."""
         status, cuts = self.status, self.assignment.cuts
-        if self.state.status is not None:
-            _log.info("Going on after %d epochs and %d cuts.", status.epoch, status.round)
-        if not self._is_complete():
+        if self._is_complete():
+            _log.info("The run in '%s' is complete; nothing is left to do.", self.state.folder)
+        else:
             self.state.forget("student.keras", "report.json", "report.html")  # of another run
+            if self.state.status is not None:
+                _log.info("Going on after %d epochs and %d cuts.", status.epoch, status.round)
         while not self._is_complete():
             if status.recovered:
                 self._cut(cuts[status.round])

@@ -63,7 +63,7 @@ class RunState:
 
     Args:
         folder: the folder; None: nothing is kept.
-        identity: dict of plain values (nested at most once), what makes two runs the same.
+        identity: dict of plain values, what makes two runs the same.
         data: `Passes` of the data sets that the run iterates.
         overwrite: whether snapshots of a run with another identity may be dropped.
         survives: `survives(snapshot, saved identity) -> bool`, whether a snapshot (a dict with
@@ -275,13 +275,11 @@ def _differences(saved, now):
     ]
 
 
-def _flat(identity):
+def _flat(identity, before=""):
     flat = {}
     for name, value in identity.items():
-        if isinstance(value, dict):
-            flat |= {f"{name}: {inner}": x for inner, x in value.items()}
-        else:
-            flat[name] = value
+        is_nested = isinstance(value, dict)
+        flat |= _flat(value, f"{before}{name}: ") if is_nested else {before + name: value}
     return flat
 
 
