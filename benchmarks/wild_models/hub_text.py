@@ -1,4 +1,9 @@
-"""Language models of keras-hub, tiny: backbones, and some of their tasks."""
+"""Language models of keras-hub, tiny: backbones, and some of their tasks.
+
+The package leaves the length of a text open. What layers compute with an open length cannot be
+written down as a graph, so most models are given a length here, as for a deployment; the last ones
+("_open") are as they come.
+"""
 
 import numpy as np
 
@@ -44,9 +49,27 @@ def _backbone(name, arguments, more):
     def build():
         names = text(8, **more)
         model = getattr(models(), name)(**arguments)
-        return model, {key: names[key] for key in model.input}
+        return fixed(model, {key: names[key] for key in model.input})
 
     return build
+
+
+def fixed(model, batch):
+    """The model on inputs of the sizes of the batch, and the batch."""
+    import keras
+
+    inputs = {n: keras.Input(x.shape[1:], dtype=str(x.dtype), name=n) for n, x in batch.items()}
+    return keras.Model(inputs, model.call(inputs), name=model.name), batch
+
+
+@hub("LlamaBackbone_open")
+def llama_open():
+    return models().LlamaBackbone(**LLAMA), text()
+
+
+@hub("GPT2Backbone_open")
+def gpt2_open():
+    return models().GPT2Backbone(**SMALL, **PLACES), text()
 
 
 for _name, (_arguments, _more) in BACKBONES.items():
@@ -62,23 +85,21 @@ def falcon_backbone():
         hidden_dim=16,
         intermediate_dim=64,
     )
-    return model, text()
+    return fixed(model, text())
 
 
 @hub("ElectraBackbone")
 def electra_backbone():
     sizes = {k: v for k, v in SMALL.items() if k != "vocabulary_size"}
     model = models().ElectraBackbone(vocab_size=20, embedding_dim=8, **sizes, **PLACES)
-    return model, text(**SEGMENTS)
+    return fixed(model, text(**SEGMENTS))
 
 
 @hub("FNetBackbone")
 def f_net_backbone():
     sizes = {k: v for k, v in SMALL.items() if k != "num_heads"}
-    return models().FNetBackbone(**sizes, **PLACES), {
-        "token_ids": tokens(8),
-        "segment_ids": zeros(8),
-    }
+    model = models().FNetBackbone(**sizes, **PLACES)
+    return fixed(model, {"token_ids": tokens(8), "segment_ids": zeros(8)})
 
 
 def _both_sides():
@@ -87,12 +108,12 @@ def _both_sides():
 
 @hub("T5Backbone")
 def t5_backbone():
-    return models().T5Backbone(**SMALL), _both_sides()
+    return fixed(models().T5Backbone(**SMALL), _both_sides())
 
 
 @hub("BartBackbone")
 def bart_backbone():
-    return models().BartBackbone(**SMALL, **PLACES), _both_sides()
+    return fixed(models().BartBackbone(**SMALL, **PLACES), _both_sides())
 
 
 @hub("WhisperBackbone")
@@ -102,7 +123,7 @@ def whisper_backbone():
     )
     features = np.random.default_rng(1).normal(size=(3, 16, 8)).astype("float32")
     decoder = {f"decoder_{name}": x for name, x in text().items()}
-    return model, {"encoder_features": features, **decoder}
+    return fixed(model, {"encoder_features": features, **decoder})
 
 
 @hub("BertTextClassifier")
