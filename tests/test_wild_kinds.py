@@ -143,6 +143,21 @@ class DropPath(layers.Layer):
         return x / 0.9 * ops.floor(0.9 + noise)
 
 
+class OpenBatch(layers.Layer):
+    """Reshapes by the batch size that `ops.shape` tells, with a -1 besides."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.widen = layers.Dense(6, name="dense")
+        self.narrow = layers.Dense(4)
+
+    def call(self, x):
+        batch, height, width, depth = ops.shape(x)
+        x = ops.reshape(x, (batch, -1, depth))
+        x = ops.relu(self.widen(x))
+        return self.narrow(ops.reshape(x, (batch, height, width, 6)))
+
+
 def quick_gelu(x):
     return x * ops.sigmoid(1.702 * x)
 
@@ -183,6 +198,11 @@ def test_channels_pass_through_a_layer_that_is_random_in_training_only():
     smaller, _ = cut(lambda x: DropPath(name="drop")(x))
     assert smaller.get_layer("first").filters == 2
     assert isinstance(smaller.get_layer("drop"), DropPath)
+
+
+def test_a_layer_that_reshapes_by_the_batch_size_is_opened():
+    smaller, _ = cut(lambda x: OpenBatch(name="middle")(x))
+    assert smaller.get_layer("middle").get_layer("dense").units == 3
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,8 @@ def open_batch(graph, other):
     places = [_numbered(g) for g in (graph, other)]
     for a, b in zip(graph.nodes, other.nodes, strict=True):
         if isinstance(a.operation, operation_type("Reshape")):
-            sizes = zip(_shape(a.operation), _shape(b.operation), strict=True)
-            sizes = tuple(s if s == t else -1 for s, t in sizes)
+            sizes = zip(a.outputs[0].shape, b.outputs[0].shape, strict=True)  # a -1 is known there
+            sizes = tuple(s if s == t and s is not None else -1 for s, t in sizes)
             if sizes.count(-1) > 1:
                 raise BatchSizeError("what it does depends on the batch size")
             name = graph.names[id(a.operation)]
@@ -139,8 +139,3 @@ def open_batch(graph, other):
             x._shape = tuple(s if s == t else None for s, t in zip(x.shape, y.shape, strict=True))
     for x in graph.inputs:
         x._shape = (None, *x.shape[1:]) if x.shape else ()
-
-
-def _shape(reshape):
-    size = reshape.newshape
-    return (size,) if isinstance(size, int) else tuple(size)
