@@ -1,14 +1,19 @@
 """Inputs without labels, out of whatever the user gave."""
 
+import math
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 _SLICE = 32
+# Numbers in a slice: 4 images of 224 pixels. A network that is watched holds all its tensors, for
+# ResNet-50 a quarter of a gigabyte for each image.
+_MOST_ENTRIES = 602_112
 
 
 def first_inputs(data, num_samples):
-    """The first inputs of `data`, without labels, in slices of at most 32.
+    """The first inputs of `data`, without labels, in slices of at most 32, fewer if they are large.
 
     Args:
         data: a `tf.data.Dataset` of batches, inputs alone or (inputs, ...), or a tuple of arrays
@@ -21,9 +26,11 @@ def first_inputs(data, num_samples):
     found, left = [], num_samples
     for batch in data if isinstance(data, tf.data.Dataset) else [data]:
         inputs = batch[0] if isinstance(batch, tuple | list) else batch
-        size = min(left, len(keras.tree.flatten(inputs)[0]))
-        for start in range(0, size, _SLICE):
-            part = slice(start, min(start + _SLICE, size))
+        size = min(left, num_inputs_of(inputs))
+        entries = sum(math.prod(x.shape[1:]) for x in keras.tree.flatten(inputs))
+        step = max(1, min(_SLICE, _MOST_ENTRIES // max(1, entries)))
+        for start in range(0, size, step):
+            part = slice(start, min(start + step, size))
             found.append(keras.tree.map_structure(lambda x, part=part: np.asarray(x[part]), inputs))
         left -= size
         if not left:
