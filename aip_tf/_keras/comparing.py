@@ -118,7 +118,7 @@ def open_batch(graph, other):
     Raises:
         BatchSizeError: if more than the sizes of reshapes differs.
     """
-    if len(graph.nodes) != len(other.nodes):
+    if other is None or len(graph.nodes) != len(other.nodes):
         raise BatchSizeError("what it does depends on the batch size")
     places = [_numbered(g) for g in (graph, other)]
     for a, b in zip(graph.nodes, other.nodes, strict=True):

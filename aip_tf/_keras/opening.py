@@ -19,7 +19,7 @@ from keras import tree
 from keras.src.backend.common.keras_tensor import any_symbolic_tensors
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
-from aip_tf._keras.comparing import disagreement, is_symbol, open_batch, open_sizes
+from aip_tf._keras.comparing import BatchSizeError, disagreement, is_symbol, open_batch, open_sizes
 from aip_tf._keras.graph import (
     Graph,
     graph_inside,
@@ -186,9 +186,11 @@ class _Recording:
         """Run the call of a composite layer on placeholders: symbols that stand for its outputs."""
         if reason := self._refusal(layer, args, kwargs):
             raise CannotOpenError(reason)
+        graphs, reasons = dict(self.graphs), dict(self.reasons)
         try:
             graph, outputs = self._graph(layer, args, kwargs, None)
         except Exception as error:
+            self.graphs, self.reasons = graphs, reasons  # nothing of what failed is known
             try:
                 graph, outputs = self._for_any_batch(layer, args, kwargs)
             except Exception:
@@ -258,8 +260,11 @@ class _Recording:
             runs.append((graph, outputs, {k: g for k, g in self.graphs.items() if k not in before}))
         (graph, outputs, inner), (other, _, others) = runs
         open_batch(graph, other)
-        for key in inner:
-            open_batch(inner[key], others[key])
+        for key, found in inner.items():
+            try:
+                open_batch(found, others.get(key))
+            except BatchSizeError as error:
+                self.reasons.setdefault(key, str(error))
         self.graphs = before | inner
         return graph, outputs
 

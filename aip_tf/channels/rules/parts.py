@@ -192,10 +192,11 @@ def roll(call, x):
     """Rolled by a fixed number; channels that are left are taken in the rolled order."""
     axis, shift = call.operation.axis, call.operation.shift
     varying = call.settle(x)
-    if axis is None or not isinstance(shift, int) or not isinstance(axis, int):
-        return keep_all(call, f"{call.path} rolls several axes")
-    if varying != axis % x.ndim:
+    axes = [a % x.ndim for a in np.atleast_1d(axis)] if axis is not None else [varying]
+    if varying not in axes:
         return x
+    if len(axes) > 1 or axis is None or not isinstance(shift, int):
+        return keep_all(call, f"{call.path} rolls several axes")
     ids = call.channels(x, varying)
     chosen = np.roll(np.arange(len(ids)), shift)
 
