@@ -68,7 +68,6 @@ from aip_tf._keras.held import (
     hold,
 )
 from aip_tf._keras.opening import (
-    CannotOpenError,
     Openings,
 )
 from aip_tf._keras.optimizers import (
@@ -81,6 +80,9 @@ from aip_tf._keras.randomness import (
     explicit_seed,
     random_state,
     set_random_state,
+)
+from aip_tf._keras.recording import (
+    CannotOpenError,
 )
 from aip_tf._keras.resizing import (
     graft,

@@ -1,0 +1,274 @@
+"""Recording what a composite layer calls: on symbols, with classes that tell of their calls."""
+
+import contextlib
+import functools
+
+import keras
+from keras import tree
+from keras.src.backend.common.keras_tensor import any_symbolic_tensors
+from keras.src.ops.symbolic_arguments import SymbolicArguments
+
+from aip_tf._keras.comparing import BatchSizeError, is_symbol, open_batch
+from aip_tf._keras.graph import Graph, mask_of, own_variables, with_mask_of
+from aip_tf._keras.held import Held, symbolic_class
+
+_TRIAL_BATCHES = (2, 3)  # where an open batch size fails: what follows it differs between the two
+
+
+class CannotOpenError(Exception):
+    """Why a layer stays whole: the text ends a sentence that begins with the layer."""
+
+
+class Recording:
+    """One call of a composite layer on symbols, in one mode.
+
+    Attributes:
+        graphs: `{id(layer): Graph}` of every composite layer that was called.
+        reasons: `{id(layer): text}`: why one of them must stay whole; it may have a graph all the
+            same, to be looked at.
+        layers: `{id(layer): layer}` of both.
+    """
+
+    def __init__(self, is_composite, training):
+        self.graphs, self.reasons, self.layers = {}, {}, {}
+        self._is_composite = is_composite
+        self._training = training
+        self._running = []  # the composite layers that are being called, innermost last
+        self.returned = {}
+        self.explicit_mask = False
+        self._lasting = set()
+        self._opened_class = functools.cache(functools.partial(_opened_class, self))
+
+    def run(self, layer, args, kwargs):
+        """Call `layer` on symbols like those among `args` and `kwargs`."""
+        args, kwargs, _ = _placeholders(args, kwargs)
+        inside = [layer, *layer._flatten_layers(include_self=False)]
+        self._lasting = {id(x) for x in inside}
+        composites = [x for x in inside if self._is_composite(x)]
+        with _without_new_nodes(inside), self._swapped(composites), _Watch(self):
+            try:
+                layer(*args, **(kwargs | {"training": self._training}))
+            except Exception as error:
+                self.fail(layer, error)
+
+    def record(self, layer, args, kwargs):
+        """Run the call of a composite layer on placeholders: symbols that stand for its outputs."""
+        if reason := self._refusal(layer, args, kwargs):
+            raise CannotOpenError(reason)
+        graphs, reasons = dict(self.graphs), dict(self.reasons)
+        try:
+            graph, outputs = self._graph(layer, args, kwargs, None)
+        except Exception as error:
+            self.graphs, self.reasons = graphs, reasons  # nothing of what failed is known
+            try:
+                graph, outputs = self._for_any_batch(layer, args, kwargs)
+            except Exception:
+                raise error from None
+        self.layers[id(layer)] = layer
+        self.graphs[id(layer)] = graph
+        self._hold_variables(layer, graph)
+        flat = [_stand_in(x) if is_symbol(x) else x for x in tree.flatten(outputs)]
+        self.returned[id(layer)] = tree.pack_sequence_as(outputs, flat)
+        return [x for x in flat if is_symbol(x)]
+
+    def _hold_variables(self, layer, graph):
+        """Let a `Held` stand for each of the layer's own variables that its operations read."""
+        owned, held = {id(v) for v in own_variables(layer)}, {}
+        for node in list(graph.nodes):
+            flat = tree.flatten((node.arguments.args, node.arguments.kwargs))
+            for variable in [x for x in flat if isinstance(x, keras.Variable)]:
+                if id(variable) not in owned or variable.constraint is not None:
+                    self.note_read(variable, layer)
+                elif id(variable) not in held:
+                    holder = Held(variable, layer.dtype_policy)
+                    held[id(variable)] = holder(graph.inputs[0])
+                    graph.add(holder._inbound_nodes[-1])
+            if held:
+                args, kwargs = tree.map_structure(
+                    lambda x: held.get(id(x), x), (node.arguments.args, node.arguments.kwargs)
+                )
+                node.arguments = SymbolicArguments(*args, **kwargs)
+
+    def note_read(self, variable, layer=None):
+        """A variable is read outside of a leaf: it would become a constant, so its reader stays."""
+        if layer or self._running:
+            layer = layer or self._running[-1]
+            text = (
+                f"its call reads the variable {variable.path!r} outside of the layer that owns it"
+            )
+            if "seed_generator_state" in variable.path:
+                text = "its call draws random numbers"
+            self.reasons.setdefault(id(layer), text)
+
+    def _graph(self, layer, args, kwargs, batch):
+        args, kwargs, symbols = _placeholders(args, kwargs, batch)
+        self._running.append(layer)
+        try:
+            outputs = layer.call(*args, **kwargs)
+        finally:
+            self._running.pop()
+        flat = tree.flatten(outputs)
+        if not any(map(is_symbol, flat)):
+            raise CannotOpenError("its call returns no tensor that depends on its inputs")
+        nodes = _nodes_between(symbols, [x for x in flat if is_symbol(x)])
+        for node in nodes:
+            _check_sizes(node)
+        return Graph(symbols, nodes, outputs, is_passing=self._is_passing), outputs
+
+    def _is_passing(self, operation):
+        """Whether an operation was made by the call itself: a new one at every call."""
+        return id(operation) not in self._lasting
+
+    def _for_any_batch(self, layer, args, kwargs):
+        """The graph from calls with two batch sizes: what follows the size is left open."""
+        before = dict(self.graphs)
+        runs = []
+        for batch in _TRIAL_BATCHES:
+            self.graphs = dict(before)
+            graph, outputs = self._graph(layer, args, kwargs, batch)
+            runs.append((graph, outputs, {k: g for k, g in self.graphs.items() if k not in before}))
+        (graph, outputs, inner), (other, _, others) = runs
+        open_batch(graph, other)
+        for key, found in inner.items():
+            try:
+                open_batch(found, others.get(key))
+            except BatchSizeError as error:
+                self.reasons.setdefault(key, str(error))
+        self.graphs = before | inner
+        return graph, outputs
+
+    def _refusal(self, layer, args, kwargs):
+        masked = any(mask_of(x) is not None for x in tree.flatten((args, kwargs)) if is_symbol(x))
+        if layer.activity_regularizer is not None:
+            return "it has an activity regularizer"
+        if masked and layer.supports_masking:
+            return "it hands the mask of its input on"
+        if kwargs.get("mask") is not None and not self.explicit_mask:
+            return "a mask reaches it with its input"
+        return None
+
+    def fail(self, layer, error):
+        text = str(error).strip().split("\n")[0]
+        if not isinstance(error, CannotOpenError):
+            text = f"its call on symbolic tensors fails ({type(error).__name__}: {text[:160]})"
+        self.layers[id(layer)] = layer
+        self.reasons.setdefault(id(layer), text)
+
+    @contextlib.contextmanager
+    def _swapped(self, layers):
+        """For a while `layers` and their variables are of classes that record; only these."""
+        variables = [v for x in layers for v in own_variables(x)]
+        classes = [(x, type(x), self._opened_class(type(x))) for x in layers]
+        classes += [(v, type(v), symbolic_class(type(v))) for v in variables]
+        for x, _, cls in classes:
+            object.__setattr__(x, "__class__", cls)
+        try:
+            yield
+        finally:
+            for x, cls, _ in classes:
+                object.__setattr__(x, "__class__", cls)
+
+
+def _opened_class(recording, cls):
+    """A subclass of `cls` whose calls on symbols are told to `recording`."""
+
+    class Opened(cls):
+        def __call__(self, *args, **kwargs):
+            if not any_symbolic_tensors(args, kwargs):
+                return super().__call__(*args, **kwargs)
+            recording.explicit_mask = kwargs.get("mask") is not None
+            outputs = super().__call__(*args, **kwargs)
+            return recording.returned.pop(id(self), outputs)
+
+        def symbolic_call(self, *args, **kwargs):
+            try:
+                return recording.record(self, args, kwargs)
+            except Exception as error:
+                recording.fail(self, error)
+            return super().symbolic_call(*args, **kwargs)
+
+        def add_loss(self, loss):
+            recording.reasons.setdefault(id(self), "its call adds a loss")
+
+    Opened.__name__, Opened.__qualname__ = cls.__name__, cls.__qualname__
+    Opened.__module__ = cls.__module__
+    return Opened
+
+
+class _Watch(keras.StatelessScope):
+    """A scope in which nothing is assigned, and every reading of a variable is noted."""
+
+    def __init__(self, recording):
+        super().__init__(initialize_variables=False)
+        self._recording = recording
+
+    def get_current_value(self, variable):
+        self._recording.note_read(variable)
+        return super().get_current_value(variable)
+
+
+@contextlib.contextmanager
+def _without_new_nodes(layers):
+    """Forget the nodes that calls on symbols leave behind on `layers`."""
+    lists = [nodes for x in layers for nodes in (x._inbound_nodes, x._outbound_nodes)]
+    lengths = [len(nodes) for nodes in lists]
+    try:
+        yield
+    finally:
+        for nodes, length in zip(lists, lengths, strict=True):
+            del nodes[length:]
+
+
+def _stand_in(x):
+    return keras.KerasTensor(x.shape, x.dtype, sparse=x.sparse)
+
+
+def _placeholders(args, kwargs, batch=None):
+    """Arguments in which every symbol is a new one; also these as a list."""
+    symbols = []
+
+    def replaced(x):
+        if not is_symbol(x):
+            return x
+        shape = x.shape if batch is None or not x.shape else (batch, *x.shape[1:])
+        symbol = keras.KerasTensor(shape, x.dtype, sparse=x.sparse)
+        symbols.append(symbol)
+        return with_mask_of(x, symbol)
+
+    args, kwargs = tree.map_structure(replaced, (tuple(args), dict(kwargs)))
+    return args, kwargs, symbols
+
+
+def _nodes_between(inputs, outputs):
+    """The calls that lead from `inputs` to `outputs`, in topological order."""
+    order, done, begun = [], {id(x) for x in inputs}, set()
+    stack = list(reversed(outputs))
+    while stack:
+        x = stack[-1]
+        if id(x) in done:
+            stack.pop()
+            continue
+        node = _node_of(x)
+        missing = [t for t in node.input_tensors if id(t) not in done]
+        if missing and id(node) not in begun:
+            begun.add(id(node))
+            stack.extend(reversed(missing))
+            continue
+        order.append(node)
+        done.update(id(t) for t in node.outputs)
+    return order
+
+
+def _node_of(x):
+    history = getattr(x, "_keras_history", None)
+    if history is None or history.operation is None:
+        raise CannotOpenError("its call uses a tensor from outside")
+    return history.operation._inbound_nodes[history.node_index]
+
+
+def _check_sizes(node):
+    """An open size may not have become the setting of an operation."""
+    if not isinstance(node.operation, keras.layers.Layer):
+        for name in ("newshape", "shape"):
+            if None in tree.flatten(getattr(node.operation, name, ())):
+                raise CannotOpenError("its call computes with a size that is open")
