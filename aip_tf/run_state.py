@@ -140,6 +140,8 @@ class RunState:
         )
         for passes, count in zip(self.data, self.status.passes, strict=True):
             passes.wind(count)
+        kept = {n: x for n, x in self._arrays.items() if n.startswith("metric_")}
+        self._arrays = kept  # the rest is as large as the models
 
     def metrics(self):
         """The metrics in the newest snapshot, of an epoch under way: list of arrays."""

@@ -66,11 +66,13 @@ class _Keeper(keras.callbacks.Callback):
         self.passes = [passes.count for passes in self.state.data]
 
     def on_train_batch_end(self, batch, logs=None):
-        if interruption.is_requested():
+        try:
+            interruption.answer()
+        except KeyboardInterrupt:
             self.status.step = batch + 1
             metrics = [variable.numpy() for variable in self.model.metrics_variables]
             self._save(self.passes, metrics)  # the pass under way is made again
-            interruption.answer()
+            raise
 
     def on_epoch_end(self, epoch, logs=None):
         status = self.status
