@@ -30,20 +30,25 @@ def is_symbol(x):
     return isinstance(x, keras.KerasTensor)
 
 
+def are_alike(graph, other):
+    """Whether two recordings call the same with the same settings, sizes and `training` aside."""
+    if len(graph.nodes) != len(other.nodes):
+        return False
+    places = [_numbered(g) for g in (graph, other)]
+    pairs = zip(graph.nodes, other.nodes, strict=True)
+    same = all(_same_call(a, b, *places) for a, b in pairs)
+    return same and _same(graph.outputs, other.outputs, *places)
+
+
 def disagreement(graph, other):
     """Why two recordings do not call the same with the same settings; "" if they do.
 
     `training` may differ: where it follows the mode it is taken out of the arguments of `graph`,
     as Keras hands it on by itself.
     """
-    if other is None or len(graph.nodes) != len(other.nodes):
+    if other is None or not are_alike(graph, other):
         return "what it does depends on `training` or on chance"
-    pairs = list(zip(graph.nodes, other.nodes, strict=True))
-    places = [_numbered(g) for g in (graph, other)]
-    same = all(_same_call(a, b, *places) for a, b in pairs)
-    if not same or not _same(graph.outputs, other.outputs, *places):
-        return "what it does depends on `training` or on chance"
-    for a, b in pairs:
+    for a, b in zip(graph.nodes, other.nodes, strict=True):
         modes = {x.arguments.kwargs.get("training") for x in (a, b)}
         if modes in ({True}, {False}):
             return f"its call fixes `training` of {a.operation.name}"

@@ -54,11 +54,18 @@ class Openings:
         """What a layer that stays whole calls in inference mode: a `Graph`, where one was found."""
         return self._glimpses.get(id(operation))
 
-    def open_graph(self, graph):
-        """Open every composite layer that is called in `graph` and in the graphs nested in it."""
+    def open_graph(self, graph, known=frozenset()):
+        """Open every composite layer that is called in `graph` and in the graphs nested in it.
+
+        Args:
+            graph: a `Graph`.
+            known: ids of layers that were recorded together with it.
+        """
         for node in graph.nodes:
             operation = node.operation
-            if self.is_composite(operation) and id(operation) not in self.reasons:
+            if id(operation) in known or id(operation) in self.reasons:
+                continue
+            if self.is_composite(operation):
                 self._open(operation, node.arguments.args, node.arguments.kwargs)
             elif id(operation) not in self._graphs and (nested := graph_inside(operation)):
                 self._graphs[id(operation)] = nested
@@ -112,8 +119,9 @@ class Openings:
             self._note(key, found, reason)
         for key in inference.reasons.keys() - inference.graphs.keys():
             self._note(key, None, inference.reasons[key])
+        known = inference.graphs.keys() | inference.reasons.keys()
         for found in list(inference.graphs.values()):
-            self.open_graph(found)
+            self.open_graph(found, known)
 
     def _note(self, key, graph, reason):
         if reason or key in self.reasons:

@@ -8,7 +8,7 @@ from keras import tree
 from keras.src.backend.common.keras_tensor import any_symbolic_tensors
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
-from aip_tf._keras.comparing import BatchSizeError, is_symbol, open_batch
+from aip_tf._keras.comparing import BatchSizeError, are_alike, is_symbol, open_batch, open_sizes
 from aip_tf._keras.graph import Graph, mask_of, own_variables, with_mask_of
 from aip_tf._keras.held import Held, symbolic_class
 
@@ -64,12 +64,19 @@ class Recording:
                 graph, outputs = self._for_any_batch(layer, args, kwargs)
             except Exception:
                 raise error from None
-        self.layers[id(layer)] = layer
-        self.graphs[id(layer)] = graph
         self._hold_variables(layer, graph)
+        self._note(layer, graph)
         flat = [_stand_in(x) if is_symbol(x) else x for x in tree.flatten(outputs)]
         self.returned[id(layer)] = tree.pack_sequence_as(outputs, flat)
         return [x for x in flat if is_symbol(x)]
+
+    def _note(self, layer, graph):
+        self.layers[id(layer)] = layer
+        before = self.graphs.setdefault(id(layer), graph)
+        if before is not graph and not are_alike(before, graph):
+            self.reasons.setdefault(id(layer), "its calls differ")
+        elif before is not graph:
+            open_sizes(before, graph)
 
     def _hold_variables(self, layer, graph):
         """Let a `Held` stand for each of the layer's own variables that its operations read."""
