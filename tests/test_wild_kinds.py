@@ -8,6 +8,7 @@ import keras
 import laws
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
 import aip_tf
@@ -53,13 +54,10 @@ class WithIdentity(layers.Layer):
 
 
 class SizeLeftOpen(layers.Layer):
-    """Its own inference of shapes leaves a size open."""
-
-    def build(self, shape):
-        self.gain = self.add_weight(shape=(1,), initializer="ones", name="gain")
+    """Its own inference of shapes leaves a size open, and TensorFlow keeps it closed to us."""
 
     def call(self, x):
-        return x * self.gain
+        return tf.reverse(x, [1])
 
     def compute_output_shape(self, shape):
         return (shape[0], None, *shape[2:])

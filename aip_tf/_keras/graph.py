@@ -246,7 +246,7 @@ def output_shapes(node, shapes):
     """Shapes of the outputs of `node` for inputs of the given `shapes`, batch size included.
 
     They are in the graph already unless a nested model is called on another size than it was
-    built with, or a size was left open (None): then Keras infers them.
+    built with, or a size was left open (None): then Keras infers them, or a run on zeros tells.
     """
     known = [x.shape for x in node.outputs]
     built = [x.shape[1:] for x in node.input_tensors]
@@ -259,6 +259,13 @@ def output_shapes(node, shapes):
     found = _inferred_shapes(node, open_batch)
     if any(None in s[1:] for s in found):  # what follows the batch size is open as long as that is
         found = _inferred_shapes(node, shapes)
+    if any(None in s[1:] for s in found):  # only a run tells what a layer leaves open
+        zeros = {
+            id(x): keras.ops.zeros(s, x.dtype)
+            for s, x in zip(shapes, node.input_tensors, strict=True)
+        }
+        outputs = run_operation(node, *node.arguments.fill_in(zeros), training=False)
+        found = [tuple(x.shape) for x in tree.flatten(outputs) if x is not None]
     return found
 
 
