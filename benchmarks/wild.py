@@ -1,18 +1,18 @@
-"""Can models that nobody of this project wrote be cut, exactly, and how much of them?
+"""Can foreign models be cut, exactly, and how much of them?
 
     python benchmarks/wild.py                       # all; goes on where it stopped
     python benchmarks/wild.py --only ViTBackbone    # these; --table prints what is there
 
 One JSON line per model goes to `benchmarks/results/wild.jsonl`. Models come from `wild_models/`:
 keras-hub, other packages (skipped, and named, where they are not installed) and programs like those
-of keras.io. Sizes are tiny, weights random, statistics calibrated; half of every group goes at
-random. A model is *exact* if three errors are at most 1e-5, each relative to the largest output:
-`copy` (the model against its uncut copy), `error` (the masked twin against the cut model, law 1)
-and `reload` (the cut model against its `.keras` file, loaded by plain Keras; "as the original" if
-the package's own layers do not come back from such a file either). `control` is how far the output
-moves if one kept channel is swapped for a removed one. `reachable` is the share of the parameters
-that goes if every group is cut to one channel. Each model has a time limit, and runs in a process
-that may die.
+of keras.io, written here. Sizes are tiny, weights random, statistics calibrated; half of every
+group goes at random. A model is *exact* if three errors are at most 1e-5, each relative to the
+largest output: `copy` (the model against its uncut copy), `error` (the masked twin against the cut
+model, law 1) and `reload` (the cut model against its `.keras` file, loaded by plain Keras; "as the
+original" if the package's own layers do not come back from such a file either, which counts as
+exact). `control` is how far the output moves if one kept channel is swapped for a removed one.
+`reachable` is the share of the parameters that goes if every group is cut to one channel. Each
+model has a time limit, and runs in a process that may die.
 """
 
 import argparse

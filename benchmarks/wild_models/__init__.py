@@ -1,4 +1,4 @@
-"""Models that nobody of this project wrote, at sizes that take seconds.
+"""Models of other packages, and programs like keras.io's examples, at sizes that take seconds.
 
 A builder is a function without arguments, registered by `@wild(source)`. It returns a model whose
 inputs say their sizes, or `(model, inputs)` where `inputs` is a batch: for open sizes, for integers
