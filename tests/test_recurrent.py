@@ -41,6 +41,12 @@ def rnn_over_a_cell():
     return head(i, layers.RNN(layers.LSTMCell(6), name="it")(x))
 
 
+@case("conv:5")
+def rnn_whose_outputs_are_the_models():
+    i, x = steps()
+    return Model(i, layers.RNN(layers.SimpleRNNCell(6), name="it")(x))
+
+
 @case("conv:5 it:6 it:4", macs=4 * 3 * 5 + 4 * ((5 + 6) * 24 + (6 + 4) * 12) + 8)
 def rnn_over_a_stack():
     i, x = steps()

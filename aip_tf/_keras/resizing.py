@@ -64,9 +64,20 @@ def _alive(layer, key, value, copies):
     live = getattr(layer, f"_{key}", None) if live is None else live
     if not isinstance(value, str | dict | None) or not _is_alive(live):
         return value
+    if key == "cell":  # a recurrent layer makes it anew, and from a dictionary only
+        return _unbuilt(value)
     if isinstance(live, keras.initializers.Initializer):
         return "zeros"  # the values are those of the source; see `graft` for the object
     return copies.layer(live) if isinstance(live, keras.layers.Layer) else live
+
+
+def _unbuilt(config):
+    """A serialized layer without the sizes on which it was built, at every level."""
+    if isinstance(config, list):
+        return [_unbuilt(x) for x in config]
+    if not isinstance(config, dict):
+        return config
+    return {k: _unbuilt(v) for k, v in config.items() if k != "build_config"}
 
 
 def _is_alive(value):
