@@ -40,8 +40,8 @@ def train(model, data, status, state, epochs, *, validation=None, callbacks=(), 
     Raises:
         KeyboardInterrupt: if a signal came.
     """
+    _keras.build_metrics(model, data.element_spec)  # made in a graph they would keep it alive
     if status.step:
-        _keras.build_metrics(model, data.element_spec)
         _skip_batches(model, status.step, state.metrics())
     keeper = _Keeper(status, state, on_epoch or (lambda logs: None))
     model.fit(

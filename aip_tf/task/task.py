@@ -185,6 +185,7 @@ class Task:
         """
         judge = _keras.ReplicaModel(model)
         self.compile(judge)
+        _keras.build_metrics(judge, data.element_spec)  # made in a graph they would keep it alive
         return judge.evaluate(data, verbose=0, return_dict=True)
 
     def loss_of(self, truth, answers, sample_weight=None):
