@@ -38,16 +38,18 @@ class Nested(Block):
 
 
 class OwnVariables(layers.Layer):
-    """A table, a factor on the left, a number; and a counter that nobody reads."""
+    """Tables, a factor on the left, a number; and a counter that nobody reads."""
 
     def build(self, shape):
         self.table = self.add_weight(shape=(1, *shape[1:]), name="table", initializer="normal")
         self.factor = self.add_weight(shape=(shape[-1],), name="factor", initializer="normal")
+        self.rows = self.add_weight(shape=(9, shape[-1]), name="rows", initializer="normal")
         self.shift = self.add_weight(shape=(), name="shift", initializer="ones")
         self.counter = self.add_weight(shape=(), name="counter", trainable=False)
 
     def call(self, x):
-        return self.factor * (x + self.table) + self.shift
+        rows = ops.take(self.rows, np.arange(8), axis=0) + 2.0 * self.rows[8]
+        return self.factor * (x + self.table + ops.reshape(rows, (8, 1, -1))) + self.shift
 
 
 class OpenBatch(layers.Layer):

@@ -6,6 +6,8 @@ import math
 import keras
 from keras import ops
 
+_NO_OPERATORS = {"__init__", "__init_subclass__", "__new__", "__repr__", "__class__"}
+
 
 class Held(keras.layers.Layer):
     """Stands for a variable in the graph of the layer that owns it; its call returns the value.
@@ -27,30 +29,20 @@ class Held(keras.layers.Layer):
         return keras.KerasTensor(self.variable.shape, self.compute_dtype)
 
 
-_OPERATORS = {
-    "__add__": ops.add,
-    "__matmul__": ops.matmul,
-    "__mul__": ops.multiply,
-    "__pow__": ops.power,
-    "__sub__": ops.subtract,
-    "__truediv__": ops.true_divide,
-}
-
-
 @functools.cache
 def symbolic_class(cls):
-    """A subclass of a variable's class that may stand left of a symbolic tensor: `gamma * x`."""
+    """A subclass of a variable's class that operations take for a symbolic tensor.
 
-    def method(name, function):
-        def operate(self, other):
-            if isinstance(other, keras.KerasTensor):
-                return function(self, other)
-            return getattr(cls, name)(self, other)
-
-        return operate
-
-    methods = {name: method(name, function) for name, function in _OPERATORS.items()}
-    return type(cls)(cls.__name__, (cls,), methods | {"__module__": cls.__module__})
+    So they are recorded with the variable as their argument, and do not compute with its value.
+    """
+    operators = {
+        name: method
+        for name, method in vars(keras.KerasTensor).items()
+        if name.startswith("__") and name not in _NO_OPERATORS and callable(method)
+    }
+    settings = {"record_history": True, "sparse": False, "ragged": False}
+    members = operators | settings | {"__module__": cls.__module__}
+    return type(cls)(cls.__name__, (cls, keras.KerasTensor), members)
 
 
 def hold(held, x, shape):

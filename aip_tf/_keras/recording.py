@@ -37,6 +37,7 @@ class Recording:
         self.returned = {}
         self.explicit_mask = False
         self._lasting = set()
+        self._symbolic = []  # (variable, its class, the class in which it is recorded)
         self._opened_class = functools.cache(functools.partial(_opened_class, self))
 
     def run(self, layer, args, kwargs):
@@ -117,7 +118,8 @@ class Recording:
         flat = tree.flatten(outputs)
         if not any(map(is_symbol, flat)):
             raise CannotOpenError("its call returns no tensor that depends on its inputs")
-        nodes = _nodes_between(symbols, [x for x in flat if is_symbol(x)])
+        known = [*symbols, *own_variables(layer)]
+        nodes = _nodes_between(known, [x for x in flat if is_symbol(x)])
         for node in nodes:
             _check_sizes(node)
         return Graph(symbols, nodes, outputs, is_passing=self._is_passing), outputs
@@ -165,15 +167,26 @@ class Recording:
     def _swapped(self, layers):
         """For a while `layers` and their variables are of classes that record; only these."""
         variables = [v for x in layers for v in own_variables(x)]
-        classes = [(x, type(x), self._opened_class(type(x))) for x in layers]
-        classes += [(v, type(v), symbolic_class(type(v))) for v in variables]
-        for x, _, cls in classes:
-            object.__setattr__(x, "__class__", cls)
-        try:
+        self._symbolic = [(v, type(v), symbolic_class(type(v))) for v in variables]
+        recorded = [(x, type(x), self._opened_class(type(x))) for x in layers]
+        with _of_classes([*recorded, *self._symbolic]):
             yield
-        finally:
-            for x, cls, _ in classes:
-                object.__setattr__(x, "__class__", cls)
+
+    def with_real_variables(self):
+        """For a while the variables are what they are: Keras looks into a layer by itself."""
+        return _of_classes([(v, recording, real) for v, real, recording in self._symbolic])
+
+
+@contextlib.contextmanager
+def _of_classes(changes):
+    """Objects are of another class for a while: list of (object, its class, the other)."""
+    for x, _, other in changes:
+        object.__setattr__(x, "__class__", other)
+    try:
+        yield
+    finally:
+        for x, cls, _ in changes:
+            object.__setattr__(x, "__class__", cls)
 
 
 def _opened_class(recording, cls):
@@ -192,7 +205,8 @@ def _opened_class(recording, cls):
                 return recording.record(self, args, kwargs)
             except Exception as error:
                 recording.fail(self, error)
-            return super().symbolic_call(*args, **kwargs)
+            with recording.with_real_variables():
+                return super().symbolic_call(*args, **kwargs)
 
         def add_loss(self, loss):
             recording.reasons.setdefault(id(self), "its call adds a loss")
