@@ -74,6 +74,20 @@ class Pair(layers.Layer):
         return self.inner(x)[0]
 
 
+class Causal(layers.Layer):
+    """Attention under a mask that is made for the batch."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = layers.MultiHeadAttention(4, 8)
+
+    def call(self, x):
+        batch = ops.shape(x)[0]
+        steps = ops.reshape(x, (batch, 64, 8))
+        mask = ops.broadcast_to(ops.tril(ops.ones((64, 64)))[None], (batch, 64, 64))
+        return ops.reshape(self.attention(steps, steps, attention_mask=mask), (batch, 8, 8, 8))
+
+
 def holding(*parts):
     """A model: "free", the parts one behind the other, a head."""
     i = Input((8, 8, 3))
@@ -105,6 +119,7 @@ MODELS = {
     "one block twice": (lambda: holding(*[Block(name="block")] * 2), None),
     "own variables": (lambda: holding(OwnVariables()), None),
     "open batch, None": (lambda: holding(Pair()), None),
+    "a mask for the batch": (lambda: holding(Causal()), None),
     "subclassed model": (Network, None),
     "subclassed in another": (lambda: Model(i := Input((8, 8, 3)), Network()(i)), None),
 }

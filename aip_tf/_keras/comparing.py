@@ -58,6 +58,40 @@ def disagreement(graph, other):
     return ""
 
 
+def _share_constants(a, b):
+    """Constants of two calls that repeat one entry for every sample become that entry; in place.
+
+    As a causal mask does that was made for a batch. Only where the call then gives the same sizes.
+    """
+    flat = [tree.flatten((x.arguments.args, x.arguments.kwargs)) for x in (a, b)]
+    if len(flat[0]) != len(flat[1]) or not any(map(_repeats, *flat)):
+        return
+    for node, own, others in ((a, *flat), (b, *reversed(flat))):
+        shared = [x[:1] if _repeats(x, y) else x for x, y in zip(own, others, strict=True)]
+        structure = (node.arguments.args, node.arguments.kwargs)
+        args, kwargs = tree.pack_sequence_as(structure, shared)
+        given = {k: v for k, v in kwargs.items() if v is not None}
+        found = tree.flatten(node.operation.compute_output_spec(*args, **given))
+        if not all(_fit(x.shape, y.shape) for x, y in zip(found, node.outputs, strict=True)):
+            raise BatchSizeError("what it does depends on the batch size")
+        node.arguments = SymbolicArguments(*args, **kwargs)
+
+
+def _fit(shape, other):
+    """Whether two shapes may be the same, sizes that are open aside."""
+    pairs = zip(shape, other, strict=False)
+    return len(shape) == len(other) and all(None in pair or len({*pair}) == 1 for pair in pairs)
+
+
+def _repeats(x, y):
+    """Whether two constants differ in their number of equal entries only."""
+    if not all(isinstance(v, np.ndarray) or keras.ops.is_tensor(v) for v in (x, y)):
+        return False
+    x, y = np.asarray(x), np.asarray(y)
+    alike = x.ndim > 1 and len(x) != len(y) and x.shape[1:] == y.shape[1:]
+    return alike and bool((x == x[:1]).all() and (y == x[:1]).all())
+
+
 def _numbered(graph):
     """`{id(tensor): number}`, in the order in which tensors come up."""
     tensors = [*graph.inputs, *(x for node in graph.nodes for x in node.outputs)]
@@ -127,6 +161,7 @@ def open_batch(graph, other):
         raise BatchSizeError("what it does depends on the batch size")
     places = [_numbered(g) for g in (graph, other)]
     for a, b in zip(graph.nodes, other.nodes, strict=True):
+        _share_constants(a, b)
         if isinstance(a.operation, operation_type("Reshape")):
             sizes = zip(a.outputs[0].shape, b.outputs[0].shape, strict=True)  # a -1 is known there
             sizes = tuple(s if s == t and s is not None else -1 for s, t in sizes)
