@@ -6,7 +6,7 @@ import numpy as np
 from keras import layers
 
 from aip_tf import _keras
-from aip_tf.channels.identities import compact, long_axes, rows, spread
+from aip_tf.channels.identities import IdentityArray, compact, long_axes, rows, spread
 from aip_tf.channels.rules.table import keep_all, operations, register_channel_rule
 
 
@@ -83,7 +83,8 @@ def _obstacle(call, inputs, masks):
         if not call.are_kept(x) and call.settle(x) not in (None, x.ndim - 1):
             return f"{call.label} attends along the axis of these channels"
     masks = [m for m in masks if m is not None]
-    if any(not call.are_kept(m) and call.settle(m) is not None for m in masks):
+    traced = [m for m in masks if isinstance(m, IdentityArray)]  # the others are constants
+    if any(not call.are_kept(m) and call.settle(m) is not None for m in traced):
         return f"{call.label} is masked by these channels"
     if masks and masks[-1].ndim > inputs[0].ndim:
         return f"{call.label} has a mask for each head"
