@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import socket
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ _log = logging.getLogger("aip_tf")
 
 _LOCK = "lock"
 _held = {}  # {folder: [open lock file, how many times]} of this process
-_UNFINISHED = "unfinished_"
+_UNFINISHED = ".aip_tf_unfinished_"  # a name that nobody else gives
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: what was saved before is whole; free some space, and the same "
     "command goes on",
@@ -126,15 +125,15 @@ def is_whole(path, expected):
 
 
 def tidy(folder):
-    """Removes what killed processes left half written in `folder` and below.
+    """Removes the files that killed processes left half written in `folder` and its folders.
 
-    Only the owner of the folder may call it (see `Lock`): nobody else is writing then.
+    Only files under the names that `write` gives go. Only the owner of the folder may call it (see
+    `Lock`): nobody else is writing then.
     """
-    for path in sorted(Path(folder).rglob(_UNFINISHED + "*")):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    for depth in ("", "*/"):
+        for path in sorted(Path(folder).glob(f"{depth}{_UNFINISHED}*")):
+            if path.is_file():
+                path.unlink(missing_ok=True)
 
 
 class Lock:

@@ -88,6 +88,7 @@ class RunState:
         if self.folder is not None and is_chief():
             files.tidy(self.folder)
         saved = self._read()
+        self._is_of_a_run = saved is not None
         if saved is not None:
             self._adopt(saved, overwrite, survives or (lambda snapshot, identity: False))
 
@@ -158,10 +159,23 @@ class RunState:
         return None if self.folder is None else self.folder / name
 
     def forget(self, *names):
-        """Remove files that an earlier run with another identity left."""
-        if self.folder is not None and is_chief():
-            for name in names:
-                self.path(name).unlink(missing_ok=True)
+        """Remove files that an earlier run left here.
+
+        Raises:
+            ValueError: if there are some and no earlier run was here: they are the user's own.
+        """
+        if self.folder is None or not is_chief():
+            return
+        found = [name for name in names if self.path(name).exists()]
+        if found and not self._is_of_a_run:
+            raise ValueError(
+                "Received the run directory "
+                f"'{self.folder}', which holds {', '.join(found)} but no "
+                "state.json of a run. Expected a folder of its own, as these would be replaced: "
+                "name another folder, or move them away."
+            )
+        for name in found:
+            self.path(name).unlink(missing_ok=True)
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -178,8 +192,8 @@ class RunState:
             raise ValueError(
                 f"Received the folder '{self.folder}', whose state.json cannot be read: it is "
                 f"damaged, or of another version of aip_tf ({type(error).__name__}: {error}). "
-                "Expected what this version writes: give another folder, or remove state.json to "
-                "start anew; student.keras and the report in it are untouched by that."
+                "Expected what this version writes: give another folder, or remove state.json, "
+                "student.keras and the report to start anew."
             ) from error
 
     def _adopt(self, saved, overwrite, survives):

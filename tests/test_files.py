@@ -35,6 +35,15 @@ def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_tidying_leaves_what_others_wrote(tmp_path):
+    chapter = tmp_path / "docs" / "unfinished_chapters" / "1.txt"
+    chapter.parent.mkdir(parents=True)
+    chapter.write_text("mine")
+    (tmp_path / "unfinished_notes.txt").write_text("mine")
+    files.tidy(tmp_path)
+    assert chapter.read_text() == "mine" and (tmp_path / "unfinished_notes.txt").exists()
+
+
 def test_what_is_written_reaches_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     steps = []
     monkeypatch.setattr(files.os, "fsync", lambda handle: steps.append("fsync"))

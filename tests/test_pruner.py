@@ -138,7 +138,7 @@ def test_a_run_killed_at_any_write_ends_as_if_it_had_not_been(
     assert report.history == expected.history
     assert report.student == expected.student
     assert [r.metrics_before for r in report.rounds] == [r.metrics_before for r in expected.rounds]
-    assert not list(tmp_path.rglob("unfinished_*"))
+    assert not list(tmp_path.rglob(".aip_tf_unfinished_*"))
 
 
 def test_a_resumed_run_goes_on_with_the_trained_weights(tmp_path):

@@ -443,3 +443,12 @@ def test_a_deleted_teacher_is_made_again_and_another_one_refused(tmp_path):
     parts = Parts(seed=1)
     parts.run(tmp_path, overwrite=True)
     assert parts.calls == ["export"]
+
+
+@pytest.mark.parametrize("name", ["student.keras", "report.html", "report.json"])
+def test_a_folder_of_the_users_own_is_refused_and_left_as_it_is(name, tmp_path):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"holds {name} but no state.json"):
+        prune(tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+    assert not (tmp_path / "checkpoint").exists()

@@ -170,7 +170,7 @@ def check_outcome(workers, run_dir, said="round 1/1"):
     assert f"{report['student']['macs']:,}" in " ".join(numbers[0])
     names = {path.name for path in run_dir.iterdir()}
     assert {"student.keras", "teacher.keras", "report.json", "state.json"} <= names
-    assert not list(run_dir.rglob("unfinished_*"))
+    assert not list(run_dir.rglob(".aip_tf_unfinished_*"))
     for folder in (run_dir / "events").iterdir():
         found = [re.search(r"\.(\d+)\.\d+\.v2$", path.name) for path in folder.iterdir()]
         processes = {match[1] for match in found if match}

@@ -76,7 +76,7 @@ def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path):
 
 
 def test_a_finished_training_is_loaded_and_another_one_refused(data, tmp_path):
-    (tmp_path / "unfinished_1.npz").write_bytes(b"killed while writing")
+    (tmp_path / ".aip_tf_unfinished_1.npz").write_bytes(b"killed while writing")
     watch = KillDuring(None)
     teacher = train_teacher(seeded(), data, 2, checkpoint_dir=tmp_path, callbacks=[watch])
     assert watch.epochs_seen == [0, 1]
@@ -84,7 +84,7 @@ def test_a_finished_training_is_loaded_and_another_one_refused(data, tmp_path):
     assert watch.epochs_seen == [0, 1]
     for ours, theirs in zip(teacher.get_weights(), finished.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert not list(tmp_path.rglob("unfinished_*"))
+    assert not list(tmp_path.rglob(".aip_tf_unfinished_*"))
     for model, epochs, word in [
         (seeded(), 3, "epochs 2 there, 3 now"),
         (seeded(16), 2, "architecture"),
