@@ -4,6 +4,8 @@
 
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+# One test at a time leaves half of two cores idle; more than four processes want much memory.
+PYTEST := .venv/bin/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 SOURCES := setup.py pyproject.toml
 
 .PHONY: demo test test-slow lint clean
@@ -13,10 +15,10 @@ demo: .venv/.installed
 	bin/aip_run --gin_file=gin/digits.gin
 
 test: lint
-	.venv/bin/python -m pytest -q
+	$(PYTEST)
 
 test-slow: lint
-	.venv/bin/python -m pytest -q -m 'slow or not slow'
+	$(PYTEST) -m 'slow or not slow'
 
 lint: .venv/.installed_test
 	.venv/bin/ruff check .

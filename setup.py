@@ -36,6 +36,12 @@ setup(
     ],
     extras_require={
         # ruff formats differently from one minor release to the next, hence the narrow range.
-        "test": ["hypothesis>=6.100", "keras-hub>=0.32", "pytest>=8", "ruff~=0.17.6"],
+        "test": [
+            "hypothesis>=6.100",
+            "keras-hub>=0.32",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff~=0.17.6",
+        ],
     },
 )

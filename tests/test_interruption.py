@@ -125,9 +125,9 @@ def test_a_second_ctrl_c_ends_a_process_that_is_not_in_python():
         import hashlib
         from aip_tf import interruption
         with interruption.noted(lambda sentence: print(sentence, flush=True)):
-            print("started", flush=True)
             while True:
                 try:
+                    print("started", flush=True)
                     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**8)  # a minute, not in Python
                 except KeyboardInterrupt:
                     pass
