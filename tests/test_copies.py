@@ -263,3 +263,15 @@ def test_pixels_are_cast_as_the_model_casts_them():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype("uint8")
     masks = {"free": HALF}
     assert check_cut(model, aip_tf.prune_channels(model, masks), masks, pixels) <= 1e-5
+
+
+def test_a_copy_scales_its_loss_as_its_model_does():
+    with_policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(2)])
+    functional = keras.Model(model.inputs, model.outputs)
+    keras.config.set_dtype_policy(with_policy)
+    for x in (model, functional):
+        copy = aip_tf.prune_channels(x, {})
+        copy.compile("sgd", "mse")
+        assert isinstance(copy.optimizer, keras.optimizers.LossScaleOptimizer)

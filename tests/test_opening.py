@@ -190,6 +190,17 @@ def test_selections_and_criteria_work_on_a_subclassed_model():
     assert aip_tf.count_macs(cut) <= 0.5 * aip_tf.count_macs(model)
 
 
+def test_a_frozen_variable_is_frozen_in_the_file_too(tmp_path):
+    model = holding(OwnVariables(name="own"))
+    model.get_layer("own").table.trainable = False
+    copy = aip_tf.prune_channels(model, {})
+    copy.save(tmp_path / "copy.keras")
+    loaded = keras.models.load_model(tmp_path / "copy.keras")
+    for found in (copy, loaded):
+        frozen = [v.path for v in found.variables if not v.trainable]
+        assert [path.split("/")[-2] for path in frozen] == ["table"]
+
+
 # --- what stays whole, and why --------------------------------------------------------------------
 
 
@@ -229,6 +240,17 @@ class OfTensorFlow(Block):
         return self.second(tf.nn.relu(self.first(x)))
 
 
+class Regularized(Block):
+    """Orthogonal rows are no matter of single entries."""
+
+    def build(self, shape):
+        kind = keras.regularizers.OrthogonalRegularizer()
+        self.mixing = self.add_weight(shape=(8, 8), name="mixing", regularizer=kind)
+
+    def call(self, x):
+        return ops.matmul(super().call(x), self.mixing)
+
+
 WHOLE = {
     ByMode: "training",
     FixedMode: "fixes `training`",
@@ -236,6 +258,7 @@ WHOLE = {
     AddsLoss: "adds a loss",
     Noise: "chance",
     OfTensorFlow: "symbolic tensors",
+    Regularized: "OrthogonalRegularizer",
 }
 
 

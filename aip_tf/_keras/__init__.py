@@ -30,6 +30,7 @@ from aip_tf._keras.copies import (
     new_operation,
     rename,
     set_flags,
+    take_policy,
 )
 from aip_tf._keras.data import (
     is_seeded,
@@ -179,6 +180,7 @@ __all__ = [
     "share_of",
     "show",
     "standardized",
+    "take_policy",
     "tensor_places",
     "walk",
     "with_mask_of",

@@ -281,6 +281,11 @@ def copy_sequential(model, layers, inputs):
     return copy
 
 
+def take_policy(copy, model, dtype):
+    """Give a Functional copy the dtype policy of its model, or `dtype`: `compile` goes by it."""
+    copy._dtype_policy = keras.dtype_policies.get(dtype) if dtype else model.dtype_policy
+
+
 def set_flags(pairs):
     """Give copies the `trainable` flags of their sources, each its own, none inherited.
 

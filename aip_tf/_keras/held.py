@@ -26,7 +26,9 @@ class Held(keras.layers.Layer):
         return ops.convert_to_tensor(self.variable)
 
     def compute_output_spec(self, x):
-        return keras.KerasTensor(self.variable.shape, self.compute_dtype)
+        is_floating = "float" in self.variable.dtype
+        dtype = self.compute_dtype if is_floating else self.variable.dtype
+        return keras.KerasTensor(self.variable.shape, dtype)
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from aip_tf._keras.graph import Graph, mask_of, own_variables, with_mask_of
 from aip_tf._keras.held import Held, symbolic_class
 
 _TRIAL_BATCHES = (2, 3)  # where an open batch size fails: what follows it differs between the two
+_BY_ENTRY = {getattr(keras.regularizers, name) for name in ("L1", "L2", "L1L2")}
 
 
 class CannotOpenError(Exception):
@@ -85,8 +86,10 @@ class Recording:
         for node in list(graph.nodes):
             flat = tree.flatten((node.arguments.args, node.arguments.kwargs))
             for variable in [x for x in flat if isinstance(x, keras.Variable)]:
-                if id(variable) not in owned or variable.constraint is not None:
+                if id(variable) not in owned:
                     self.note_read(variable, layer)
+                elif reason := _why_not_held(variable):
+                    self.reasons.setdefault(id(layer), reason)
                 elif id(variable) not in held:
                     holder = Held(variable, layer.dtype_policy)
                     held[id(variable)] = holder(graph.inputs[0])
@@ -238,6 +241,16 @@ def _without_new_nodes(layers):
     finally:
         for nodes, length in zip(lists, lengths, strict=True):
             del nodes[length:]
+
+
+def _why_not_held(variable):
+    """Why no stock layer can stand for an own variable of a composite, or None."""
+    if variable.constraint is not None:
+        return f"its variable {variable.path!r} has a constraint, which sees its shape"
+    if variable.regularizer is not None and type(variable.regularizer) not in _BY_ENTRY:
+        kind = type(variable.regularizer).__name__
+        return f"its variable {variable.path!r} has the regularizer {kind}, which sees its shape"
+    return None
 
 
 def _stand_in(x):

@@ -74,6 +74,7 @@ class _Rebuild:
                 copy = keras.Model(
                     _in_structure(graph, inputs), _symbolic(outputs), name=model.name
                 )
+            _keras.take_policy(copy, model, self._dtype)
             self._copies[id(model)] = (model, copy)
         return self._copies[id(model)][1]
 
@@ -125,6 +126,7 @@ class _Rebuild:
         dense, output = _keras.hold(held, x, tuple(shape))
         _keras.rename(dense, name)
         dense.kernel.regularizer = variable.regularizer
+        held.trainable = variable.trainable  # a file keeps the flag of a layer, not of a variable
         self._copies[id(held)] = (held, dense)
         self._variables[id(variable)] = (variable, dense.kernel)
         return output
