@@ -1,8 +1,12 @@
 """How a learning rate falls over a stretch of training, and which optimizer makes it fall."""
 
+import inspect
+import math
+
 import keras
 
 from aip_tf import _keras, schedules
+from aip_tf.arguments import shown
 
 _TABLE_SIZE = 2000
 _SETTERS = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
@@ -36,17 +40,21 @@ def decayed_optimizer(optimizer, decay, steps, default_rate=0.02):
 def check(optimizer, decay, callbacks=()):
     """Whether optimizer, decay and callbacks can work together; makes no variable.
 
+    Args:
+        optimizer, decay: see `decayed_optimizer`.
+        callbacks: as `fit` takes them: several, a single one, or None.
+
+    Returns:
+        The callbacks as a tuple.
+
     Raises:
         ValueError: for an unknown optimizer or decay, or a callback that cannot do its work.
     """
     falls = schedules.get(decay) is not schedules.constant
+    _check_decay(decay)
     _check_optimizer(optimizer)
+    callbacks = _as_tuple(callbacks)
     for callback in callbacks:
-        if not isinstance(callback, keras.callbacks.Callback):
-            raise ValueError(
-                f"Received {callback!r} among the callbacks. Expected a keras.callbacks.Callback "
-                "object: make one, Name(...)."
-            )
         if isinstance(callback, _SETTERS) and (falls or _keras.has_schedule(optimizer)):
             raise ValueError(
                 f"Received the callback {type(callback).__name__} with decay={decay!r} and the "
@@ -59,6 +67,40 @@ def check(optimizer, decay, callbacks=()):
                 "Received the callback BackupAndRestore. Expected a run that keeps its own "
                 "checkpoints: give run_dir (a teacher: checkpoint_dir), and the same call goes on."
             )
+    return callbacks
+
+
+def _as_tuple(callbacks):
+    if callbacks is None or isinstance(callbacks, keras.callbacks.Callback):
+        callbacks = () if callbacks is None else (callbacks,)
+    given = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
+    for callback in given:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise ValueError(
+                f"Received {shown(callback)} among the callbacks. Expected a "
+                "keras.callbacks.Callback object: make one, Name(...)."
+            )
+    return tuple(given)
+
+
+def _check_decay(decay):
+    """A function of the user's is asked once: what it cannot answer costs no training."""
+    if not callable(decay):
+        return
+    try:
+        factor = decay(0.0)
+        fits = math.isfinite(factor) and factor >= 0
+    except Exception as error:  # whatever code of the user's may raise
+        raise ValueError(
+            f"Received decay={shown(decay)}, which fails with {type(error).__name__}: {error}. "
+            "Expected a function of the progress in [0, 1) that gives the factor of the learning "
+            "rate, such as aip_tf.schedules.cosine."
+        ) from error
+    if not fits:
+        raise ValueError(
+            f"Received decay={shown(decay)}, which gives {shown(factor)} at the progress 0. "
+            "Expected the factor of the learning rate, a finite number >= 0."
+        )
 
 
 def _check_optimizer(optimizer):
@@ -66,16 +108,39 @@ def _check_optimizer(optimizer):
         name.lower(): name
         for name, item in vars(keras.optimizers).items()
         if isinstance(item, type) and issubclass(item, keras.optimizers.Optimizer)
+        if _needs_nothing(item)
     }
-    if isinstance(optimizer, keras.optimizers.Optimizer | dict):
+    if isinstance(optimizer, keras.optimizers.Optimizer):
+        _check_rate(optimizer)
+        return
+    if isinstance(optimizer, dict):
         return
     is_name = isinstance(optimizer, str)
     if not is_name or not (
         optimizer.lower() in known or keras.saving.get_registered_object(optimizer)
     ):
         raise ValueError(
-            f"Received optimizer={optimizer!r}. Expected a keras.optimizers.Optimizer or a name: "
-            f"{', '.join(sorted(known.values()))}."
+            f"Received optimizer={shown(optimizer)}. Expected a keras.optimizers.Optimizer object, "
+            f"Name(...), or a name: {', '.join(sorted(known.values()))}."
+        )
+
+
+def _needs_nothing(optimizer_class):
+    """Whether a class makes an optimizer of its name alone: no base class, no wrapper of others."""
+    parameters = inspect.signature(optimizer_class).parameters.values()
+    return optimizer_class is not keras.optimizers.Optimizer and all(
+        p.default is not p.empty or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters
+    )
+
+
+def _check_rate(optimizer):
+    if _keras.has_schedule(optimizer):
+        return
+    rate = float(optimizer.learning_rate)
+    if not (math.isfinite(rate) and rate >= 0):
+        raise ValueError(
+            f"Received the optimizer {type(optimizer).__name__} with the learning rate {rate}. "
+            "Expected a finite number >= 0, such as 0.01."
         )
 
 

@@ -5,8 +5,35 @@ import dataclasses
 import keras
 
 from aip_tf import _keras, decays
+from aip_tf.arguments import Kind, check, choice, instance, integer, number, shown
 from aip_tf.game import AdversarialDistiller
+from aip_tf.game.distiller import check_transfers, default_transfers
 from aip_tf.task import Task
+from aip_tf.task.wishes import check_wishes
+
+
+def _are_class_weights(value):
+    return (
+        isinstance(value, dict)
+        and all(map(_CLASS.accepts, value))
+        and all(map(_WEIGHT.accepts, value.values()))
+    )
+
+
+_CLASS = integer(0)
+_WEIGHT = number("a number >= 0", 0)
+_KINDS = {
+    "epochs": integer(2),
+    "steps_per_epoch": integer(1, or_none=True),
+    "validation_steps": integer(1, or_none=True),
+    "recalibration_batches": integer(0),
+    "keep": choice("last", "best"),
+    "class_weight": Kind(
+        lambda value: value is None or _are_class_weights(value),
+        "{class number: weight >= 0}, such as {0: 1.0, 1: 2.5}, or None",
+    ),
+    "task": instance(Task, "a Task object, such as Task(main_metric='loss')", or_none=True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +54,11 @@ class Recovery:
         transfers: what the teacher hands over; None: the full method, see `AdversarialDistiller`;
             an empty list: plain fine-tuning.
         supervised_weight: weight of the supervised loss, see `AdversarialDistiller`.
-        callbacks: Keras callbacks. There is one `fit` for every stretch between cuts, so
-            `on_train_begin` comes once a stretch, and what a callback resets there (the patience of
-            EarlyStopping, say) starts afresh; CSVLogger goes on in its file. `self.model.student`
-            is the student, which ModelCheckpoint writes. Those that set the learning rate need
-            `decay="constant"`.
+        callbacks: Keras callbacks, several or one. There is one `fit` for every stretch between
+            cuts, so `on_train_begin` comes once a stretch, and what a callback resets there (the
+            patience of EarlyStopping, say) starts afresh; CSVLogger goes on in its file.
+            `self.model.student` is the student, which ModelCheckpoint writes. Those that set the
+            learning rate need `decay="constant"`.
         steps_per_epoch, validation_steps: batches in an epoch, and in a validation, of data that do
             not end or do not say how many they are, see `datasets.as_dataset`. The stream of such
             data starts anew where a run is resumed.
@@ -69,17 +96,12 @@ class Recovery:
     task: Task | None = None
 
     def __post_init__(self):
-        if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 2:
-            raise ValueError(f"Received epochs={self.epochs!r}. Expected an integer of at least 2.")
-        if self.recalibration_batches < 0:
-            raise ValueError(
-                f"Received recalibration_batches={self.recalibration_batches!r}. Expected >= 0."
-            )
-        for name in ("steps_per_epoch", "validation_steps"):
-            _check_steps(name, getattr(self, name))
-        if self.keep not in ("last", "best"):
-            raise ValueError(f"Received keep={self.keep!r}. Expected 'last' or 'best'.")
-        decays.check(self.optimizer, self.decay, self.callbacks)
+        plain = check(_KINDS, vars(self))
+        check_wishes(self.loss, self.metrics)
+        transfers = default_transfers() if self.transfers is None else self.transfers
+        check_transfers(transfers, self.supervised_weight)
+        plain["callbacks"] = decays.check(self.optimizer, self.decay, self.callbacks)
+        vars(self).update(plain)  # the fields of a frozen object
 
     def for_model(self, model, batch, opened=None):
         """This recovery with its task read from a model and a batch of the data, see `Task.read`.
@@ -123,15 +145,10 @@ def recovery_from(recovery):
         return Recovery()
     if not isinstance(recovery, Recovery):
         raise ValueError(
-            f"Received recovery={recovery!r}. Expected a Recovery, such as Recovery(epochs=30)."
+            f"Received recovery={shown(recovery)}. Expected a Recovery, such as "
+            "Recovery(epochs=30)."
         )
     return recovery
-
-
-def _check_steps(name, steps):
-    if steps is None or (isinstance(steps, int) and not isinstance(steps, bool) and steps >= 1):
-        return
-    raise ValueError(f"Received {name}={steps!r}. Expected a positive integer, or None.")
 
 
 def recalibrate(model, data, num_batches):

@@ -12,9 +12,12 @@ the progress since the last cut, because optimiser and learning rate restart aft
 import contextlib
 import itertools
 import math
+import numbers
 import os
 import warnings
 from dataclasses import dataclass
+
+from aip_tf.arguments import check, instance, integer, number, shown
 
 __all__ = [
     "Cut",
@@ -27,6 +30,7 @@ __all__ = [
     "step_decay",
 ]
 
+_EPOCHS = {"epochs": integer(2)}  # a cut comes after one and needs another one to recover
 _MAX_CUTS = 3
 _TOLERANCE = 1e-5
 
@@ -65,17 +69,13 @@ def list_cuts(schedule, epochs):
     >>> list_cuts(lambda step: (step in (0, 4), 0.1 * (step + 1)), epochs=10)
     [Cut(epoch=0, amount=0.1), Cut(epoch=4, amount=0.5)]
     """
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 2:
-        raise ValueError(
-            f"`epochs` is {epochs!r}; expected an integer of at least 2: the first cut comes after "
-            "one epoch and needs another one to recover."
-        )
-    if isinstance(schedule, (int, float)) and not isinstance(schedule, bool):
+    epochs = check(_EPOCHS, {"epochs": epochs})["epochs"]
+    if isinstance(schedule, numbers.Real) and not isinstance(schedule, bool):
         return _cuts_to(float(schedule), epochs)
     if not callable(schedule):
         raise ValueError(
-            f"`schedule` is {schedule!r}; expected the final amount (a float in (0, 1)), a tfmot "
-            "PruningSchedule, or a callable step -> (should_prune, amount)."
+            f"`schedule` is {shown(schedule)}; expected the final amount (a float in (0, 1)), a "
+            "tfmot PruningSchedule, or a callable step -> (should_prune, amount)."
         )
     _check_range(schedule, epochs)
     cuts = _ask(schedule, epochs)
@@ -113,7 +113,7 @@ def _check_range(schedule, epochs):
 def _ask(schedule, epochs):
     cuts = []
     for epoch in range(epochs):
-        answer = schedule(epoch)
+        answer = _answer(schedule, epoch)
         try:
             should_prune, amount = answer
             should_prune, amount = bool(should_prune), _as_float(amount)
@@ -126,6 +126,17 @@ def _ask(schedule, epochs):
             _check_amount(_describe(schedule), amount, epoch)
             cuts.append(Cut(epoch, amount))
     return cuts
+
+
+def _answer(schedule, epoch):
+    try:
+        return schedule(epoch)
+    except Exception as error:  # whatever code of the user's may raise
+        raise ValueError(
+            f"Received schedule={_describe(schedule)}, which fails for step {epoch} with "
+            f"{type(error).__name__}: {error}. Expected a callable of one argument, the epoch just "
+            "finished, that gives (should_prune, amount)."
+        ) from error
 
 
 def _check_amount(what, amount, epoch):
@@ -194,6 +205,17 @@ def _describe(schedule):
 # Schedules ---------------------------------------------------------------------------------------
 
 
+_SHARE = number("a fraction of the original, in [0, 1)", 0, math.nextafter(1, 0))
+_POLYNOMIAL = {
+    "initial_sparsity": _SHARE,
+    "final_sparsity": _SHARE,
+    "begin_step": integer(0),
+    "end_step": integer(0),
+    "frequency": integer(1),
+    "power": number("a number > 0", above=0),
+}
+
+
 def PolynomialDecay(  # noqa: N802
     initial_sparsity, final_sparsity, begin_step, end_step, frequency=1, power=1.0
 ):
@@ -220,6 +242,7 @@ def PolynomialDecay(  # noqa: N802
     >>> [cut.epoch for cut in list_cuts(schedule, epochs=90)]
     [0, 4, 8, 12, 16]
     """
+    check(_POLYNOMIAL, locals())
     return _tfmot_schedules().PolynomialDecay(
         initial_sparsity, final_sparsity, begin_step, end_step, power=power, frequency=frequency
     )
@@ -231,6 +254,7 @@ def one_shot(amount, epoch=0):
     >>> list_cuts(one_shot(0.5), epochs=10)
     [Cut(epoch=0, amount=0.5)]
     """
+    check({"amount": _SHARE, "epoch": integer(0)}, locals())
     return _tfmot_schedules().ConstantSparsity(
         amount, begin_step=epoch, end_step=epoch, frequency=1
     )
@@ -287,6 +311,12 @@ def cosine(progress):
     return (1 + math.cos(math.pi * progress)) / 2
 
 
+_STEPS = {
+    "boundaries": instance((list, tuple), "increasing shares of the epochs, such as (0.5, 0.75)"),
+    "factor": number("a number in (0, 1], such as 0.1", most=1, above=0),
+}
+
+
 def step_decay(boundaries=(0.5, 68 / 90), factor=0.1):
     """Multiply the rate by `factor` at each boundary; the defaults are AIP's on ImageNet.
 
@@ -305,15 +335,14 @@ def step_decay(boundaries=(0.5, 68 / 90), factor=0.1):
     >>> [round(decay(epoch / 90), 4) for epoch in (0, 44, 45, 67, 68, 89)]
     [1.0, 1.0, 0.1, 0.1, 0.01, 0.01]
     """
+    check(_STEPS, locals())
     boundaries = tuple(boundaries)
-    in_range = all(0 < boundary < 1 for boundary in boundaries)
+    in_range = all(isinstance(x, numbers.Real) and 0 < x < 1 for x in boundaries)
     if not in_range or list(boundaries) != sorted(set(boundaries)):
         raise ValueError(
             f"`boundaries` is {boundaries}; expected increasing shares of the epochs between two "
             "cuts, each in (0, 1), for example (0.5, 0.75)."
         )
-    if not 0 < factor <= 1:
-        raise ValueError(f"`factor` is {factor}; expected a number in (0, 1], for example 0.1.")
 
     def decay(progress):
         return factor ** sum(progress >= boundary for boundary in boundaries)

@@ -6,6 +6,8 @@ import keras
 import tensorflow as tf
 
 from aip_tf import _keras, decays, files, identity, zoo
+from aip_tf.arguments import FLAG, OPTIONAL_FUNCTION, integer
+from aip_tf.arguments import check as check_kinds
 from aip_tf.datasets.adapt import as_dataset, first_batch
 from aip_tf.datasets.passes import counted
 from aip_tf.distribution import is_chief, share_batches
@@ -19,6 +21,7 @@ __all__ = ["load_model", "train_teacher"]
 
 # Learning rate of the optimizer "sgd": for networks that start from nothing.
 _RATE = 0.1
+_KINDS = {"epochs": integer(1), "check": OPTIONAL_FUNCTION, "overwrite": FLAG}
 
 
 def load_model(source, weights=None, **arguments):
@@ -94,7 +97,7 @@ def train_teacher(
         checkpoint_dir: folder for snapshots; a training killed at any instant goes on from the
             last one and ends as it would have, a finished one is loaded without training, see
             docs/runs.md. None keeps nothing on disk.
-        callbacks: further Keras callbacks.
+        callbacks: further Keras callbacks, several or one.
         overwrite: whether the training of another model, on other data or with other settings in
             that folder may be dropped; otherwise it is refused.
         check: None, or `check(model)`, called before anything trains; it may raise a ValueError.
@@ -109,8 +112,9 @@ def train_teacher(
     >>> train_teacher(zoo.digits_resnet(width=4), datasets.digits(), epochs=1).compiled
     True
     """
-    _check_arguments(model, data, epochs)
-    decays.check(optimizer, decay, callbacks)
+    _check_arguments(model, data)
+    epochs = check_kinds(_KINDS, locals())["epochs"]
+    callbacks = decays.check(optimizer, decay, callbacks)
     train_data = as_dataset(data.train, role="data.train")
     test_data = as_dataset(data.test, shuffle=False, role="data.test")
     task = Task().read(model, first_batch(train_data))
@@ -205,7 +209,7 @@ def _keras_twin(directory):
     )
 
 
-def _check_arguments(model, data, epochs):
+def _check_arguments(model, data):
     if not isinstance(model, keras.Model):
         raise ValueError(
             f"model must be a keras.Model, received {type(model).__name__}; "
@@ -216,5 +220,3 @@ def _check_arguments(model, data, epochs):
             "data must have `train` and `test` datasets, received "
             f"{type(data).__name__}; aip_tf.datasets.from_arrays makes one from arrays."
         )
-    if not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"epochs must be a positive integer, received {epochs!r}.")

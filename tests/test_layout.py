@@ -13,7 +13,7 @@ import aip_tf
 PACKAGE = Path(__file__).resolve().parents[1] / "aip_tf"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
-    {"_keras", "failures", "files", "interruption", "text"},
+    {"_keras", "arguments", "failures", "files", "interruption", "text"},
     {"distribution", "identity"},
     {"channels", "losses", "progress", "schedules", "task", "zoo", "datasets", "report"},
     {"cost", "decays", "game", "export", "latency"},

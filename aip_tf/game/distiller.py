@@ -6,9 +6,12 @@ import keras
 import tensorflow as tf
 
 from aip_tf import _keras
+from aip_tf.arguments import check, number, shown
 from aip_tf.game.discriminator import AdversarialTransfer
 from aip_tf.game.taps import Reader, as_pairs
-from aip_tf.game.transfers import AttentionTransfer, OutputTransfer
+from aip_tf.game.transfers import AttentionTransfer, OutputTransfer, Transfer
+
+_KINDS = {"supervised_weight": number("a number >= 0", 0, or_none=True)}
 
 
 class AdversarialDistiller(_keras.ReplicaModel):
@@ -63,7 +66,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
         self.teacher = teacher
         if transfers is None:
             transfers = default_transfers()
-        _check_transfers(transfers)
+        check_transfers(transfers, supervised_weight)
         self.transfers = [transfer.bind(teacher, student) for transfer in transfers]
         self.supervised_weight = _supervised_weight(supervised_weight, transfers)
         self.discriminators = [t.discriminator for t in self._adversaries]
@@ -224,23 +227,36 @@ def _shape(x):
     return tuple(x.shape[1:])
 
 
-def _check_transfers(transfers):
-    names = [getattr(t, "name", None) for t in transfers]
-    if None in names or len(set(names)) != len(names):
+def check_transfers(transfers, supervised_weight=None):
+    """Whether transfers can be used beside each other and beside the labels.
+
+    Raises:
+        ValueError: for anything but a list of `Transfer`s of different names, or a weight of the
+            labels that is no finite number >= 0, or None.
+    """
+    is_list = isinstance(transfers, list | tuple)
+    if not is_list or not all(isinstance(t, Transfer) for t in transfers):
         raise ValueError(
-            f"Received transfers named {names}. Expected a list of Transfer objects with different "
-            "names: give the second one of a kind another `name`."
+            f"Received transfers={shown(transfers)}. Expected a list of Transfer objects, such as "
+            "[OutputTransfer()]; an empty one for plain fine-tuning."
         )
+    names = [t.name for t in transfers]
+    if len(set(names)) != len(names):
+        raise ValueError(
+            f"Received transfers named {names}. Expected different names: give the second one of "
+            "a kind another `name`."
+        )
+    check(_KINDS, {"supervised_weight": supervised_weight})
+    _supervised_weight(supervised_weight, transfers)
 
 
 def _supervised_weight(weight, transfers):
-    if weight is None:
-        weight = 1.0 - sum(t.weight for t in transfers if isinstance(t, OutputTransfer))
-        if weight < 0:
-            raise ValueError(
-                f"Received output transfers of weight {1.0 - weight:g} in all, which leaves "
-                f"{weight:g} for the labels. Expected at most 1, or supervised_weight to be given."
-            )
-    if not weight >= 0:
-        raise ValueError(f"Received supervised_weight={weight!r}. Expected a number >= 0, or None.")
-    return float(weight)
+    if weight is not None:
+        return float(weight)
+    weight = 1.0 - sum(t.weight for t in transfers if isinstance(t, OutputTransfer))
+    if weight < 0:
+        raise ValueError(
+            f"Received output transfers of weight {1.0 - weight:g} in all, which leaves "
+            f"{weight:g} for the labels. Expected at most 1, or supervised_weight to be given."
+        )
+    return weight

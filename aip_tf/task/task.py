@@ -8,6 +8,7 @@ import numpy as np
 from aip_tf import _keras
 from aip_tf.task import checks, labels
 from aip_tf.task.outputs import output_kinds
+from aip_tf.task.wishes import check_wishes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +70,9 @@ class Task:
     loss_weights: object = None
     weighted_metrics: object = None
     outputs: tuple = ()
+
+    def __post_init__(self):
+        check_wishes(self.loss, self.metrics, self.weighted_metrics)
 
     # --- read once ------------------------------------------------------------------------------
 
