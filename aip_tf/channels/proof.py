@@ -1,5 +1,6 @@
 """What is checked on every run: an uncut copy is the model, a cut model is its masked twin."""
 
+import ml_dtypes
 import numpy as np
 import tensorflow as tf
 from keras import tree
@@ -8,6 +9,7 @@ from aip_tf import _keras
 
 TOLERANCE = 1e-5  # relative to the largest output, in float32
 _RECAST_TOLERANCE = 1e-3  # float32 rounding on the way through a deep network
+_ROUNDINGS = 16  # what 256 layers in a row amount to, each rounding to half an epsilon at random
 
 
 def prove_cut(graph, cut, keep_masks, inputs):
@@ -23,13 +25,13 @@ def prove_cut(graph, cut, keep_masks, inputs):
     if error <= TOLERANCE:
         return error
     wide = graph.recast("float64")
-    apart = difference(graph.model, wide.model, inputs)
-    if apart <= _RECAST_TOLERANCE:
+    apart, rounding = difference(graph.model, wide.model, inputs), _rounding_of(graph.model)
+    if apart <= rounding:
         doubled = tree.map_structure(_in_float64, inputs)
         smaller = wide.prune(keep_masks)
         error = difference(wide.mask(keep_masks), smaller, doubled)
         drift = difference(smaller, cut, inputs)
-        if error <= TOLERANCE and drift <= _RECAST_TOLERANCE:
+        if error <= TOLERANCE and drift <= rounding:
             return error
         error = max(error, drift)
     raise ValueError(
@@ -78,6 +80,13 @@ def _record(graph, inputs, inside, found):
 def difference(expected, actual, inputs):
     """The largest difference of two models' outputs relative to the largest output: float."""
     return _relative(*(_arrays(m(inputs, training=False)) for m in (expected, actual)))
+
+
+def _rounding_of(model):
+    """How far a model may be from its copy in float64: by the coarsest type that it computes in."""
+    types = {x.compute_dtype for x in [model, *_keras.all_layers(model)]}
+    epsilons = [ml_dtypes.finfo(t).eps for t in types if "float" in t]
+    return max(_RECAST_TOLERANCE, *(_ROUNDINGS * float(e) / 2 for e in epsilons))
 
 
 def _arrays(outputs):

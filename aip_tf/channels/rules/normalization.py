@@ -3,6 +3,7 @@ in the masked twin alike: a cut is then a smaller network of the same kind."""
 
 import math
 
+import keras
 import numpy as np
 from keras import layers, ops
 
@@ -96,37 +97,55 @@ def normalization(call, x):
 
 
 def _over_kept(layer, y, mask, axes):
-    """Layer or RMS normalisation of `y`, whose masked entries are zero, over the kept ones."""
-    mask = ops.cast(mask, y.dtype)
-    count = math.prod(y.shape[a] for a in axes) * ops.mean(mask)
+    """Layer or RMS normalization of `y`, whose masked entries are zero, over the kept ones."""
+    x, mask = _widened(y), ops.cast(mask, "float32")
+    count = ops.cast(math.prod(y.shape[a] for a in axes) * ops.mean(mask), x.dtype)
+    mask = ops.cast(mask, x.dtype)
     shape = [y.shape[a] if a in axes else 1 for a in range(len(y.shape))]
     if isinstance(layer, layers.RMSNormalization):
-        square = ops.sum(ops.square(y), axes, keepdims=True) / count
-        y = y * ops.rsqrt(square + layer.epsilon)
-        return y if layer.scale is None else y * ops.reshape(layer.scale, shape)
-    mean = ops.sum(y, axes, keepdims=True) / count
-    variance = ops.sum(ops.square(y - mean) * mask, axes, keepdims=True) / count
-    y = (y - mean) * ops.rsqrt(variance + layer.epsilon)
-    return _scale_and_shift(layer, y, shape)
+        square = ops.sum(ops.square(x), axes, keepdims=True) / count
+        x = x * ops.rsqrt(square + layer.epsilon)
+        x = x if layer.scale is None else x * _as_read(layer, layer.scale, shape, x.dtype)
+        return ops.cast(x, y.dtype)
+    mean = ops.sum(x, axes, keepdims=True) / count
+    variance = ops.sum(ops.square(x - mean) * mask, axes, keepdims=True) / count
+    return _scaled_and_shifted(layer, x, y, mean, variance, shape)
 
 
 def _group_over_kept(layer, y, kept, axis):
     shape = [1] * len(y.shape)
     shape[axis] = -1
-    grouped = ops.reshape(
-        ops.moveaxis(y, axis, 1), (y.shape[0], layer.groups, -1)
-    )  # (batch, groups, slots x positions)
-    mask = ops.cast(spread(kept, np.shape(y), axis), y.dtype)
+    x = ops.moveaxis(_widened(y), axis, 1)
+    moved, size = ops.shape(x), (y.shape[0], layer.groups, -1)
+    grouped = ops.reshape(x, size)  # (batch, groups, slots x positions)
+    mask = ops.cast(spread(kept, np.shape(y), axis), x.dtype)
     mask = ops.reshape(ops.moveaxis(mask, axis, 1), ops.shape(grouped))
     count = ops.maximum(ops.sum(mask, -1, keepdims=True), 1)  # a group may be removed whole
     mean = ops.sum(grouped, -1, keepdims=True) / count
     variance = ops.sum(ops.square(grouped - mean) * mask, -1, keepdims=True) / count
-    grouped = (grouped - mean) * ops.rsqrt(variance + layer.epsilon)
-    moved = ops.reshape(grouped, ops.shape(ops.moveaxis(y, axis, 1)))
-    return _scale_and_shift(layer, ops.moveaxis(moved, 1, axis), shape)
+    mean, variance = (
+        ops.moveaxis(ops.reshape(ops.broadcast_to(v, ops.shape(grouped)), moved), 1, axis)
+        for v in (mean, variance)
+    )
+    return _scaled_and_shifted(layer, _widened(y), y, mean, variance, shape)
 
 
-def _scale_and_shift(layer, y, shape):
+def _widened(y):
+    """`y` in the type in which Keras computes statistics: float32 at least."""
+    return ops.cast(y, keras.backend.result_type(y.dtype, "float32"))
+
+
+def _as_read(layer, variable, shape, dtype):
+    """A variable as the layer's own call reads it: rounded to its compute type, then widened."""
+    return ops.cast(ops.cast(ops.reshape(variable, shape), layer.compute_dtype), dtype)
+
+
+def _scaled_and_shifted(layer, x, y, mean, variance, shape):
+    """In the order of Keras' operations, so that the roundings are the same, too."""
+    scale = ops.rsqrt(variance + layer.epsilon)
     if layer.gamma is not None:
-        y = y * ops.reshape(layer.gamma, shape)
-    return y if layer.beta is None else y + ops.reshape(layer.beta, shape)
+        scale = scale * _as_read(layer, layer.gamma, shape, x.dtype)
+    shift = -mean * scale
+    if layer.beta is not None:
+        shift = shift + _as_read(layer, layer.beta, shape, x.dtype)
+    return ops.cast(x * scale + shift, y.dtype)
