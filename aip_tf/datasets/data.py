@@ -66,3 +66,21 @@ def name_some(names, most=5):
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(str, names[:most])) + more
+
+
+def check_fraction(validation_fraction):
+    """Raises `ValueError` unless a share of the images can be held out."""
+    if not 0 < validation_fraction < 1:
+        raise ValueError(f"validation_fraction must be in (0, 1), received {validation_fraction}.")
+
+
+def hold_out(examples, validation_fraction, seed):
+    """Splits a list: what is left to train on, and `validation_fraction` of it, at least one.
+
+    >>> hold_out(list("abcdefgh"), 0.25, seed=0)
+    (['a', 'b', 'c', 'd', 'f', 'h'], ['e', 'g'])
+    """
+    order = np.random.default_rng(seed).permutation(len(examples))
+    num_held_out = max(1, round(validation_fraction * len(examples)))
+    held_out, train = sorted(order[:num_held_out]), sorted(order[num_held_out:])
+    return [examples[index] for index in train], [examples[index] for index in held_out]

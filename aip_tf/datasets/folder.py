@@ -63,8 +63,7 @@ def image_folder(
     """
     check_batch_size(batch_size)
     shape, views = image_shape(input_shape, model), views or Views()
-    if not 0 < validation_fraction < 1:
-        raise ValueError(f"validation_fraction must be in (0, 1), received {validation_fraction}.")
+    check_fraction(validation_fraction)
     directory = files.expand(directory)
     if not directory.is_dir():
         raise ValueError(f"directory must be an existing folder, received '{directory}'.")
@@ -75,7 +74,7 @@ def image_folder(
         skipped += more
     train, test, names = _numbered(directory, train, test, names)
     if test is None:
-        train, test = _split(train, validation_fraction, seed)
+        train, test = hold_out(train, validation_fraction, seed)
     if not train or not test:
         raise ValueError(
             f"'{directory}' has {len(train)} readable images to train on and {len(test)} to test; "
@@ -177,14 +176,6 @@ def _readable(examples, channels):
     kept = [example for example, flag in zip(examples, flags, strict=True) if flag]
     skipped = [str(path) for (path, _), flag in zip(examples, flags, strict=True) if not flag]
     return kept, skipped
-
-
-def _split(examples, validation_fraction, seed):
-    """Draws `validation_fraction` of the examples, at least one, for the test."""
-    order = np.random.default_rng(seed).permutation(len(examples))
-    num_test = max(1, round(validation_fraction * len(examples)))
-    test, train = sorted(order[:num_test]), sorted(order[num_test:])
-    return [examples[index] for index in train], [examples[index] for index in test]
 
 
 def _examples(examples):

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from aip_tf.datasets.annotations import describe_faults, read_examples
-from aip_tf.datasets.data import Data, count_classes
+from aip_tf.datasets.data import Data, check_fraction, count_classes, hold_out
 from aip_tf.datasets.tfds import load
 
 _LOG = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ def voc(
     *,
     train=("2007/trainval", "2012/trainval"),
     test=("2007/test",),
+    validation_fraction=0.2,
     download=False,
     seed=0,
 ):
@@ -69,9 +70,12 @@ def voc(
             `gs://` address) of tensorflow-datasets; None for the latter's default.
         train: sets to train on, each "<year>/<train, val, trainval or test>"; by default the
             16,551 images of VOC 2007 and 2012.
-        test: sets to test on; by default the 4,952 images of VOC 2007.
+        test: sets to test on; by default the 4,952 images of VOC 2007. None: some images of
+            `train` are held out instead.
+        validation_fraction: share of the images that is held out then, in (0, 1), drawn by `seed`;
+            unused where `test` names sets.
         download: whether tensorflow-datasets may fetch what is absent.
-        seed: seed of the shuffling of the training images.
+        seed: seed of what is held out, and of the shuffling of the training images.
 
     Returns:
         `Data` of single examples, input_shape `(None, None, 3)`; `skipped` has the annotation
@@ -81,15 +85,21 @@ def voc(
         ValueError: if a set is misnamed or absent, or no image of it can be used; says how to get
             it.
     """
-    _check_sets(train=train, test=test)
+    _check_sets(train=train, **({} if test is None else {"test": test}))
+    check_fraction(validation_fraction)
     devkit = Path(data_dir).expanduser() if data_dir and "://" not in str(data_dir) else None
     faults, counts = [], None
     if devkit is not None and any(devkit.glob("VOC20*/Annotations")):
-        train, test = (_in_devkit(devkit, sets, faults) for sets in (train, test))
+        train, test = _split_devkit(devkit, train, test, validation_fraction, seed, faults)
         counts = count_classes(np.concatenate([e.labels for e in train]), len(VOC_CLASSES))
         train = _listed(train).shuffle(len(train), seed=seed).map(_read)
         test = _listed(test).map(_read)
     else:
+        if test is None:
+            raise ValueError(
+                f"Received voc.test = None, and '{data_dir}' is no VOCdevkit folder. Expected one: "
+                "images are held out of the lists in its ImageSets/Main alone."
+            )
         train, test = (_from_tfds(sets, data_dir, download, seed) for sets in (train, test))
         train = train.shuffle(min(int(train.cardinality()), _SHUFFLED_IMAGES), seed=seed)
     if faults:
@@ -156,6 +166,19 @@ def _one_of_tfds(name, data_dir, download, seed):
     return dataset.map(convert)
 
 
+def _split_devkit(devkit, train, test, validation_fraction, seed, faults):
+    """The `Example`s to train and to test on; adds to `faults` what is left out."""
+    examples = _in_devkit(devkit, train, faults)
+    if test is not None:
+        return examples, _in_devkit(devkit, test, faults)
+    if len(examples) < 2:
+        raise ValueError(
+            f"'{devkit}' has one usable image in {', '.join(train)}. Expected at least two with "
+            "voc.test = None, which holds out some of them."
+        )
+    return hold_out(examples, validation_fraction, seed)
+
+
 def _in_devkit(devkit, sets, faults):
     """The `Example`s of some sets; adds to `faults` what is left out."""
     examples = []
@@ -190,7 +213,8 @@ def _ids(devkit, name):
     if not listing.is_file():
         raise ValueError(
             f"'{devkit}' has no set '{name}': there is no '{listing}'. Expected in voc.train and "
-            f"voc.test: sets that are there, which are {', '.join(_sets_in(devkit)) or 'none'}."
+            f"voc.test: sets that are there, which are {', '.join(_sets_in(devkit)) or 'none'}; "
+            "or voc.test = None, which holds out some of the images to train on."
         )
     return listing.read_text(encoding="utf-8").split()
 

@@ -13,6 +13,8 @@ from aip_tf.detection.average_precision import (
     average_precision,
     precision_recall,
 )
+from aip_tf.detection.backbones import ssd, ssd_mobilenet, ssd_mobilenet_v2
+from aip_tf.detection.blocks import multibox_heads
 from aip_tf.detection.data import ground_truth, ssd_data
 from aip_tf.detection.decoding import Detections, detect
 from aip_tf.detection.evaluation import DetectionEvaluation, DetectionTask, evaluate_detector
@@ -23,13 +25,8 @@ from aip_tf.detection.loss import (
     compile_detector,
     multibox_loss,
 )
-from aip_tf.detection.model import (
-    copy_vgg16_weights,
-    multibox_heads,
-    ssd300_vgg16,
-    ssd_vgg16,
-)
 from aip_tf.detection.transfer import DetectionTransfer
+from aip_tf.detection.vgg import copy_vgg16_weights, ssd300_vgg16, ssd_vgg16
 
 __all__ = [
     "ConfidenceLoss",
@@ -55,7 +52,10 @@ __all__ = [
     "multibox_heads",
     "multibox_loss",
     "precision_recall",
+    "ssd",
     "ssd300_vgg16",
     "ssd_data",
+    "ssd_mobilenet",
+    "ssd_mobilenet_v2",
     "ssd_vgg16",
 ]

@@ -43,21 +43,25 @@ def ssd_data(data, input_size=300, batch_size=32, *, jitter=0.4, seed=0):
     )
 
 
-def ground_truth(data, input_size=300, batch_size=32):
-    """The whole test images with their objects: what average precision is measured on.
+def ground_truth(data, input_size=300, batch_size=32, part="test"):
+    """Whole images with their objects: what average precision is measured on.
 
     Args:
-        data: as `datasets.voc` gives it; its `test` is read.
+        data: as `datasets.voc` gives it.
         input_size: side of the model's images, pixels.
         batch_size: images in a batch.
+        part: "test", or "train" for the training images without any augmentation.
 
     Returns:
         Dataset of `(images, {"boxes": (batch, n, 4), "labels": (batch, n), "difficult": (batch,
         n)})`; labels are -1 in the padding.
 
     Raises:
-        ValueError: if the number of examples is not known.
+        ValueError: if the number of examples is not known, or the part is not there.
     """
+    if part not in ("train", "test"):
+        raise ValueError(f"Received part={part!r}. Expected 'train' or 'test'.")
+    examples = getattr(data, part)
 
     def prepare(image, objects):
         return augment.show(image, augment.WHOLE, input_size), {
@@ -68,10 +72,10 @@ def ground_truth(data, input_size=300, batch_size=32):
 
     shapes = {"boxes": (None, 4), "labels": (None,), "difficult": (None,)}
     padding = {"boxes": 0.0, "labels": -1, "difficult": False}
-    batches = data.test.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).padded_batch(
+    batches = examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).padded_batch(
         batch_size, ((input_size, input_size, 3), shapes), (0.0, padding)
     )
-    return finish(batches, -(-_count(data.test) // batch_size))
+    return finish(batches, -(-_count(examples) // batch_size))
 
 
 def _training_batches(examples, anchors, input_size, batch_size, jitter, seed):

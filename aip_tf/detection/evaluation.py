@@ -33,35 +33,43 @@ def evaluate_detector(model, examples, anchors, *, method="area"):
 class DetectionEvaluation(keras.callbacks.Callback):
     """Adds `val_mean_average_precision` to the logs of `fit`.
 
-    In `Recovery(callbacks=...)` the value enters the report of `prune` too. Put it before callbacks
-    that monitor it. With an `AdversarialDistiller` the student is what is measured.
+    Among the callbacks of `Recovery` or `train_teacher` the value is shown in the terminal, in
+    TensorBoard and in the report. Put it before callbacks that monitor it. With an
+    `AdversarialDistiller` the student is what is measured.
 
     Args:
         examples: see `evaluate_detector`; or a function that returns them, called when training
             starts.
         anchors, method: see `evaluate_detector`.
+        training_examples: None, or the training images likewise: `mean_average_precision` on them
+            is logged as well. Far above the other, it says that the images are known by heart.
         frequency: measure after every so many epochs, at least 1; the last one may be left out.
     """
 
-    def __init__(self, examples, anchors, *, method="area", frequency=1):
+    def __init__(
+        self, examples, anchors, *, method="area", training_examples=None, frequency=1
+    ):
         super().__init__()
         if frequency < 1:
             raise ValueError(f"Received frequency={frequency!r}. Expected epochs, at least 1.")
         self.examples = examples
+        self.training_examples = training_examples
         self.anchors = anchors
         self.method = method
         self.frequency = frequency
 
     def on_train_begin(self, logs=None):
-        if callable(self.examples):
-            self.examples = self.examples()
+        self.examples = _made(self.examples)
+        self.training_examples = _made(self.training_examples)
         self._find = _finder(self.model, self.anchors)
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.frequency or logs is None:
             return
-        metric = _measure(self._find, self.examples, self.method)
-        logs[f"val_{metric.name}"] = metric.result()
+        for prefix, examples in (("", self.training_examples), ("val_", self.examples)):
+            if examples is not None:
+                metric = _measure(self._find, examples, self.method)
+                logs[f"{prefix}{metric.name}"] = metric.result()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +83,8 @@ class DetectionTask(Task):
         examples: what average precision is measured on, see `evaluate_detector`; or a function
             that returns it, called whenever it is measured.
         anchors, method: see `evaluate_detector`.
+        training_examples: None, or the training images likewise: precision on them is measured
+            too, as `training_mean_average_precision`.
 
     >>> DetectionTask(examples=[], anchors=[]).main_metric
     'mean_average_precision'
@@ -85,12 +95,21 @@ class DetectionTask(Task):
     examples: object = None
     anchors: object = None
     method: str = "area"
+    training_examples: object = None
 
     def evaluate(self, model, data):
         """As `Task.evaluate`, and the mean average precision."""
-        examples = self.examples() if callable(self.examples) else self.examples
-        found = evaluate_detector(model, examples, self.anchors, method=self.method)
-        return {**super().evaluate(model, data), found.name: found.result()}
+        find, metrics = _finder(model, self.anchors), super().evaluate(model, data)
+        for prefix, examples in (("", self.examples), ("training_", self.training_examples)):
+            if examples is not None:
+                found = _measure(find, _made(examples), self.method)
+                metrics[f"{prefix}{found.name}"] = found.result()
+        return metrics
+
+
+def _made(examples):
+    """The examples that a function makes, or that are there."""
+    return examples() if callable(examples) else examples
 
 
 def _finder(model, anchors):

@@ -9,13 +9,13 @@ import keras
 import numpy as np
 from keras import layers
 
-from aip_tf.detection.anchors import boxes_per_cell, feature_sizes, shrinks_by_stride
+from aip_tf.detection.anchors import feature_sizes, shrinks_by_stride
+from aip_tf.detection.blocks import ConvolutionFactory, extra_block, multibox_heads
 
 RGB_MEAN = (123.68, 116.779, 103.939)
 """ImageNet's mean on the scale 0 to 255, on which VGG-16 was trained."""
 
 _BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
-_EXTRAS = ((256, 512), (128, 256), (128, 256), (128, 256))
 
 
 def ssd300_vgg16(num_classes=20, **kwargs):
@@ -60,7 +60,7 @@ def ssd_vgg16(
         )
     sizes = feature_sizes(input_size)
     image = keras.Input((input_size, input_size, 3), name="image")
-    conv = _ConvolutionFactory(width, batch_norm)
+    conv = ConvolutionFactory(width, batch_norm)
     sources = _sources(image, sizes, conv)
     model = keras.Model(image, multibox_heads(sources, num_classes), name=name)
     if weights == "imagenet":
@@ -70,52 +70,12 @@ def ssd_vgg16(
     return model
 
 
-def multibox_heads(sources, num_classes):
-    """Predictions on several feature maps, as one pair of outputs: for a backbone of your own.
-
-    Args:
-        sources: three or more tensors (batch, size, size, channels), finest first.
-        num_classes: number of object classes, without the background.
-
-    Returns:
-        `{"boxes": (batch, num_anchors, 4), "classes": (batch, num_anchors, num_classes + 1)}`,
-        float32, in the order of `default_boxes([source.shape[1] for source in sources])`.
-    """
-    counts = boxes_per_cell(len(sources))
-    outputs = {}
-    for output, depth in (("boxes", 4), ("classes", num_classes + 1)):
-        flat = []
-        for k, (source, count) in enumerate(zip(sources, counts, strict=True)):
-            head = f"head{k + 1}_{output}"
-            x = layers.Conv2D(count * depth, 3, padding="same", name=head)(source)
-            flat.append(layers.Reshape((-1, depth), name=f"{head}_flat")(x))
-        # float32 under every policy: losses, softmax and box arithmetic need the range.
-        outputs[output] = layers.Concatenate(axis=1, name=output, dtype="float32")(flat)
-    return outputs
-
-
-class _ConvolutionFactory:
-    """Convolution, optional batch normalization, ReLU, with the width applied."""
-
-    def __init__(self, width, batch_norm):
-        self.width = width
-        self.batch_norm = batch_norm
-
-    def __call__(self, x, filters, kernel_size, name, **kwargs):
-        filters = max(1, round(filters * self.width))
-        kwargs = {"padding": "same", "use_bias": not self.batch_norm, **kwargs}
-        x = layers.Conv2D(filters, kernel_size, name=name, **kwargs)(x)
-        if self.batch_norm:
-            x = layers.BatchNormalization(name=f"{name}_bn")(x)
-        return layers.ReLU(name=f"{name}_relu")(x)
-
-
 def _sources(image, sizes, conv):
     fine, coarse = _backbone(image, conv)
     sources = [_scaled_to_unit_length(fine), coarse]
     x = coarse
     for k, size in enumerate(sizes[1:-1]):
-        x = _extra_block(x, k, shrinks_by_stride(size), conv)
+        x = extra_block(x, k, shrinks_by_stride(size), conv)
         sources.append(x)
     return sources
 
@@ -142,17 +102,6 @@ def _scaled_to_unit_length(x):
         1, use_bias=False, depthwise_initializer=start, name="block4_scale"
     )
     return scale(x)
-
-
-def _extra_block(x, index, by_stride, conv):
-    narrow, wide = _EXTRAS[min(index, len(_EXTRAS) - 1)]
-    block = f"extra{index + 1}"
-    x = conv(x, narrow, 1, f"{block}_conv1")
-    if not by_stride:
-        return conv(x, wide, 3, f"{block}_conv2", padding="valid")
-    # Padded on both sides, as Caffe does; "same" would pad an even map on one side only.
-    x = layers.ZeroPadding2D(1, name=f"{block}_pad")(x)
-    return conv(x, wide, 3, f"{block}_conv2", padding="valid", strides=2)
 
 
 def copy_vgg16_weights(model, vgg16):
