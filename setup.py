@@ -39,6 +39,7 @@ setup(
         "test": [
             "hypothesis>=6.100",
             "keras-hub>=0.32",
+            "pycocotools>=2.0.11",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff~=0.17.6",

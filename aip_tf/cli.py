@@ -139,7 +139,7 @@ def _start(options, run_dir):
         return _fail(f"{error}. Install aip_tf with its dependencies: pip install .", code=1)
     interruption.answer()
     _quiet_libraries()
-    configuration = config.load(options.gin_file, options.gin_param)
+    configuration = config.load(options.gin_file, options.gin_param, weights=not options.dry_run)
     if options.dry_run:
         print(configuration)
         print(config.describe())

@@ -74,11 +74,16 @@ class Progress(keras.callbacks.Callback):
         return f"{'━' * done}{'─' * (_BAR - done)} {batch:>{len(str(steps))}}/{steps}"
 
     def _main(self, logs):
-        """The labels' loss, what was measured on validation data, then the training metrics."""
+        """The labels' loss, what was measured on validation data, then the training metrics.
+
+        The parts of a loss, of models with several outputs, come last: a line has few columns.
+        """
         shown = {**logs, "loss": logs.get("supervised_loss", logs.get("loss"))}
         terms = getattr(self.model, "term_names", ())
         measured = [name for name in logs if name.startswith("val_")]
-        order = dict.fromkeys(["loss", "val_loss", *measured, *logs])
+        parts = [name for name in logs if name.endswith("_loss")]
+        rest = [name for name in (*measured, *logs) if name not in parts]
+        order = dict.fromkeys(["loss", "val_loss", *rest, *parts])
         return {name: shown[name] for name in order if name in logs and name not in terms}
 
     def _terms(self, logs):

@@ -44,6 +44,15 @@ def test_the_resolved_configuration_is_itself_a_gin_file(run_file, tmp_path):
     assert config.load([str(again)]) == resolved
 
 
+def test_a_plan_builds_networks_without_their_weights(run_file):
+    lines = ["digits_resnet.weights = 'absent.npz'"]
+    assert "weights = 'absent.npz'" in config.load([run_file()], lines, weights=False)
+    assert "MACs" in config.describe()
+    config.load([run_file()], lines)
+    with pytest.raises(ValueError, match=r"absent\.npz"):
+        config.describe()
+
+
 def test_later_bindings_win(run_file, tmp_path):
     other = tmp_path / "other.gin"
     other.write_text("train_teacher.epochs = 4\n")

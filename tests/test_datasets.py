@@ -573,6 +573,26 @@ def test_voc_from_a_development_kit(shared_data):
     assert examples[500, 486, person.tobytes()]["labels"].numpy().tolist() == [14]
 
 
+def test_voc_holds_out_images_by_seed(shared_data):
+    def parts(seed):
+        data = datasets.voc(
+            shared_data / "VOCdevkit",
+            train=("2012/trainval",),
+            test=None,
+            validation_fraction=0.26,
+            seed=seed,
+        )
+        sets = [
+            {objects["boxes"].numpy().tobytes() for _, objects in part}
+            for part in (data.train, data.test)
+        ]
+        return (int(data.train.cardinality()), int(data.test.cardinality())), sets
+
+    sizes, (train, test) = parts(seed=0)
+    assert sizes == (80, 28) and not train & test
+    assert parts(seed=0)[1] == [train, test] != parts(seed=1)[1]
+
+
 def test_voc_through_tensorflow_datasets_has_the_same_form(shared_data):
     import tensorflow_datasets as tfds
 
@@ -587,8 +607,12 @@ def test_voc_through_tensorflow_datasets_has_the_same_form(shared_data):
 def test_unhappy_voc(shared_data):
     with pytest.raises(ValueError, match="'2012/train'"):
         datasets.voc(train=("2012",))
-    with pytest.raises(ValueError, match=r"no set '2007/trainval'.*voc\.test.*2012/val"):
+    with pytest.raises(
+        ValueError, match=r"no set '2007/trainval'.*voc\.test.*2012/val.*test = None"
+    ):
         datasets.voc(shared_data / "VOCdevkit")
+    with pytest.raises(ValueError, match=r"voc\.test = None.*no VOCdevkit"):
+        datasets.voc(test=None)
     for train in ((), "2012/train"):
         with pytest.raises(ValueError, match=r"voc\.train must be a tuple of at least one set"):
             datasets.voc(shared_data / "VOCdevkit", train=train)

@@ -70,6 +70,12 @@ def test_an_epoch_is_one_line_of_a_hundred_columns_that_counts_to_the_end_of_the
         assert "adversarial" not in line
 
 
+def test_parts_of_a_loss_come_behind_what_counts():
+    logs = {"a_loss": 1, "b_loss": 2, "loss": 3, "val_a_loss": 4, "val_b_loss": 5, "val_loss": 6}
+    order = list(Progress(epochs=1)._main({**logs, "val_map": 7, "map": 8}))
+    assert order[:4] == ["loss", "val_loss", "val_map", "map"]
+
+
 def test_every_frame_of_a_terminal_fits_and_wipes_out_the_one_before(capsys, monkeypatch):
     monkeypatch.setattr(progress, "is_terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "60")

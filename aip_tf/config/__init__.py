@@ -37,7 +37,7 @@ __all__ = [
 _STAGES = ("run", "prune", "train_teacher", "export_model")
 
 
-def load(gin_files, gin_params=()):
+def load(gin_files, gin_params=(), weights=True):
     """Read gin files and bindings, later ones winning, and check all of them against `run`.
 
     A binding of a file must be read in the configuration that the files make; a later --gin_param
@@ -47,6 +47,8 @@ def load(gin_files, gin_params=()):
     Args:
         gin_files: paths of gin files; see `find_file` for where they are looked for.
         gin_params: bindings, such as "seed = 1".
+        weights: whether networks are built with the weights bound for them; False for a plan: none
+            is fetched or read, though the configuration returned names them.
 
     Returns:
         The resolved configuration: one binding a line, sorted; itself a gin file.
@@ -71,7 +73,16 @@ def load(gin_files, gin_params=()):
     check_kinds(read)
     if gin.get_bindings(RUN).get("strategy") != "multi_worker":
         _check_values()  # makes optimizers; several workers must meet before there is a variable
+    if not weights:
+        _leave_out_weights(read)
     return _resolved(read)
+
+
+def _leave_out_weights(read):
+    with gin.unlock_config():
+        for key in read:
+            if key[2] == "weights":
+                gin.bind_parameter(written(key), None)
 
 
 def _check_values():

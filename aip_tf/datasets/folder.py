@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from aip_tf import files
-from aip_tf.datasets.data import Data, count_classes, name_some
+from aip_tf.datasets.data import Data, check_fraction, count_classes, hold_out, name_some
 from aip_tf.datasets.lists import read_list
 from aip_tf.datasets.photographs import image_shape, photograph_batches, photograph_test_batches
 from aip_tf.datasets.pipeline import check_batch_size

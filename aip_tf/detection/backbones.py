@@ -7,7 +7,9 @@ from aip_tf.detection.anchors import feature_sizes, shrinks_by_stride
 from aip_tf.detection.blocks import ConvolutionFactory, extra_block, multibox_heads
 from aip_tf.game import find_taps
 
-_WIDTH = 0.25  # of SSD300's extra layers: 64 to 128 channels, as wide as a small network's last maps
+_WIDTH = (
+    0.25  # of SSD300's extra layers: 64 to 128 channels, as wide as a small network's last maps
+)
 
 
 def ssd(backbone, num_classes=20, width=_WIDTH, name=None):

@@ -46,9 +46,7 @@ class DetectionEvaluation(keras.callbacks.Callback):
         frequency: measure after every so many epochs, at least 1; the last one may be left out.
     """
 
-    def __init__(
-        self, examples, anchors, *, method="area", training_examples=None, frequency=1
-    ):
+    def __init__(self, examples, anchors, *, method="area", training_examples=None, frequency=1):
         super().__init__()
         if frequency < 1:
             raise ValueError(f"Received frequency={frequency!r}. Expected epochs, at least 1.")
