@@ -23,16 +23,18 @@ class Books:
         teacher: `ChannelGraph` of the original model.
         evaluate: `evaluate(model) -> {metric: value}` on the validation data.
         num_cuts: how many cuts there will be.
+        illustrate: `illustrate(model) -> pictures`, see `Task.illustrate`.
     """
 
-    def __init__(self, status, teacher, evaluate, num_cuts):
-        self.status = status
+    def __init__(self, status, teacher, evaluate, num_cuts, illustrate=lambda model: {}):
+        self.status, self._illustrate = status, illustrate
         self._evaluate, self._num_cuts = evaluate, num_cuts
         self._original = teacher.groups
         self._started = time.monotonic() - status.seconds
         if "teacher" not in status.records:
             status.records |= {"date": time.strftime("%Y-%m-%d %H:%M:%S"), "rounds": []}
             status.records["teacher"] = dataclasses.asdict(self._measure(teacher))
+            self._show("teacher", teacher.model)
             self._log("teacher", self.teacher, self.teacher.metrics)
 
     @property
@@ -61,6 +63,7 @@ class Books:
             groups=_group_records(self._original, student.groups),
         )
         self.status.records["rounds"].append(dataclasses.asdict(record))
+        self._show("student after the last cut", student.model)
         self.tick()
         name = f"round {record.round}/{self._num_cuts}, after epoch {record.epoch}, cut"
         self._log(name, record, record.metrics_before)
@@ -71,6 +74,7 @@ class Books:
         self.tick()
         if not self.rounds:
             return
+        self._show("student, recovered", student)
         last = self.status.records["rounds"][-1]
         before = sum(record.seconds for record in self.rounds[:-1])
         last |= {"metrics_after": metrics, "seconds": self.status.seconds - before}
@@ -91,12 +95,21 @@ class Books:
             history=tuple(self.status.history),
             seconds=self.status.seconds,
             settings=settings,
+            pictures=self.status.records.get("pictures", {}),
             run={**run, "date": self.status.records["date"], "versions": _versions()},
         )
 
     def _measure(self, graph):
         cost = Cost(graph)
         return ModelRecord(cost.macs(), cost.parameters(), self._evaluate(graph.model))
+
+    def _show(self, who, model):
+        """Enter what a model finds on a few samples, if its task has pictures."""
+        shown = self._illustrate(model)
+        if shown:
+            start = {"photographs": shown["photographs"], "found": {"ground truth": shown["truth"]}}
+            pictures = self.status.records.setdefault("pictures", start)
+            pictures["found"][who] = shown["found"]
 
     def _log(self, what, record, metrics):
         teacher = self.teacher

@@ -102,7 +102,9 @@ class _Loop:
         self.status = status = state.status or Status()
         check_copy(assignment.graph, assignment.graph.prune({}), assignment.inputs)
         self.graph = replay(assignment.graph, status.cuts)
-        self.books = Books(status, assignment.graph, self._evaluate, len(assignment.cuts))
+        self.books = Books(
+            status, assignment.graph, self._evaluate, len(assignment.cuts), self.task.illustrate
+        )
         if state.status is None and (doubt := self.task.doubt(self.books.teacher.metrics)):
             _log.warning(doubt)
         self.best = Best(self.task, status, state.path("best.npz"))

@@ -116,6 +116,11 @@ def test_prune_cuts_and_recovers_a_detector():
     ):
         assert {"classes_matched_accuracy", "mean_average_precision"} < set(metrics)
     assert student.output["boxes"].shape == teacher.output["boxes"].shape
+    assert "mean_average_precision" in report.render().splitlines()[3]
+    who = ["ground truth", "teacher", "student after the last cut", "student, recovered"]
+    assert list(report.pictures["found"]) == who
+    assert [len(boxes) for boxes in report.pictures["found"]["ground truth"]] == [1, 1, 1]
+    assert aip_tf.PruningReport.from_json(report.to_json()).to_html().count("<svg viewBox") == 12
 
 
 @needs_voc

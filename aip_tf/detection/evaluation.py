@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from aip_tf.detection.average_precision import MeanAveragePrecision
 from aip_tf.detection.decoding import detect
+from aip_tf.detection.pictures import illustrate
 from aip_tf.task import Task
 
 
@@ -83,6 +84,7 @@ class DetectionTask(Task):
         anchors, method: see `evaluate_detector`.
         training_examples: None, or the training images likewise: precision on them is measured
             too, as `training_mean_average_precision`.
+        num_pictures: of so many of the first examples the report shows what is found.
 
     >>> DetectionTask(examples=[], anchors=[]).main_metric
     'mean_average_precision'
@@ -94,6 +96,7 @@ class DetectionTask(Task):
     anchors: object = None
     method: str = "area"
     training_examples: object = None
+    num_pictures: int = 4
 
     def evaluate(self, model, data):
         """As `Task.evaluate`, and the mean average precision."""
@@ -103,6 +106,15 @@ class DetectionTask(Task):
                 found = _measure(find, _made(examples), self.method)
                 metrics[f"{prefix}{found.name}"] = found.result()
         return metrics
+
+    def illustrate(self, model):
+        """What the model finds on the first `num_pictures` examples."""
+        if not self.num_pictures:
+            return {}
+        images, objects = next(iter(_made(self.examples)))
+        images = images[: self.num_pictures]
+        found = detect(model(images, training=False), self.anchors)
+        return illustrate(images, objects, found)
 
 
 def _made(examples):

@@ -3,7 +3,7 @@
 import base64
 from html import escape
 
-from aip_tf.report import plots, tables
+from aip_tf.report import pictures, plots, tables
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:62rem;margin:2rem auto;padding:0 1rem}
@@ -38,6 +38,7 @@ def render(report) -> str:
         f'<p class="note">{escape(tables.headline(report))}</p>',
         _gains(report),
         *map(_plot, [report] * len(_PLOTS), _PLOTS),
+        _section("Pictures", pictures.render(report.pictures, report.run.get("class names", ()))),
         _section("Rounds", _table(header, tables.round_rows(report))),
         _section("Channel groups", groups and _table(tables.GROUP_HEADER, groups, "left")),
         _section("Files", _pairs(("name", "path"), report.artefacts)),
@@ -48,7 +49,7 @@ def render(report) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
-        f"<title>Pruning report</title><style>{_STYLE}</style></head>\n<body>\n"
+        f"<title>Pruning report</title><style>{_STYLE}{pictures.STYLE}</style></head>\n<body>\n"
         + "\n".join(filter(None, body))
         + "\n</body></html>\n"
     )

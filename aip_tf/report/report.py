@@ -27,6 +27,7 @@ class PruningReport:
         run: what ran, by name: model, data, classes, transfers, loss, metrics, seed, date, versions
             of the packages, the resolved configuration.
         artefacts: what was written, by name: `{"student": "runs/a/student.keras", ...}`.
+        pictures: photographs and what was found on them, see `pictures.render`; or empty.
 
     >>> report = PruningReport(
     ...     teacher=ModelRecord(macs=1000, parameters=200, metrics={"accuracy": 0.98}),
@@ -46,9 +47,11 @@ class PruningReport:
     settings: dict = dataclasses.field(default_factory=dict)
     run: dict = dataclasses.field(default_factory=dict)
     artefacts: dict[str, str] = dataclasses.field(default_factory=dict)
+    pictures: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         normalize(self, rounds=tuple, seconds=float, settings=plain, run=plain, artefacts=plain)
+        normalize(self, pictures=plain)
         normalize(self, history=lambda history: tuple(plain(logs) for logs in history))
 
     def to_json(self) -> str:

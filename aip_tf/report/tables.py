@@ -130,7 +130,10 @@ def group_rows(
 
 
 def main_metric(report) -> str:
-    """Returns the metric that the tables show: an accuracy, else the first that is no loss."""
+    """Returns the metric that the tables show: the task's, an accuracy, or what is no loss."""
+    named = report.run.get("main metric")
+    if named in report.teacher.metrics:
+        return named
     rounds = [record.metrics_before for record in report.rounds]
     candidates = [report.teacher.metrics, report.student.metrics, *rounds]
     return _metric_name(next(filter(None, candidates), {}))

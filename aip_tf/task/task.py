@@ -192,6 +192,15 @@ class Task:
         _keras.build_metrics(judge, data.element_spec)  # made in a graph they would keep it alive
         return judge.evaluate(data, verbose=0, return_dict=True)
 
+    def illustrate(self, model):
+        """What a model makes of a few samples, for the report; none of a plain task.
+
+        Returns:
+            `{}`, or `{"photographs": [data URI], "truth": boxes, "found": boxes}`, see
+            `report.pictures.render`.
+        """
+        return {}
+
     def loss_of(self, truth, answers, sample_weight=None):
         """The scalar loss of a batch: labels and outputs in the structure that `fit` takes."""
         names = [output.name for output in self.outputs]
