@@ -12,6 +12,7 @@ from aip_tf.distribution import share_batches
 from aip_tf.game.distiller import default_transfers
 from aip_tf.recovery import recovery_from
 from aip_tf.selection import select_channels
+from aip_tf.task.checks import check_model, check_weights, found_in, parts
 
 _BUDGETED = (selections.Macs, selections.Parameters, selections.Channels, selections.PerGroup)
 
@@ -37,6 +38,7 @@ class Assignment:
         self, model, train_data, validation_data, schedule, selection, criterion, recovery
     ):
         recovery = recovery_from(recovery)
+        check_model(model)
         self.teacher = model
         self.cuts = schedules.list_cuts(schedule, recovery.epochs)
         self.selection, criterion = selections.get(selection), criteria.get(criterion)
@@ -47,12 +49,18 @@ class Assignment:
             )
         self.passes = list(map(counted, _datasets(train_data, validation_data, recovery)))
         self.identity = self._identify(criterion, recovery)
+        check_weights(model)
         batch = adapt.first_batch(self.passes[0].dataset)
-        self.graph = trace_on(model, batch[0])
+        self.graph = trace_on(model, parts(batch)[0])
         self.teacher = self.graph.plain_model
         self.recovery = recovery.for_model(model, batch, self.teacher)
         self.inputs = _keras.cast_inputs(self.teacher, batch[0])
         task = self.recovery.task
+        task.check_class_weight(recovery.class_weight)
+        check_data(task, self.teacher, "training data", train_data, batch)
+        for passes in self.passes[1:]:
+            batch = adapt.first_batch(passes.dataset, "validation_data")
+            check_data(task, self.teacher, "validation data", validation_data, batch)
         self.criterion = criteria.for_task(criterion, task)
         shared = [task.prepare(share_batches(passes.dataset)) for passes in self.passes]
         self.train, self.validation = (*shared, None)[:2]
@@ -135,6 +143,25 @@ class Assignment:
             student = self.graph.prune(masks)
             for transfer in self.recovery.transfers:
                 transfer.check(self.graph.plain_model, student)
+
+
+def check_data(task, model, what, data, batch):
+    """Whether data fit a task that was read: a batch of them, and all labels that are at hand.
+
+    Args:
+        task: the `Task`.
+        model: the model that it was read from, or its Functional copy.
+        what: what the data are called in messages.
+        data: as the user gave them.
+        batch: their first batch.
+
+    Raises:
+        ValueError: if they do not fit.
+    """
+    with found_in(what):
+        task.check(model, batch)
+        if (labels := adapt.labels_at_hand(data)) is not None:
+            task.check_all(labels)
 
 
 def _datasets(train_data, validation_data, recovery):

@@ -7,6 +7,7 @@ it comes from the machine (disk, memory, paths) or from code of the user's; othe
 import contextlib
 import dis
 import errno
+import re
 import sysconfig
 import traceback
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 _PACKAGE = Path(__file__).resolve().parent
 _LIBRARIES = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib"))
 _RAISE = dis.opmap["RAISE_VARARGS"]
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")  # of terminals, which Keras puts into its messages
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 BUG_REPORT = (
     "This is a bug of aip_tf and not your mistake. What is finished is kept. Please report the "
@@ -43,9 +45,19 @@ def checking(what):
         if is_on_purpose(error):
             raise
         raise ValueError(
-            f"{what}: {type(error).__name__}: {str(error).strip().rstrip('.')}. If that is as it "
-            "should be, this is a bug: --traceback on the command line shows where."
+            f"{what}: {type(error).__name__}: {words(error).rstrip('.')}. If that is as it should "
+            "be, this is a bug: --traceback on the command line shows where."
         ) from error
+
+
+def words(error):
+    """What an exception says, on one line: without colors, and without what it was called with.
+
+    >>> words(ValueError("\x1b[1mTwo\x1b[0m\nlines.\n\nArguments received by f():\n  x=1"))
+    'Two lines.'
+    """
+    text = _COLORS.sub("", str(error)).partition("Arguments received by")[0]
+    return " ".join(text.split())
 
 
 def explain(error):
@@ -120,8 +132,8 @@ def _code_of_the_user(error):
         return None
     last = frames[-1]
     return (
-        f"{type(error).__name__}: {error} This comes from code of yours: {last.filename}, line "
-        f"{last.lineno}, in {last.name}. --traceback shows the way there."
+        f"{type(error).__name__}: {words(error)} This comes from code of yours: {last.filename}, "
+        f"line {last.lineno}, in {last.name}. --traceback shows the way there."
     )
 
 

@@ -8,12 +8,14 @@ import tensorflow as tf
 from aip_tf import _keras, decays, files, identity, zoo
 from aip_tf.arguments import FLAG, OPTIONAL_FUNCTION, integer
 from aip_tf.arguments import check as check_kinds
+from aip_tf.assignment import check_data
 from aip_tf.datasets.adapt import as_dataset, first_batch
 from aip_tf.datasets.passes import counted
 from aip_tf.distribution import is_chief, share_batches
 from aip_tf.progress import Progress
 from aip_tf.run_state import RunState, Status
 from aip_tf.task import Task
+from aip_tf.task.checks import check_model, check_weights
 from aip_tf.training import train, trained_variables
 from aip_tf.zoo.weights import load_weights
 
@@ -117,7 +119,11 @@ def train_teacher(
     callbacks = decays.check(optimizer, decay, callbacks)
     train_data = as_dataset(data.train, role="data.train")
     test_data = as_dataset(data.test, shuffle=False, role="data.test")
-    task = Task().read(model, first_batch(train_data))
+    check_weights(model)
+    batch = first_batch(train_data, "data.train")
+    task = Task().read(model, batch)
+    check_data(task, model, "training data", data.train, batch)
+    check_data(task, model, "test data", data.test, first_batch(test_data, "data.test"))
     if check is not None:
         check(model)
     steps = epochs * int(train_data.cardinality())
@@ -210,11 +216,7 @@ def _keras_twin(directory):
 
 
 def _check_arguments(model, data):
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"model must be a keras.Model, received {type(model).__name__}; "
-            "call the builder first: train_teacher(zoo.resnet20(), data)."
-        )
+    check_model(model)
     if not hasattr(data, "train") or not hasattr(data, "test"):
         raise ValueError(
             "data must have `train` and `test` datasets, received "

@@ -246,9 +246,7 @@ def test_three_classes_for_a_sigmoid_are_seen_in_the_labels():
         read(model, np.array([0, 1, 2]))
 
 
-@pytest.mark.parametrize(
-    ("accuracy", "doubts"), [(0.26, True), (0.9, False), (float("nan"), False)]
-)
+@pytest.mark.parametrize(("accuracy", "doubts"), [(0.26, True), (0.9, False), (float("nan"), True)])
 def test_a_teacher_near_chance_is_doubted(accuracy, doubts):
     task = read(classifier(4), np.array([0, 1]))
     found = task.doubt({"loss": 1.0, "accuracy": accuracy})

@@ -1,13 +1,17 @@
 """Typing errors: each is one sentence that names what was given, before anything trains."""
 
 import math
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from game_models import small_cnn, small_data, two_headed
 
 import aip_tf
 from aip_tf import schedules, task
+from aip_tf.datasets.adapt import as_dataset
 
 NAN, INF = math.nan, math.inf
 
@@ -83,7 +87,7 @@ RECOVERY = [
 ]
 
 
-@pytest.mark.parametrize("slip", RECOVERY, ids=str)
+@pytest.mark.parametrize("slip", RECOVERY)
 def test_a_recovery_refuses_what_it_cannot_use(slip):
     with pytest.raises(ValueError) as caught:
         aip_tf.Recovery(**slip)
@@ -106,7 +110,6 @@ def test_a_recovery_refuses_what_it_cannot_use(slip):
         {"optimizer": "adam"},
         {"callbacks": None},
     ],
-    ids=str,
 )
 def test_what_keras_and_numpy_mean_by_it_works(right):
     aip_tf.Recovery(**right)
@@ -128,7 +131,6 @@ def test_one_callback_needs_no_list():
         lambda step: (True, "x"),
         lambda step: 1 / 0,
     ],
-    ids=str,
 )
 def test_a_schedule_that_cannot_be_asked_is_refused(schedule):
     with pytest.raises(ValueError) as caught:
@@ -160,3 +162,91 @@ def test_the_parts_of_a_schedule_refuse_it_too(make):
 def test_numbers_of_numpy_make_cuts():
     cuts = schedules.list_cuts(np.float32(0.5), np.int64(4))
     assert [cut.epoch for cut in cuts] == [0, 1] and cuts[-1].amount == 0.5
+
+
+X, Y = small_data(12, (8, 8, 1), 4)
+HOT = np.eye(4)[Y]
+HOLED = np.where(np.arange(12)[:, None, None, None] == 3, np.nan, X)
+BATCHES = tf.data.Dataset.from_tensor_slices(X).batch(4)
+
+DATA = [
+    ((X[:, :4], Y), "resize the images to 8x8|reshape"),
+    ((np.repeat(X, 3, -1), Y), "1 channels instead of 3"),
+    ((X[..., 0], Y), "add the missing axis"),
+    ((X.astype(str), Y), "type str|type string"),
+    ((X.astype("complex64"), Y), "type complex64"),
+    ((HOLED, Y), "NaN or infinity"),
+    ((X, Y + 9), "labels from 9 to"),
+    ((X, Y - 1), "labels from -1 to"),
+    ((X, Y + 0.5), "labels from 0.5 to"),
+    ((X, Y.astype(str)), "labels of type str"),
+    ((X, np.where(np.arange(12) == 11, 4, Y)), "labels from 0 to 4"),
+    ((X, np.stack([Y, Y], 1)), "labels of shape"),
+    ((X, np.eye(5)[Y]), "labels of shape"),
+    ((X, Y[:-1]), "unequal length"),
+    ((X, None), "labels"),
+    (BATCHES, "without labels"),
+    (X, "as one tuple"),
+]
+
+
+def of_each(model, data):
+    """The data as training, validation, a teacher's training and test data, one after the other."""
+    recovery = aip_tf.Recovery(2, transfers=[])
+    both = SimpleNamespace(train=(X, Y), test=data)
+    yield lambda: aip_tf.prune(model, data, recovery=recovery, check_only=True)
+    yield lambda: aip_tf.prune(model, (X, Y), data, recovery=recovery, check_only=True)
+    yield lambda: aip_tf.train_teacher(model, SimpleNamespace(train=data, test=(X, Y)), 1)
+    yield lambda: aip_tf.train_teacher(model, both, 1)
+
+
+@pytest.mark.parametrize(("data", "message"), DATA)
+def test_all_data_are_looked_at_before_anything_trains(data, message):
+    for number, refuses in enumerate(of_each(small_cnn(), data)):
+        with pytest.raises(ValueError, match=message) as caught:
+            refuses()
+        is_one_paragraph(str(caught.value))
+        role = ("train", "validation", "train", "test")[number]
+        assert role in str(caught.value) or number in (0, 2)
+
+
+def test_labels_of_several_outputs_are_all_there_and_numbers():
+    for labels in ({"kind": Y}, {"kind": Y, "alive": Y.astype(str)}, [Y], {"kind": Y, "a": Y}):
+        with pytest.raises(ValueError) as caught:
+            aip_tf.prune(two_headed(), (X, labels), recovery=aip_tf.Recovery(2), check_only=True)
+        is_one_paragraph(str(caught.value))
+
+
+def test_what_costs_an_accuracy_is_said(caplog):
+    recovery = aip_tf.Recovery(2, transfers=[], class_weight={4: 1.0})
+    with pytest.raises(ValueError, match="class_weight for the class 4"):
+        aip_tf.prune(small_cnn(), (X, Y), recovery=recovery, check_only=True)
+    aip_tf.prune(small_cnn(num_classes=7), (X, Y), check_only=True)
+    assert "tells 7 classes apart; the data have 4" in caplog.text
+    model = small_cnn()
+    model.get_layer("out").bias.assign([0, np.nan, 0, 0])
+    for refuses in of_each(model, (X, Y)):
+        with pytest.raises(ValueError, match=r"NaN or infinity in 1 of its weights.*out/bias"):
+            refuses()
+
+
+def test_a_batch_that_cannot_be_had_is_named():
+    class Items(keras.utils.PyDataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return {}["nothing"]
+
+    def failing():
+        yield 1 / 0
+
+    for data in (Items(), failing()):
+        with pytest.raises(ValueError, match=r"Items\[0\]: KeyError|ZeroDivisionError") as caught:
+            as_dataset(data, 1)
+        is_one_paragraph(str(caught.value))
+    lists = X.tolist(), Y.tolist()
+    assert next(iter(as_dataset(lists)))[0].shape == X.shape
+    with pytest.raises(ValueError) as caught:
+        as_dataset(([[1.0] * 500, [1.0]], [0, 1]))
+    is_one_paragraph(str(caught.value))

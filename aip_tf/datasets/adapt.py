@@ -8,12 +8,20 @@ import numpy as np
 import tensorflow as tf
 
 from aip_tf import _keras
+from aip_tf.arguments import shown
+from aip_tf.datasets.data import name_some
+from aip_tf.failures import words
 
 _BATCH_SIZE = 32
 _REMEDY = (
     "Expected what `fit` takes: a tf.data.Dataset of (inputs, labels) batches, a tuple of arrays "
-    "(inputs, labels), a keras.utils.PyDataset, or a generator with steps_per_epoch."
+    "(inputs, labels), a keras.utils.PyDataset, or a generator with a number of batches."
 )
+# Where the number of batches is given, for messages.
+_STEPS = {
+    "train_data": "give Recovery(steps_per_epoch=...)",
+    "validation_data": "give Recovery(validation_steps=...)",
+}
 
 
 def as_dataset(data, steps=None, *, shuffle=True, restart=False, role="train_data"):
@@ -47,10 +55,10 @@ def as_dataset(data, steps=None, *, shuffle=True, restart=False, role="train_dat
     elif isinstance(data, keras.utils.PyDataset):
         dataset = _from_py_dataset(data, shuffle, role)
     elif isinstance(data, Iterator):
-        dataset = _from_iterator(data, steps, role)
-        dataset = dataset.cache() if restart else dataset
+        dataset = (_kept_from if restart else _from_iterator)(data, steps, role)
     elif hasattr(data, "__len__") and hasattr(data, "__iter__") and not _is_arrays(data):
-        dataset = _generated(lambda: iter(data), len(data), next(iter(data), None), role)
+        first = _first(lambda: next(iter(data), None), role)
+        dataset = _generated(lambda: iter(data), len(data), first, role)
     else:
         raise ValueError(f"Received {role} of type {type(data).__name__}. {_hint(data)}{_REMEDY}")
     if steps is not None and steps != int(dataset.cardinality()):
@@ -73,11 +81,11 @@ def weighted(dataset, class_weight):
     spec = dataset.element_spec
     if len(spec) != 2 or tf.nest.is_nested(spec[1]) or len(spec[1].shape) > 2:
         raise ValueError(
-            f"Received class_weight={class_weight!r} with data {spec}. Expected (inputs, labels) "
-            "with one class for each sample; otherwise give the weights with the data: (inputs, "
-            "labels, sample_weights)."
+            f"Received class_weight={shown(class_weight)} with data {shown(spec)}. Expected "
+            "(inputs, labels) with one class for each sample; otherwise give the weights with the "
+            "data: (inputs, labels, sample_weights)."
         )
-    size = max(class_weight) + 1
+    size = max(class_weight, default=-1) + 1
     table = tf.constant([float(class_weight.get(i, 1.0)) for i in range(size)] + [1.0])
 
     def weigh(inputs, labels):
@@ -112,6 +120,12 @@ def first_batch(dataset, role="train_data"):
     return batch
 
 
+def labels_at_hand(data):
+    """All labels of data given as a tuple of arrays, in their structure; None of other data."""
+    is_at_hand = isinstance(data, tuple) and len(data) in (2, 3) and data[1] is not None
+    return _leaves(data[1]) if is_at_hand else None
+
+
 # --- arrays ---------------------------------------------------------------------------------------
 
 
@@ -119,7 +133,7 @@ def _from_arrays(parts, shuffle, role):
     parts = tuple(_leaves(part) for part in parts if part is not None)
     sizes = {name: len(x) for name, x in _named(parts)}
     if len(set(sizes.values())) > 1:
-        listed = ", ".join(f"{size} {name}" for name, size in sizes.items())
+        listed = name_some([f"{size} {name}" for name, size in sizes.items()], most=8)
         raise ValueError(
             f"Received {role} of unequal length: {listed}. Expected as many labels (and weights) "
             "as inputs."
@@ -133,12 +147,21 @@ def _from_arrays(parts, shuffle, role):
 
 
 def _leaves(part):
-    """Lists of arrays as tuples, which `tf.data` keeps apart; arrays as numpy has them."""
+    """Lists of arrays as tuples, which `tf.data` keeps apart; arrays as numpy has them.
+
+    Lists of lists of numbers are arrays.
+    """
     if isinstance(part, dict):
         return {name: _leaves(x) for name, x in part.items()}
-    if isinstance(part, list | tuple) and any(np.ndim(x) or isinstance(x, dict) for x in part):
+    if isinstance(part, list | tuple) and any(map(np.ndim, keras.tree.flatten(part))):
         return tuple(_leaves(x) for x in part)
-    array = np.asarray(part)
+    try:
+        array = np.asarray(part)
+    except ValueError as error:
+        raise ValueError(
+            f"Received lists of unequal length, {shown(part)}. Expected arrays, one entry for each "
+            "sample; several inputs or labels are a list of arrays."
+        ) from error
     return array.astype("float32") if array.dtype == np.float64 else array
 
 
@@ -147,8 +170,8 @@ def _named(parts):
         for path, x in keras.tree.flatten_with_path(part):
             if np.ndim(x) == 0:
                 raise ValueError(
-                    f"Received {what} that are a single number, {x!r}. Expected an array with one "
-                    "entry for each sample."
+                    f"Received {what} that are a single number, {shown(x)}. Expected an array with "
+                    "one entry for each sample."
                 )
             yield " ".join(map(str, (what, *path))), x
 
@@ -165,20 +188,50 @@ def _from_py_dataset(data, shuffle, role):
     def epoch():
         data.on_epoch_begin()
         if data.num_batches is None:
-            yield from (data[index] for index in itertools.count())
+            yield from (_item(data, index) for index in itertools.count())
         order = np.arange(data.num_batches)
         for index in generator.permutation(order) if shuffle else order:
-            yield data[int(index)]
+            yield _item(data, int(index))
         data.on_epoch_end()
 
-    return _generated(epoch, data.num_batches, data[0], role)
+    return _generated(epoch, data.num_batches, _first(lambda: _item(data, 0), role), role)
+
+
+def _item(data, index):
+    try:
+        return data[index]
+    except Exception as error:  # whatever code of the user's may raise; TensorFlow hides where
+        raise RuntimeError(
+            f"{type(data).__name__}[{index}]: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _first(get, role):
+    """What `get()` returns; code of the user's that fails is named."""
+    try:
+        return get()
+    except Exception as error:
+        text = (
+            words(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
+        )
+        raise ValueError(
+            f"Received {role} whose first batch failed: {text}. Expected every batch to load."
+        ) from error
 
 
 def _from_iterator(batches, steps, role):
     """What a generator yields, an epoch going on where the one before it ended."""
-    first = next(batches, None)
+    first = _first(lambda: next(batches, None), role)
     goes_on = itertools.chain([first], batches)
     return _generated(lambda: itertools.islice(goes_on, steps), steps, first, role)
+
+
+def _kept_from(batches, steps, role):
+    """The first batches of a generator, kept in memory: the same ones in every epoch."""
+    if steps is None:
+        raise ValueError(_unknown_length(role, "unknown"))
+    kept = _first(lambda: list(itertools.islice(batches, steps)), role)
+    return _generated(lambda: iter(kept), len(kept), next(iter(kept), None), role)
 
 
 def _generated(epoch, size, first, role):
@@ -194,9 +247,9 @@ def _generated(epoch, size, first, role):
         for batch in epoch():
             yield tuple(_leaves(part) for part in batch)
 
-    spec = tf.nest.map_structure(
-        lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), tuple(_leaves(p) for p in first)
-    )
+    parts = tuple(_leaves(part) for part in first)
+    dict(_named(parts))  # no single values
+    spec = tf.nest.map_structure(lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), parts)
     dataset = tf.data.Dataset.from_generator(batches, output_signature=spec)
     if size is None:
         return dataset
@@ -216,13 +269,16 @@ def _known(dataset, steps, role):
         raise ValueError(f"Received {role} without a single batch. Expected at least one.")
     if size < 0 and steps is None:
         kind = "infinite" if size == tf.data.INFINITE_CARDINALITY else "unknown"
-        name = "validation_steps" if role.startswith("validation") else "steps_per_epoch"
-        raise ValueError(
-            f"Received {role} of {kind} length (cardinality {size}). Expected a known number of "
-            f"batches: give Recovery({name}=...), or apply "
-            "tf.data.experimental.assert_cardinality."
-        )
+        raise ValueError(_unknown_length(role, kind))
     return dataset
+
+
+def _unknown_length(role, kind):
+    remedy = _STEPS.get(role, "make a tf.data.Dataset of it that ends, by take(...)")
+    return (
+        f"Received {role} of {kind} length. Expected a known number of batches: {remedy}, or apply "
+        "tf.data.experimental.assert_cardinality."
+    )
 
 
 # --- words ----------------------------------------------------------------------------------------

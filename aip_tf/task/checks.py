@@ -3,19 +3,53 @@
 Every message says what was received, what was expected, and how to mend it.
 """
 
+import contextlib
 import functools
 import logging
 
 import keras
 import numpy as np
 
-from aip_tf import _keras
+from aip_tf import _keras, failures
+from aip_tf.arguments import shown
 from aip_tf.task import labels
 
 _log = logging.getLogger("aip_tf")
 
 # How far above chance an accuracy must be, as a share of the way to 1.
 _NEAR_CHANCE = 0.05
+_NUMBERS = ("float", "bfloat", "int", "uint", "bool")  # how names of types begin
+
+
+@contextlib.contextmanager
+def found_in(what):
+    """Names the data in front of what is wrong with them, such as "validation data"."""
+    try:
+        yield
+    except ValueError as error:
+        if not failures.is_on_purpose(error):
+            raise
+        raise ValueError(f"In the {what}: {error}") from error
+
+
+def check_model(model):
+    """Whether something is a model at all."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"Received model={shown(model)}. Expected a keras.Model: call the builder first, as in "
+            "aip_tf.zoo.resnet20(), or load a file by aip_tf.load_model."
+        )
+
+
+def check_weights(model):
+    """Whether every weight of a model is a number: what is learnt from others is none."""
+    broken = [v.path for v in model.weights if not _are_finite(v)]
+    if broken:
+        raise ValueError(
+            f"Received the model {model.name!r} with NaN or infinity in {len(broken)} of its "
+            f"weights, first in {broken[0]!r}. Expected finite weights: build it anew, or load "
+            "them from a file of before its training failed."
+        )
 
 
 def parts(batch):
@@ -63,15 +97,29 @@ def _check_input(x, symbol):
             f"Received a batch of inputs of shape {shape}. Expected {wanted}, as the model's input "
             f"{symbol.name!r} is: {_remedy(shape[1:], wanted[1:])}"
         )
-    if np.dtype(_dtype(x)).kind not in "fiubV":
+    if not _are_numbers(x):
         raise ValueError(
             f"Received inputs of type {_dtype(x)} for {symbol.name!r}. Expected numbers, as "
             f"{symbol.dtype}."
         )
+    if not _are_finite(x):
+        raise ValueError(
+            f"Received inputs that hold NaN or infinity for {symbol.name!r}. Expected finite "
+            "numbers: leave those samples out, or replace the values."
+        )
 
 
 def _dtype(x):
-    return keras.backend.standardize_dtype(x.dtype) if hasattr(x, "dtype") else np.asarray(x).dtype
+    dtype = x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
+    return getattr(dtype, "name", str(dtype))
+
+
+def _are_numbers(x):
+    return _dtype(x).startswith(_NUMBERS)
+
+
+def _are_finite(x):
+    return "float" not in _dtype(x) or bool(np.isfinite(np.asarray(x, "float32")).all())
 
 
 def _remedy(shape, wanted):
@@ -109,14 +157,37 @@ def asked(outputs, truth):
 def check_labels(outputs, given):
     """Whether labels have the form and the range that the loss of each output wants."""
     for output, truth in zip(outputs, given, strict=True):
-        if output.loss is None or truth is None or not output.labels:
+        if output.loss is None:
             continue
+        check_given([output.name], [truth])
+        if not output.labels:
+            continue
+        if not _are_finite(truth):
+            raise ValueError(
+                f"Received labels that hold NaN or infinity for the output {output.name!r}. "
+                "Expected finite numbers: leave those samples out."
+            )
         form = labels.given_form(truth, output.shape)
         _check_form(output, form, truth)
         if form == "integer" and output.labels in ("integer", "one_hot"):
             _check_range(output, truth, output.shape[-1] - 1)
         elif output.labels in ("one_hot", "binary"):
             _check_range(output, truth, 1)
+
+
+def check_given(names, given):
+    """Whether there are labels, and numbers, for each of the outputs in question."""
+    for name, truth in zip(names, given, strict=True):
+        if truth is None:
+            raise ValueError(
+                f"Received no labels for the output {name!r}. Expected labels for every output "
+                "with a loss: add them, or give a dictionary of losses without it."
+            )
+        if not _are_numbers(truth):
+            raise ValueError(
+                f"Received labels of type {_dtype(truth)} for the output {name!r}. Expected "
+                "numbers: number the classes from 0."
+            )
 
 
 def _check_form(output, form, truth):
@@ -150,10 +221,13 @@ def _check_range(output, truth, most):
     values = np.asarray(truth)
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= most):
+        units = output.shape[-1]
+        is_single = units == 1 and high > 1
         raise ValueError(
-            f"Received labels from {low} to {high} for the output {output.name!r} with "
-            f"{output.shape[-1]} units and the loss {_name(output.loss)}. Expected 0 to {most}: "
-            "number the classes from 0, or give the last layer a unit for each class."
+            f"Received labels from {low:g} to {high:g} for the output {output.name!r} with {units} "
+            f"units and the loss {_name(output.loss)}. Expected 0 to {most}: "
+            f"{'one unit tells two classes apart, ' if is_single else ''}number the classes from "
+            "0, or give the last layer a unit for each class."
         )
 
 
@@ -208,6 +282,27 @@ def check_classes(outputs, num_classes, class_names=None):
             )
 
 
+def count_classes(outputs, given):
+    """A line of warning where an output has more units than all the labels have classes."""
+    for output, truth in zip(outputs, given, strict=True):
+        if output.loss is not None and labels.given_form(truth, output.shape) == "integer":
+            check_classes([output], 1 + int(np.max(truth)))
+
+
+def check_class_weight(outputs, class_weight):
+    """Whether the classes to be weighed are some that the output tells apart.
+
+    Raises:
+        ValueError: for a class that it does not have.
+    """
+    classes = [output.num_classes for output in outputs if output.num_classes]
+    if class_weight and classes and max(class_weight) >= classes[0]:
+        raise ValueError(
+            f"Received a class_weight for the class {max(class_weight)}. Expected classes from 0 "
+            f"to {classes[0] - 1}, which the output tells apart."
+        )
+
+
 def _units(output):
     return {"softmax": "probabilities", "sigmoid": "yes/no answers"}.get(output.kind, "logits")
 
@@ -218,12 +313,17 @@ def _listed(names, most=8):
 
 
 def doubt(outputs, metrics):
-    """One line about a model that hardly does better than chance, or None.
+    """One line about a model that hardly does better than chance, or cannot be measured, or None.
 
     Args:
         outputs: the `Output`s of a task.
         metrics: what `Task.evaluate` measured.
     """
+    if lost := [name for name, value in metrics.items() if not np.isfinite(value)]:
+        return (
+            f"The teacher's {', '.join(lost)} on the validation data: no finite number. Do these "
+            "data hold NaN or infinity? Nothing that is measured on them will tell."
+        )
     for name, value in metrics.items():
         output = next(
             (x for x in outputs if name in ("accuracy", "acc", f"{x.name}_accuracy")), None

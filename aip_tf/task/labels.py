@@ -152,11 +152,18 @@ def default_loss(name, kind, shape, truth):
         return keras.losses.CategoricalCrossentropy(from_logits=from_logits)
     elif kind and form == "integer":
         return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+    single = "One unit tells two classes apart, labelled 0 and 1; " if shape[-1:] == (1,) else ""
     raise ValueError(
         f"Received a model with the output {name!r} of shape {(None, *shape)} and labels of shape "
-        f"{tuple(np.shape(truth))}, but no loss. Expected a classifier and its classes; otherwise "
-        "compile the model or give Recovery(loss=...)."
+        f"{tuple(np.shape(truth))}{_range(truth)}, but no loss. Expected a classifier and its "
+        f"classes. {single or 'The last layer has a unit for each class; '}where the labels are "
+        "values, compile the model or give Recovery(loss=...)."
     )
+
+
+def _range(truth):
+    values = np.asarray(truth)
+    return f" from {values.min():g} to {values.max():g}" if values.size else ""
 
 
 def _within_one(truth):

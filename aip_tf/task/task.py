@@ -96,6 +96,8 @@ class Task:
         answers = _keras.output_specs(model, inputs)
         names = _keras.names_of_outputs(model, answers)
         given = checks.labels_by_output(truth, names)
+        if task.loss is None:
+            checks.check_given(names, given)
         kinds = output_kinds(model) if _keras.is_graph(model) else [""] * len(names)
         shapes = [tuple(x.shape[1:]) for x in keras.tree.flatten(answers)]
         if task.loss is None:
@@ -109,6 +111,39 @@ class Task:
         checks.check_scales(outputs)
         task = dataclasses.replace(task, outputs=outputs)
         return task._with_metrics(answers, task.convert(truth))
+
+    def check(self, model, batch):
+        """Whether a batch of other data (validation, test) fits this task, which was read.
+
+        Args:
+            model: the model that it was read from, or its Functional copy.
+            batch: see `read`.
+
+        Raises:
+            ValueError: if inputs or labels do not fit.
+        """
+        inputs, truth = checks.parts(batch)
+        checks.check_inputs(model, inputs)
+        given = checks.labels_by_output(truth, [output.name for output in self.outputs])
+        checks.check_labels(self.outputs, given)
+
+    def check_all(self, truth):
+        """Whether all labels of a data set, where they are at hand, are in the outputs' range.
+
+        Raises:
+            ValueError: if they are not.
+        """
+        given = checks.labels_by_output(truth, [output.name for output in self.outputs])
+        checks.check_labels(self.outputs, given)
+        checks.count_classes(self.outputs, given)
+
+    def check_class_weight(self, class_weight):
+        """Whether the classes to be weighed are some that the model tells apart.
+
+        Raises:
+            ValueError: for a class that it does not have.
+        """
+        checks.check_class_weight(self.outputs, class_weight)
 
     def _with_compiled(self, model):
         """What the user left open, as the model was compiled."""
