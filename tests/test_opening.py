@@ -201,6 +201,100 @@ def test_a_frozen_variable_is_frozen_in_the_file_too(tmp_path):
         assert [path.split("/")[-2] for path in frozen] == ["table"]
 
 
+# --- what a subclassed model takes and returns ----------------------------------------------------
+
+
+class Returning(Model):
+    """Returns `returned(logits, inputs)`."""
+
+    def __init__(self, returned):
+        super().__init__()
+        self.inner, self.head = layers.Dense(8, name="inner"), layers.Dense(3)
+        self.returned = returned
+
+    def call(self, x):
+        return self.returned(self.head(ops.relu(self.inner(x))), x)
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        lambda z, x: {"boxes": z, "anchors": ops.ones((2,)), "size": 7},
+        lambda z, x: [z, (z * 2, {"input": x}), np.array([True, False])],
+    ],
+)
+def test_outputs_keep_their_structure(returned):
+    model, x = Returning(returned), np.ones((4, 5), "float32")
+    expected = model(x)
+    graph = ChannelGraph(model)
+    copy = graph.prune({})
+    keras.tree.assert_same_structure(copy(x), expected)
+    assert check_copy(graph, copy, x) <= 1e-6
+    masks = {"inner": np.arange(8) < 3}
+    assert check_cut(graph, graph.prune(masks), masks, x) <= 1e-5
+
+
+def test_another_structure_of_outputs_is_another_model():
+    model, x = Returning(lambda z, x: {"logits": z}), np.ones((4, 5), "float32")
+    model(x)
+    copy = aip_tf.prune_channels(model, {})
+    other = Model(copy.inputs[0], {"scores": copy.outputs[0]})
+    with pytest.raises(ValueError, match="does not compute"):
+        check_copy(model, other, x)
+
+
+@pytest.mark.parametrize(
+    ("returned", "named"),
+    [
+        (lambda z, x: {"logits": z, "extra": None}, "output 'extra' is None"),
+        (lambda z, x: [z], "alone in a list"),
+        (lambda z, x: (z, "text"), "output '1' is 'text'"),
+    ],
+)
+def test_outputs_that_no_file_keeps_are_refused_by_name(returned, named):
+    with pytest.raises(ValueError, match=named):
+        ChannelGraph(Returning(returned), (5,))
+
+
+class TwoArguments(Model):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = layers.Dense(3), layers.Dense(3)
+
+    def call(self, u, v=None):
+        return self.first(u) if v is None else self.first(u) + self.second(v)
+
+
+def test_a_second_argument_is_refused_by_name_unless_it_is_said_not_to_be_given():
+    model = TwoArguments()
+    model(np.ones((2, 5)), np.ones((2, 6)))
+    with pytest.raises(ValueError, match="takes 'v'"):
+        ChannelGraph(model)
+    assert ChannelGraph(model, (5,)).input_shapes == [(5,)]
+
+
+class TakesADict(Model):
+    def __init__(self):
+        super().__init__()
+        self.inner = layers.Dense(3)
+
+    def call(self, inputs):
+        return self.inner(inputs["x"]) * inputs["scale"]
+
+
+@pytest.mark.parametrize("shape", [5, "x", {"x": (5,)}, (5,), [(5,), "x"], {"x": (5,), "scale": 1}])
+def test_an_input_shape_in_another_form_is_one_sentence(shape):
+    with pytest.raises(ValueError, match=r"Received.*input_shape.*Expected"):
+        ChannelGraph(TakesADict(), shape)
+
+
+def test_an_input_shape_of_a_functional_model_goes_by_names():
+    model = Model(i := Input((None, 3), name="image"), layers.Dense(2)(i))
+    assert ChannelGraph(model, {"image": [5, 3]}).input_shapes == [(5, 3)]
+    with pytest.raises(ValueError, match=r"Expected one shape.*image"):
+        ChannelGraph(model, {"other": (5, 3)})
+
+
 # --- what stays whole, and why --------------------------------------------------------------------
 
 
@@ -275,6 +369,18 @@ def test_costs_of_a_closed_layer_are_seen_or_said_to_be_unknown():
     seen, unseen = holding(ByMode(name="closed")), holding(OfTensorFlow(name="closed"))
     assert aip_tf.count_macs(seen) == 64 * 9 * (3 * 8 + 8 * 8 + 8 * 8) + 8 * 3
     assert "an unknown number in closed" in aip_tf.summary(unseen)
+
+
+def test_a_layer_called_with_other_arguments_stays_whole_and_its_cost_is_unknown():
+    class Context(Block):
+        def call(self, x, context=None):
+            x = super().call(x)
+            return x if context is None else x * ops.sigmoid(context)
+
+    closed = Context(name="closed")
+    model = holding(lambda x: closed(closed(x, context=x)))
+    assert "calls differ" in aip_tf.find_channel_groups(model)[0].reason
+    assert "an unknown number in closed" in aip_tf.summary(model)
 
 
 def test_a_drop_path_lets_channels_pass():

@@ -10,6 +10,7 @@ from keras.src.models.functional import Functional, operation_fn
 from keras.src.ops.operation import Operation
 from keras.src.utils.naming import to_snake_case
 
+_CATCH_ALL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _OPERATION_MODULES = ("core", "image", "linalg", "math", "nn", "numpy")
 
 
@@ -336,6 +337,22 @@ def built_shapes(model):
     if not shapes or len(shapes) != 1:
         return None
     return tree.map_shape_structure(lambda s: tuple(s[1:]), next(iter(shapes.values())))
+
+
+def further_arguments(model, with_optional=True):
+    """Names of what the call of a model may take beside its first argument: list of str.
+
+    Args:
+        model: a subclassed model.
+        with_optional: also those whose default is None, which may stand for a tensor or for none.
+    """
+    found = []
+    for name, parameter in list(inspect.signature(model.call).parameters.items())[1:]:
+        may_be_none = with_optional and parameter.default is None
+        is_needed = parameter.default is parameter.empty and parameter.kind not in _CATCH_ALL
+        if name not in ("training", "mask") and (may_be_none or is_needed):
+            found.append(name)
+    return found
 
 
 def sublayers(layer):

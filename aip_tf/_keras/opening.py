@@ -15,9 +15,9 @@ import threading
 import keras
 from keras import tree
 
-from aip_tf._keras.comparing import disagreement, open_sizes
+from aip_tf._keras.comparing import are_alike, disagreement, open_sizes
 from aip_tf._keras.graph import Graph, graph_inside
-from aip_tf._keras.recording import CannotOpenError, Recording
+from aip_tf._keras.recording import CALLS_DIFFER, CannotOpenError, Recording
 
 _lock = threading.RLock()  # classes of layers are changed while they are recorded
 
@@ -51,7 +51,8 @@ class Openings:
         return self._graphs[id(model)]
 
     def glimpse(self, operation):
-        """What a layer that stays whole calls in inference mode: a `Graph`, where one was found."""
+        """What a layer that stays whole calls in inference mode: a `Graph`, where one was found
+        that is the same for all its calls."""
         return self._glimpses.get(id(operation))
 
     def open_graph(self, graph, known=frozenset()):
@@ -63,9 +64,9 @@ class Openings:
         """
         for node in graph.nodes:
             operation = node.operation
-            if id(operation) in known or id(operation) in self.reasons:
+            if id(operation) in known:
                 continue
-            if self.is_composite(operation):
+            if self.is_composite(operation):  # called anew: it may do something else
                 self._open(operation, node.arguments.args, node.arguments.kwargs)
             elif id(operation) not in self._graphs and (nested := graph_inside(operation)):
                 self._graphs[id(operation)] = nested
@@ -113,7 +114,7 @@ class Openings:
             before = self._graphs.get(key)
             if not reason and before is not None:
                 if disagreement(found, before):
-                    reason = "its calls differ"
+                    reason = CALLS_DIFFER
                 else:
                     open_sizes(before, found)
             self._note(key, found, reason)
@@ -124,11 +125,13 @@ class Openings:
             self.open_graph(found, known)
 
     def _note(self, key, graph, reason):
-        if reason or key in self.reasons:
-            self.reasons.setdefault(key, reason)
-            self._glimpses[key] = self._graphs.pop(key, graph) or graph
-        else:
+        if not reason and key not in self.reasons:
             self._graphs.setdefault(key, graph)
+            return
+        self.reasons.setdefault(key, reason)
+        before = self._glimpses.get(key, self._graphs.pop(key, graph))
+        known = before is not None and graph is not None and reason != CALLS_DIFFER
+        self._glimpses[key] = before if known and are_alike(before, graph) else None
 
 
 def _is_of_own_function(operation):

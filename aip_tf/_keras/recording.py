@@ -12,6 +12,7 @@ from aip_tf._keras.comparing import BatchSizeError, are_alike, is_symbol, open_b
 from aip_tf._keras.graph import Graph, mask_of, own_variables, with_mask_of
 from aip_tf._keras.held import Held, symbolic_class
 
+CALLS_DIFFER = "its calls differ"
 _TRIAL_BATCHES = (2, 3)  # where an open batch size fails: what follows it differs between the two
 _BY_ENTRY = {getattr(keras.regularizers, name) for name in ("L1", "L2", "L1L2")}
 
@@ -76,7 +77,7 @@ class Recording:
         self.layers[id(layer)] = layer
         before = self.graphs.setdefault(id(layer), graph)
         if before is not graph and not are_alike(before, graph):
-            self.reasons.setdefault(id(layer), "its calls differ")
+            self.reasons.setdefault(id(layer), CALLS_DIFFER)
         elif before is not graph:
             open_sizes(before, graph)
 

@@ -1,5 +1,7 @@
 """What a model is called on while it is traced: its symbolic inputs and their sizes."""
 
+import numbers
+
 import keras
 from keras import tree
 
@@ -24,7 +26,7 @@ def root_graph(model, openings, input_shape=None):
         return _keras.graph_of(model)  # raises
     inputs = _symbols(model, input_shape)
     if not model.built:
-        model(tree.map_structure(lambda x: keras.ops.zeros((1, *x.shape[1:]), x.dtype), inputs))
+        _build(model, inputs, input_shape)
     try:
         graph = openings.open_model(model, inputs)
     except _keras.CannotOpenError as error:
@@ -34,23 +36,89 @@ def root_graph(model, openings, input_shape=None):
             "does itself into a layer of its own, or build it with keras.Input and "
             "keras.Model(inputs, outputs)."
         ) from error
+    _check_outputs(model, graph)
     _name_inputs(graph, inputs)
     return graph
 
 
+def _check_outputs(model, graph):
+    """What a model with a graph returns: tensors, alone or several in a list or dict."""
+    found = tree.flatten_with_path(graph.outputs)
+    strange = [
+        f"output {'/'.join(map(str, path))!r} is {x!r:.80}"
+        for path, x in found
+        if not isinstance(x, keras.KerasTensor | numbers.Number) and not hasattr(x, "shape")
+    ]
+    if isinstance(graph.outputs, list | tuple) and len(graph.outputs) == 1:
+        strange.append("output stands alone in a list")  # Keras would take it out
+    if strange:
+        raise ValueError(
+            f"Received the subclassed model {model.name!r}, whose {strange[0]}. Expected tensors "
+            "and numbers, one alone or several in a list or dict: other outputs do not survive in "
+            "a model that loads without its class. Change what its call returns."
+        )
+
+
+def in_form(input_shape):
+    """`input_shape`, every shape in it a tuple of Python's integers (None where one is open).
+
+    Raises:
+        ValueError: if it is neither a shape nor a list or dict of shapes.
+    """
+    if input_shape is None:
+        return None
+    if _is_shape(input_shape):
+        return tuple(size if size is None else int(size) for size in input_shape)
+    if isinstance(input_shape, dict) and None not in input_shape.values():
+        return {key: in_form(part) for key, part in input_shape.items()}
+    if isinstance(input_shape, list | tuple) and None not in input_shape:
+        return [in_form(part) for part in input_shape]
+    raise ValueError(
+        f"Received {input_shape!r} as `input_shape` or in it. Expected a shape without the batch "
+        "size, such as (224, 224, 3), or for several inputs a list or dict of shapes."
+    )
+
+
+def _is_shape(x):
+    return isinstance(x, list | tuple) and all(
+        size is None or (isinstance(size, numbers.Integral) and size >= 0) for size in x
+    )
+
+
 def _symbols(model, input_shape):
     """Symbolic inputs of a subclassed model, in the structure in which it takes them."""
-    if input_shape is None:
-        input_shape = _keras.built_shapes(model)
-    if input_shape is None:
+    built = _keras.built_shapes(model)
+    further = _keras.further_arguments(model, with_optional=input_shape is None)
+    if further:  # Keras does not note whether they were given
+        raise ValueError(
+            f"Received the subclassed model {model.name!r}, whose call takes {further[0]!r} beside "
+            "its first argument. Expected all inputs in the first argument, as `fit` gives them: a "
+            "list or dict of tensors. Where it may be None and is, say so by `input_shape=`, the "
+            f"shape of the first argument without the batch size, such as {built or (224, 224, 3)}."
+        )
+    if input_shape is None and built is None:
         raise ValueError(
             f"Received the subclassed model {model.name!r}, whose input is not known. Expected a "
             "model that was called on data once, or `input_shape=` without the batch size, such "
             "as (224, 224, 3); a list or dict of shapes for several inputs."
         )
     return tree.map_shape_structure(
-        lambda shape: keras.KerasTensor((None, *shape), model.compute_dtype), input_shape
+        lambda shape: keras.KerasTensor((None, *shape), model.compute_dtype),
+        built if input_shape is None else input_shape,
     )
+
+
+def _build(model, inputs, input_shape):
+    """Call a model for the first time, on zeros."""
+    zeros = tree.map_structure(lambda x: keras.ops.zeros((1, *x.shape[1:]), x.dtype), inputs)
+    try:
+        model(zeros)
+    except Exception as error:
+        raise ValueError(
+            f"Received input_shape={input_shape} for the subclassed model {model.name!r}, whose "
+            f"call fails on zeros of that shape ({type(error).__name__}). Expected the shapes of "
+            "its inputs without the batch size, in the list or dict in which its call takes them."
+        ) from error
 
 
 def _name_inputs(graph, inputs):
@@ -68,14 +136,7 @@ def input_shapes(graph, input_shape):
         ValueError: if a size is open, or `input_shape` does not fit.
     """
     inputs = graph.inputs
-    if input_shape is None:
-        shapes = [x.shape[1:] for x in inputs]
-    elif isinstance(input_shape, dict):
-        shapes = [tuple(input_shape[x.name]) for x in inputs]
-    elif isinstance(input_shape[0], tuple | list):
-        shapes = [tuple(s) for s in input_shape]
-    else:
-        shapes = [tuple(input_shape)]
+    shapes = [x.shape[1:] for x in inputs] if input_shape is None else _flat(graph, input_shape)
     if len(shapes) != len(inputs):
         raise ValueError(
             f"Received {len(shapes)} shapes as `input_shape` for a model with {len(inputs)} "
@@ -93,3 +154,18 @@ def input_shapes(graph, input_shape):
                 f"example {tuple(s or 224 for s in built)} (without the batch size)."
             )
     return shapes
+
+
+def _flat(graph, input_shape):
+    """Shapes in the order of a graph's inputs; those of a dict go by the inputs' names or keys."""
+    names, structure = [x.name for x in graph.inputs], graph.structure
+    by_key = isinstance(structure, dict) and {*structure} == {*input_shape}
+    if isinstance(input_shape, dict) and not by_key:
+        if {*names} != {*input_shape}:
+            raise ValueError(
+                f"Received as `input_shape` a dict of {list(input_shape)}. Expected one shape "
+                f"without the batch size for each of {names}."
+            )
+        return [input_shape[name] for name in names]
+    symbols = tree.map_shape_structure(lambda s: keras.KerasTensor((None, *s)), input_shape)
+    return [x.shape[1:] for x in tree.flatten(symbols)]

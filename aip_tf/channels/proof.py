@@ -90,14 +90,18 @@ def _rounding_of(model):
 
 
 def _arrays(outputs):
-    return [np.asarray(x, np.float64) for x in tree.flatten(outputs) if x is not None]
+    """Outputs by their places in the structure; those that are None have no value."""
+    found = tree.flatten_with_path(outputs)
+    return {path: np.asarray(x, np.float64) for path, x in found if x is not None}
 
 
 def _relative(expected, actual):
-    """Difference over the largest entry; infinite where shapes differ or only one is finite."""
-    if [x.shape for x in expected] != [x.shape for x in actual]:
+    """Difference over the largest entry; infinite where structures or shapes differ or only one is
+    finite."""
+    shapes = [{path: x.shape for path, x in found.items()} for found in (expected, actual)]
+    if shapes[0] != shapes[1]:
         return np.inf
-    pairs = [(a, b) for a, b in zip(expected, actual, strict=True) if a.size]
+    pairs = [(x, actual[path]) for path, x in expected.items() if x.size]
     if any((np.isfinite(a) != np.isfinite(b)).any() for a, b in pairs):
         return np.inf
     pairs = [(np.where(np.isfinite(a), a, 0), np.where(np.isfinite(b), b, 0)) for a, b in pairs]

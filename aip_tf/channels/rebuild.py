@@ -71,8 +71,9 @@ class _Rebuild:
                 outputs = _keras.walk(graph, inputs, self._visitor(graph))
                 if _keras.graph_inside(model) is None:
                     outputs = _apart_from(inputs, outputs)
+                keep = _with_constants if graph is self._trace.graph else _without_constants
                 copy = keras.Model(
-                    _in_structure(graph, inputs), _symbolic(outputs), name=model.name
+                    _in_structure(graph, inputs), keep(outputs, inputs[0]), name=model.name
                 )
             _keras.take_policy(copy, model, self._dtype)
             self._copies[id(model)] = (model, copy)
@@ -277,11 +278,23 @@ def _in_structure(graph, values):
     return packed[0] if isinstance(packed, list | tuple) and len(packed) == 1 else packed
 
 
-def _symbolic(outputs):
-    """The outputs that are tensors of the graph; Keras knows no others."""
+def _without_constants(outputs, _):
+    """The outputs that are tensors of the graph; Keras knows no others. See `_constants_back`."""
     if all(isinstance(x, keras.KerasTensor) for x in tree.flatten(outputs)):
         return outputs
     return [x for x in tree.flatten(outputs) if isinstance(x, keras.KerasTensor)]
+
+
+def _with_constants(outputs, x):
+    """The outputs in their structure, constants and numbers among them as tensors of the graph."""
+
+    def in_graph(y):
+        if isinstance(y, keras.KerasTensor):
+            return y
+        y = np.asarray(keras.ops.convert_to_tensor(y))
+        return keras.ops.where(keras.ops.equal(keras.ops.sum(x), 0), y, y)
+
+    return tree.map_structure(in_graph, outputs)
 
 
 def _apart_from(inputs, outputs):

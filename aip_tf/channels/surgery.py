@@ -1,5 +1,7 @@
 """The verbs of surgery: cut a model, mask it, prove the cut and the copy."""
 
+from keras import tree
+
 from aip_tf import _keras
 from aip_tf.channels.graph import ChannelGraph
 from aip_tf.channels.proof import prove_copy, prove_cut
@@ -101,7 +103,8 @@ def check_copy(model, copy, inputs):
 
 def _graph_on(model, inputs):
     """The graph of a model, traced on the size of a batch of inputs."""
-    if isinstance(model, ChannelGraph) or _keras.graph_inside(model) is None:
-        return ChannelGraph.of(model)
-    graph = _keras.graph_of(model)
-    return ChannelGraph(model, [tuple(x.shape[1:]) for x in _keras.flat_inputs(graph, inputs)])
+    if isinstance(model, ChannelGraph):
+        return model
+    graph = _keras.graph_inside(model)
+    given = inputs if graph is None else _keras.flat_inputs(graph, inputs)
+    return ChannelGraph(model, tree.map_structure(lambda x: tuple(x.shape[1:]), given))

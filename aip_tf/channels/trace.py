@@ -26,7 +26,7 @@ from aip_tf.channels.identities import (
     spread,
     varying_axes,
 )
-from aip_tf.channels.inputs import input_shapes, root_graph
+from aip_tf.channels.inputs import in_form, input_shapes, root_graph
 
 
 @dataclasses.dataclass(slots=True)
@@ -299,6 +299,7 @@ def trace(model, input_shape=None):
     """
     from aip_tf.channels.rules import has_rule, rule_of
 
+    input_shape = in_form(input_shape)
     openings = _keras.Openings(has_rule)
     graph = root_graph(model, openings, input_shape)
     openings.open_graph(graph)
@@ -311,7 +312,7 @@ def trace(model, input_shape=None):
             spread(ids, (1, *shape)).view(IdentityArray) if shape else ids.view(IdentityArray)
         )
     for x in tree.flatten(tracer.run(graph, arrays)):
-        if isinstance(x, np.ndarray):
+        if isinstance(x, IdentityArray):
             tracer.identities.pin(np.asarray(compact(x)), "an output of the model")
     for call in tracer.calls:
         for x in call.outputs:
