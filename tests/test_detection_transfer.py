@@ -21,7 +21,8 @@ def transfers():
     return [
         detection.DetectionTransfer(),
         AttentionTransfer("auto"),
-        AdversarialTransfer(outputs="classes"),
+        AdversarialTransfer(outputs="classes", name="everywhere"),
+        detection.AdversarialDetectionTransfer(num_positions=8),
     ]
 
 
@@ -74,9 +75,29 @@ def test_detection_transfer_counts_anchors_with_objects():
     assert float(transfer.loss(sees, imagines)) == pytest.approx(10.0, rel=1e-3)
 
 
+def test_the_discriminator_of_a_detector_sees_where_an_object_is():
+    detector, student = tiny_detector(), tiny_detector()
+    transfer = detection.AdversarialDetectionTransfer(num_positions=2).bind(detector, student)
+    seen, show = [], transfer._show
+    transfer._show = lambda views, reading: seen.append(views[0]) or show(views, reading)
+    teacher_logits, student_logits = np.zeros((2, 1, 5, 4), "float32")
+    teacher_logits[..., 0] = student_logits[..., 0] = 9.0
+    teacher_logits[0, 3] = [0.0, 7.0, 0.0, 0.0]  # where the teacher sees something
+    student_logits[0, 1] = [0.0, 0.0, 5.0, 0.0]  # where the student imagines something
+    offsets = np.zeros((1, 5, 4), "float32")
+    transfer.compile(None)
+    transfer.play(Reading([offsets, teacher_logits]), Reading([offsets, student_logits]))
+    for logits, shown in zip((teacher_logits, student_logits), seen, strict=True):
+        np.testing.assert_array_equal(shown[0], logits[0, [3, 1]])
+    again = detection.AdversarialDetectionTransfer.from_config(transfer.get_config())
+    assert again.num_positions == 2
+
+
 def test_bad_detection_transfers_are_errors():
     with pytest.raises(ValueError, match="temperature > 0"):
         detection.DetectionTransfer(temperature=0)
+    with pytest.raises(ValueError, match="num_positions=0"):
+        detection.AdversarialDetectionTransfer(num_positions=0)
     classifier = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     with pytest.raises(ValueError, match="'boxes' and 'classes'"):
         detection.DetectionTransfer().bind(classifier, classifier)

@@ -25,10 +25,11 @@ from aip_tf.detection.loss import (
     compile_detector,
     multibox_loss,
 )
-from aip_tf.detection.transfer import DetectionTransfer
+from aip_tf.detection.transfer import AdversarialDetectionTransfer, DetectionTransfer
 from aip_tf.detection.vgg import copy_vgg16_weights, ssd300_vgg16, ssd_vgg16
 
 __all__ = [
+    "AdversarialDetectionTransfer",
     "ConfidenceLoss",
     "DetectionEvaluation",
     "DetectionTask",

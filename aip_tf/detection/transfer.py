@@ -5,7 +5,7 @@ from keras import ops
 
 from aip_tf import losses
 from aip_tf.detection.loss import smooth_l1
-from aip_tf.game import Transfer
+from aip_tf.game import AdversarialTransfer, Transfer
 
 
 @keras.saving.register_keras_serializable("aip_tf")
@@ -20,7 +20,7 @@ class DetectionTransfer(Transfer):
     box is not worth learning where the teacher sees nothing. (Chen et al. 2017, "Learning Efficient
     Object Detection Models with Knowledge Distillation", weigh classes by hand instead.)
 
-    For the game on detectors use `AdversarialTransfer(outputs="classes")` beside it.
+    For the game on detectors use `AdversarialDetectionTransfer` beside it.
 
     Args:
         temperature: T > 0 of the class term.
@@ -43,13 +43,7 @@ class DetectionTransfer(Transfer):
         self.box_weight = float(box_weight)
 
     def build(self, teacher, student):
-        names = [list(getattr(model, "output_names", ())) for model in (teacher, student)]
-        if names[0] != names[1] or sorted(names[0]) != ["boxes", "classes"]:
-            raise ValueError(
-                f"Received outputs named {names[0]} and {names[1]}. Expected 'boxes' and 'classes' "
-                "in both networks, as ssd_vgg16 and multibox_heads make them."
-            )
-        self._boxes, self._classes = (names[0].index(name) for name in ("boxes", "classes"))
+        self._boxes, self._classes = _places(teacher, student)
 
     def loss(self, teacher, student):
         teacher_logits = ops.cast(teacher.outputs[self._classes], "float32")
@@ -66,5 +60,71 @@ class DetectionTransfer(Transfer):
         return super().get_config() | own
 
 
+@keras.saving.register_keras_serializable("aip_tf")
+class AdversarialDetectionTransfer(AdversarialTransfer):
+    """The game on the class scores of the positions that matter, against one discriminator.
+
+    A discriminator that sees all anchors (`AdversarialTransfer(outputs="classes")`) sees little but
+    background: of an SSD's thousands of anchors a handful hold objects. Here it sees, of every
+    image, the `num_positions` anchors at which teacher or student is surest of an object, in both
+    networks the same. It costs next to nothing, where with all anchors it computes as much as a
+    small detector.
+
+    Args:
+        num_positions: anchors of each image, >= 1; all of them if there are fewer.
+        weight, discriminator, optimizer, max_pull, name: see `AdversarialTransfer`.
+
+    Raises:
+        ValueError: for num_positions < 1, and as `AdversarialTransfer` does; when bound, if the
+            networks do not have the outputs `boxes` and `classes`.
+    """
+
+    def __init__(
+        self,
+        num_positions=64,
+        weight=1.0,
+        discriminator=None,
+        optimizer=None,
+        max_pull=1.0,
+        name="adversarial",
+    ):
+        super().__init__(weight, discriminator, optimizer, None, ["classes"], max_pull, name)
+        if isinstance(num_positions, bool) or not num_positions >= 1:
+            raise ValueError(f"Received num_positions={num_positions!r}. Expected at least 1.")
+        self.num_positions = int(num_positions)
+
+    def build(self, teacher, student):
+        self._classes = _places(teacher, student)[1]
+        super().build(teacher, student)
+
+    def play(self, teacher, student):
+        seen = [_objectness(reading.outputs[self._classes]) for reading in (teacher, student)]
+        count = min(self.num_positions, seen[0].shape[1])
+        places = ops.top_k(ops.maximum(*seen), count)[1][..., None]
+        return super().play(self._only(teacher, places), self._only(student, places))
+
+    def _only(self, reading, places):
+        """The reading with the class scores of some anchors, (batch, count, 1), alone."""
+        outputs = list(reading.outputs)
+        outputs[self._classes] = ops.take_along_axis(outputs[self._classes], places, axis=1)
+        return reading._replace(outputs=outputs)
+
+    def get_config(self):
+        config = super().get_config() | {"num_positions": self.num_positions}
+        return {k: v for k, v in config.items() if k not in ("features", "outputs")}
+
+
+def _places(teacher, student):
+    """The places of `boxes` and `classes` among the outputs of both networks."""
+    names = [list(getattr(model, "output_names", ())) for model in (teacher, student)]
+    if names[0] != names[1] or sorted(names[0]) != ["boxes", "classes"]:
+        raise ValueError(
+            f"Received outputs named {names[0]} and {names[1]}. Expected 'boxes' and 'classes' "
+            "in both networks, as ssd_vgg16 and multibox_heads make them."
+        )
+    return tuple(names[0].index(name) for name in ("boxes", "classes"))
+
+
 def _objectness(logits):
+    logits = ops.cast(logits, "float32")
     return 1.0 - ops.softmax(logits, axis=-1)[..., 0]

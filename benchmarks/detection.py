@@ -1,0 +1,155 @@
+"""What is each term of the game worth to a detector? 108 photographs, a small SSD, 40% of the MACs.
+
+    bin/aip_run --gin_file=gin/ssd_voc_sample.gin    # trains the teacher, once
+    python benchmarks/detection.py                   # works through the queue, may be killed
+    python benchmarks/detection.py --summary         # the table from the lines that are there
+
+Every arm starts from one and the same cut of that run's teacher and recovers for 12 epochs of 80
+photographs: batch 8, Adam at 5e-4 falling along a cosine, SSD's augmentation from the seed. Mean
+average precision (IoU 0.5, area) is measured on the 80 photographs themselves and on the 28 that
+were held out of everything. The latter are 28: a difference there is worth its spread over seeds.
+
+One JSON line for each (arm, seed) goes to results/detection.jsonl; what is there is not run again.
+"""
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+
+from aip_tf import cost, cutting, datasets, detection, game  # noqa: E402
+from aip_tf.recovery import Recovery  # noqa: E402
+
+DEVKIT = HERE.parents[1] / "shared" / "data" / "VOCdevkit"
+TEACHER = HERE.parent / "runs" / "ssd_voc_sample" / "teacher.keras"
+RESULTS = HERE / "results" / "detection.jsonl"
+SIZE, EPOCHS, BATCH, AMOUNT, SEEDS = 192, 12, 8, 0.4, (0, 1, 2)
+ANCHORS = detection.default_boxes(detection.feature_sizes(SIZE))
+TAPS = [f"conv_pw_{k}_relu" for k in (3, 5, 11, 13)]
+
+TERMS = {
+    "detection": lambda: detection.DetectionTransfer(),
+    "attention": lambda: game.AttentionTransfer(TAPS),
+    "game": lambda: detection.AdversarialDetectionTransfer(),
+    "game, all anchors": lambda: game.AdversarialTransfer(outputs=["classes"]),
+}
+FULL = ("detection", "attention", "game")
+ARMS = {
+    "labels alone": (),
+    "full": FULL,
+    "without detection": ("attention", "game"),
+    "without attention": ("detection", "game"),
+    "without the game": ("detection", "attention"),
+    "full, game on all anchors": ("detection", "attention", "game, all anchors"),
+}
+
+
+def photographs(seed):
+    """The sample, 80 and 28 photographs whatever the seed, as a teacher of seed 0 saw them."""
+    split = {"train": ("2012/trainval",), "test": None, "validation_fraction": 0.26, "seed": 0}
+    data = datasets.voc(DEVKIT, **split)
+    return detection.ssd_data(data, SIZE, BATCH, seed=seed).train, [
+        detection.ground_truth(data, SIZE, part=part).cache() for part in ("train", "test")
+    ]
+
+
+def cut(teacher, train):
+    """The cut that all arms share."""
+    graph = cutting.trace_on(teacher, next(iter(train))[0])
+    masks = cutting.plan_cut(graph, AMOUNT, selection="macs", criterion="l1")
+    smaller, _ = cutting.apply_cut(graph, masks, next(iter(train))[0], data=train)
+    return smaller.model
+
+
+def measure(model, parts):
+    found = [detection.evaluate_detector(model, part, ANCHORS).result() for part in parts]
+    return dict(zip(("training_map", "held_out_map"), np.round(found, 4).tolist(), strict=True))
+
+
+def recover(teacher, student, terms, seed, train):
+    """Train a copy of the student with some terms; returns the copy."""
+    keras.utils.set_random_seed(seed)
+    copy = keras.models.clone_model(student)
+    copy.set_weights(student.get_weights())
+    how = Recovery(
+        epochs=EPOCHS,
+        optimizer=keras.optimizers.Adam(5e-4),
+        transfers=[TERMS[term]() for term in terms],
+        supervised_weight=1.0,
+        loss=detection.multibox_loss(),
+        metrics=[],
+    )
+    distiller = how.distiller(teacher, copy, EPOCHS * int(train.cardinality()))
+    distiller.fit(train, epochs=EPOCHS, verbose=0)
+    return copy
+
+
+def run():
+    done = {(line["arm"], line["seed"]) for line in lines()}
+    teacher = keras.saving.load_model(TEACHER)
+    train, parts = photographs(0)
+    student = cut(teacher, train)
+    if ("teacher", 0) not in done:
+        note("teacher", 0, measure(teacher, parts), macs=cost.count_macs(teacher))
+        note("cut", 0, measure(student, parts), macs=cost.count_macs(student))
+    for seed in SEEDS:
+        train, _ = photographs(seed)
+        for arm in (arm for arm in ARMS if (arm, seed) not in done):
+            started = _cpu_seconds()
+            recovered = recover(teacher, student, ARMS[arm], seed, train)
+            seconds = round(_cpu_seconds() - started, 1)
+            note(arm, seed, measure(recovered, parts), cpu_seconds=seconds)
+
+
+def lines():
+    return list(map(json.loads, RESULTS.read_text().splitlines())) if RESULTS.exists() else []
+
+
+def note(arm, seed, found, **facts):
+    record = {"arm": arm, "seed": seed, **found, **facts, "date": time.strftime("%Y-%m-%d")}
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    print(record, flush=True)
+
+
+def summary():
+    print("| | training mAP | held-out mAP | CPU s |\n|---|---|---|---|")
+    for arm in ("teacher", "cut", *ARMS):
+        own = [line for line in lines() if line["arm"] == arm]
+        if own:
+            columns = [_mean(own, key) for key in ("training_map", "held_out_map", "cpu_seconds")]
+            print(f"| {arm} | {' | '.join(columns)} |")
+
+
+def _mean(records, key):
+    values = [record[key] for record in records if key in record]
+    if not values:
+        return ""
+    if key == "cpu_seconds":
+        return f"{np.mean(values):.0f}"
+    spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}"
+
+
+def _cpu_seconds():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--summary", action="store_true", help="print the table and stop")
+    parser.add_argument("--teacher", type=Path, default=TEACHER, help="another detector to cut")
+    options = parser.parse_args()
+    TEACHER = options.teacher
+    summary() if options.summary else run()
