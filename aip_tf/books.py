@@ -11,6 +11,7 @@ import time
 
 from aip_tf.cost import Cost
 from aip_tf.report import GroupRecord, ModelRecord, PruningReport, RoundRecord
+from aip_tf.text import when
 
 _log = logging.getLogger("aip_tf")
 
@@ -65,7 +66,7 @@ class Books:
         self.status.records["rounds"].append(dataclasses.asdict(record))
         self._show("student after the last cut", student.model)
         self.tick()
-        name = f"round {record.round}/{self._num_cuts}, after epoch {record.epoch}, cut"
+        name = f"round {record.round}/{self._num_cuts}, {when(record.epoch)}, cut"
         self._log(name, record, record.metrics_before)
 
     def recovered(self, student):

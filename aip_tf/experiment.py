@@ -28,6 +28,7 @@ from aip_tf.run_state import replace
 from aip_tf.saving import save_report
 from aip_tf.schedules import list_cuts
 from aip_tf.task import Task
+from aip_tf.text import when
 
 _log = logging.getLogger("aip_tf")
 
@@ -304,7 +305,7 @@ def plan(network, data, schedule=0.5, selection="macs", criterion="l1", recovery
         f"Cuts in {epochs} epochs (selection {name}):",
     ]
     for round_, cut in enumerate(cuts, start=1):
-        lines.append(f"  round {round_}, after epoch {cut.epoch}: {_target(cut, selection, sizes)}")
+        lines.append(f"  round {round_}, {when(cut.epoch)}: {_target(cut, selection, sizes)}")
     return "\n".join(lines)
 
 

@@ -139,8 +139,19 @@ class _Loop:
 
     def _recover(self):
         """Train until the next cut, or to the end of the run; then measure what came of it."""
+        status = self.status
+        if length := self.assignment.lengths[status.round]:
+            self._train(length)
+        self.books.recovered(self.student)
+        status.recovered, status.stopped = True, False
+        folder = f"round_{status.round:02d}"
+        if self.state.folder is not None:
+            replace(self.state.path(f"{folder}/student.keras"), self.student.save)
+        self._save(folder)
+
+    def _train(self, length):
+        """The game for some epochs; then the statistics are measured anew."""
         status, assignment = self.status, self.assignment
-        length = assignment.lengths[status.round]
         steps = length * int(assignment.train.cardinality())
         game = self.recovery.distiller(assignment.graph.plain_model, self.student, steps)
         if self.is_inside:
@@ -161,12 +172,6 @@ class _Loop:
             self.best.put_back(self.student)
         # Behind everything that may have changed the weights: averages, early stopping, callbacks.
         recalibrate(self.student, assignment.train, self.recovery.recalibration_batches)
-        self.books.recovered(self.student)
-        status.recovered, status.stopped = True, False
-        folder = f"round_{status.round:02d}"
-        if self.state.folder is not None:
-            replace(self.state.path(f"{folder}/student.keras"), self.student.save)
-        self._save(folder)
 
     def _cut(self, cut):
         """Remove channels, prove the cut on a batch, refit, measure the statistics anew."""

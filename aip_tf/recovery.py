@@ -23,7 +23,7 @@ def _are_class_weights(value):
 _CLASS = integer(0)
 _WEIGHT = number("a number >= 0", 0)
 _KINDS = {
-    "epochs": integer(2),
+    "epochs": integer(0),
     "steps_per_epoch": integer(1, or_none=True),
     "validation_steps": integer(1, or_none=True),
     "recalibration_batches": integer(0),
@@ -41,7 +41,8 @@ class Recovery:
     """How to train between cuts. Optimizer and learning rate start afresh after every cut.
 
     Attributes:
-        epochs: epochs of the whole run, all cuts included; at least 2.
+        epochs: epochs of the whole run, all cuts included. With 0 there is one cut, the layers
+            behind it refitted where the criterion can, the statistics measured anew: minutes.
         optimizer: a Keras optimizer (copied for every stretch between cuts, with all that its
             methods were told), its name, or "sgd": SGD at 0.02 with Nesterov momentum 0.9 and
             weight decay 5e-4.

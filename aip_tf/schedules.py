@@ -30,14 +30,17 @@ __all__ = [
     "step_decay",
 ]
 
-_EPOCHS = {"epochs": integer(2)}  # a cut comes after one and needs another one to recover
+_EPOCHS = {"epochs": integer(0)}
 _MAX_CUTS = 3
 _TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
 class Cut:
-    """One cut: after epoch `epoch` (zero-based), `amount` of the original is gone in total."""
+    """One cut: after epoch `epoch` (zero-based), `amount` of the original is gone in total.
+
+    Epoch -1 is before the first one: the teacher is trained already.
+    """
 
     epoch: int
     amount: float
@@ -49,12 +52,12 @@ def list_cuts(schedule, epochs):
     Args:
         schedule: one of
             a float in (0, 1), the final amount: it is reached in three cuts (fewer when there are
-            fewer than six epochs), the first after epoch 0 and the next ones a tenth of the run
-            apart, so that at least half of the epochs remain for the final recovery (four fifths
-            in runs of ten and more); every cut removes the same share of what is left;
+            fewer than six epochs), the first before anything is trained and the next ones a tenth
+            of the run apart, so that at least half of the epochs remain for the final recovery
+            (four fifths in runs of ten and more); every cut removes the same share of what is left;
             a tfmot `PruningSchedule`; or any callable `step -> (should_prune, amount)`.
             Steps are epochs. A cut of amount 0 is no cut, as in tfmot.
-        epochs: int, the number of epochs of the run.
+        epochs: int, the number of epochs of the run; with 0 there is one cut and no training.
 
     Returns:
         A list of `Cut`, epochs and amounts strictly increasing, the last one being the schedule's
@@ -65,7 +68,7 @@ def list_cuts(schedule, epochs):
             final amount is not reached, or a cut falls on the last epoch or beyond the run.
 
     >>> [cut.epoch for cut in list_cuts(0.5, epochs=30)]
-    [0, 3, 6]
+    [-1, 2, 5]
     >>> list_cuts(lambda step: (step in (0, 4), 0.1 * (step + 1)), epochs=10)
     [Cut(epoch=0, amount=0.1), Cut(epoch=4, amount=0.5)]
     """
@@ -86,11 +89,11 @@ def list_cuts(schedule, epochs):
 def _cuts_to(final, epochs):
     """The timetable behind a plain float: see `list_cuts`."""
     _check_amount("the final amount", final, epoch=None)
-    num_cuts = min(_MAX_CUTS, epochs // 2)
+    num_cuts = max(1, min(_MAX_CUTS, epochs // 2))
     spacing = max(1, epochs // 10)
     kept = [(1 - final) ** (round_ / num_cuts) for round_ in range(1, num_cuts)]
     amounts = [round(1 - share, 6) for share in kept] + [final]
-    return [Cut(index * spacing, amount) for index, amount in enumerate(amounts)]
+    return [Cut(index * spacing - 1, amount) for index, amount in enumerate(amounts)]
 
 
 def _check_range(schedule, epochs):

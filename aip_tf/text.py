@@ -1,4 +1,13 @@
-"""Tables for terminals."""
+"""Words and tables for terminals."""
+
+
+def when(epoch) -> str:
+    """When a cut comes: after an epoch (zero-based), or before the first one for -1.
+
+    >>> when(3)
+    'after epoch 3'
+    """
+    return "before the first epoch" if epoch < 0 else f"after epoch {epoch}"
 
 
 def text_table(header, rows, align: str | None = None) -> str:

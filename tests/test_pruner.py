@@ -15,7 +15,7 @@ from aip_tf.game import AdversarialTransfer, FeatureTransfer
 from aip_tf.recovery import recalibrate
 
 pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config")
-EPOCHS, SCHEDULE = 4, 0.6  # cuts after epochs 0 and 1
+EPOCHS, SCHEDULE = 4, 0.6  # cuts before the first epoch and after it
 
 
 def network():
@@ -174,7 +174,7 @@ def test_moving_statistics_are_those_of_the_final_weights():
 
 
 def test_another_runs_folder_is_refused(finished):
-    with pytest.raises(ValueError, match=r"cuts \[\[0, .* there, .* now.*drops 3 epochs"):
+    with pytest.raises(ValueError, match=r"cuts \[\[-1, .* there, .* now.*drops 4 epochs"):
         prune(finished[0], schedule=0.3)
 
 
@@ -242,3 +242,14 @@ def test_unusable_data_is_refused(bad, message):
         bad = tf.data.Dataset.from_tensors(data()).repeat()
     with pytest.raises(ValueError, match=message):
         aip_tf.prune(network(), bad)
+
+
+def test_no_epochs_are_a_cut_and_statistics_without_training(monkeypatch, tmp_path):
+    monkeypatch.setattr(aip_tf.AdversarialDistiller, "fit", None)
+    recovery = aip_tf.Recovery(epochs=0)
+    student, report = aip_tf.prune(network(), data(), recovery=recovery, run_dir=tmp_path)
+    assert len(report.rounds) == 1 and report.history == ()
+    assert aip_tf.count_macs(student) <= 0.5 * report.teacher.macs
+    again, _ = aip_tf.prune(network(), data(), recovery=recovery, run_dir=tmp_path)
+    for one, other in zip(student.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)

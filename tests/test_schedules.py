@@ -26,13 +26,13 @@ def listed(amounts, **attributes):
 
 
 class TestFloat:
-    @given(st.floats(0.01, 0.99), st.integers(2, 400))
+    @given(st.floats(0.01, 0.99), st.integers(0, 400))
     def test_cuts_are_few_early_and_end_at_the_amount(self, amount, epochs):
         cuts = list_cuts(amount, epochs)
-        assert len(cuts) == min(3, epochs // 2)
+        assert len(cuts) == max(1, min(3, epochs // 2))
         assert cuts[-1].amount == amount
-        assert cuts[0].epoch == 0
-        assert (epochs - 1 - cuts[-1].epoch) * 2 >= epochs - 1
+        assert cuts[0].epoch == -1  # the teacher is trained
+        assert (epochs - 1 - cuts[-1].epoch) * 2 >= epochs
         for before, after in itertools.pairwise(cuts):
             assert before.epoch < after.epoch and before.amount < after.amount
 
@@ -45,9 +45,9 @@ class TestFloat:
         with pytest.raises(ValueError, match="between 0 and 1"):
             list_cuts(amount, 10)
 
-    @pytest.mark.parametrize("epochs", [0, 1, -3, 2.0, True, None])
+    @pytest.mark.parametrize("epochs", [-1, -3, 2.0, True, None])
     def test_bad_epochs(self, epochs):
-        with pytest.raises(ValueError, match="at least 2"):
+        with pytest.raises(ValueError, match="at least 0"):
             list_cuts(0.5, epochs)
 
 

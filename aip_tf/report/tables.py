@@ -1,7 +1,7 @@
 """The report as text. The HTML page shows the same cells."""
 
 from aip_tf.report.records import GroupRecord, ModelRecord, RoundRecord
-from aip_tf.text import text_table
+from aip_tf.text import text_table, when
 
 ROUND_HEADER = (
     "round",
@@ -44,7 +44,7 @@ def describe_round(teacher: ModelRecord, record: RoundRecord) -> str:
     if record.metrics_after is not None:
         quality += f" -> {format_metric(record.metrics_after, metric)}"
     return (
-        f"round {record.round}, after epoch {record.epoch}: "
+        f"round {record.round}, {when(record.epoch)}: "
         f"MACs {_kept(record.macs, teacher.macs)}, "
         f"parameters {_kept(record.parameters, teacher.parameters)}, "
         f"{metric} {quality}, {record.seconds:.1f} s"
@@ -91,7 +91,7 @@ def round_rows(report) -> list[tuple[str, ...]]:
         rows.append(
             (
                 str(record.round),
-                str(record.epoch),
+                str(record.epoch) if record.epoch >= 0 else "start",
                 *_sizes(record, teacher),
                 _cell(record.metrics_before, metric),
                 _cell(record.metrics_after, metric),
