@@ -28,7 +28,7 @@ class Quiet(keras.callbacks.Callback):
 
 
 RECOVERY = [
-    {"epochs": 0},
+    {"epochs": -1},
     {"epochs": 2.0},
     {"epochs": "2"},
     {"epochs": True},
@@ -161,7 +161,7 @@ def test_the_parts_of_a_schedule_refuse_it_too(make):
 
 def test_numbers_of_numpy_make_cuts():
     cuts = schedules.list_cuts(np.float32(0.5), np.int64(4))
-    assert [cut.epoch for cut in cuts] == [0, 1] and cuts[-1].amount == 0.5
+    assert [cut.epoch for cut in cuts] == [-1, 0] and cuts[-1].amount == 0.5
 
 
 X, Y = small_data(12, (8, 8, 1), 4)
