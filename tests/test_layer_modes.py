@@ -112,30 +112,3 @@ def test_an_argument_that_a_rule_does_not_take_is_named():
     layer = Shift(name="shift")
     reason = aip_tf.find_channel_groups(network(lambda x: layer(x, scale=2.0)))[0].reason
     assert reason == "shift (Shift) is called with `scale`, which its rule ignores"
-
-
-NORMALIZATIONS = {
-    "layer": layers.LayerNormalization,
-    "several axes": lambda: layers.LayerNormalization(axis=[1, 2], center=False),
-    "rms": layers.RMSNormalization,
-    "groups": lambda: layers.GroupNormalization(2),
-    "single channels": lambda: layers.GroupNormalization(-1),
-    "unit": layers.UnitNormalization,
-}
-
-
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
-def test_cuts_of_normalizations_are_proved_in_half_precision(policy):
-    keras.utils.set_random_seed(0)
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    models = {name: network(build()) for name, build in NORMALIZATIONS.items()}
-    keras.config.set_dtype_policy(before)
-    batch = np.random.default_rng(0).normal(size=(4, 6, 5)).astype("float32")
-    for name, model in models.items():
-        for variable in model.layers[2].variables:
-            variable.assign(np.random.default_rng(1).normal(1, 0.3, variable.shape))
-        groups = [g for g in channels.find_channel_groups(model) if g.prunable]
-        masks = {g.name: np.arange(g.num_channels) % 4 < 2 for g in groups}
-        cut = aip_tf.prune_channels(model, masks)
-        assert channels.check_cut(model, cut, masks, batch) <= 1e-5, name

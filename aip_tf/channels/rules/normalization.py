@@ -34,6 +34,8 @@ def layer_normalization(call, x):
     axis = call.settle(x)
     if axis not in axes:
         return x
+    if axes != sorted(axes):  # as -1 beside 1: Keras reads gamma in another order than it made it
+        return keep_all(call, f"{call.label} mixes its axes {layer.axis}: count all from the front")
     ids = call.channels(x, axis)
     for name in ("gamma", "beta", "scale"):
         variable = getattr(layer, name, None)
@@ -109,6 +111,8 @@ def _over_kept(layer, y, mask, axes):
         return ops.cast(x, y.dtype)
     mean = ops.sum(x, axes, keepdims=True) / count
     variance = ops.sum(ops.square(x - mean) * mask, axes, keepdims=True) / count
+    if layer.rms_scaling:
+        mean = ops.zeros_like(mean)
     return _scaled_and_shifted(layer, x, y, mean, variance, shape)
 
 
@@ -116,7 +120,7 @@ def _group_over_kept(layer, y, kept, axis):
     shape = [1] * len(y.shape)
     shape[axis] = -1
     x = ops.moveaxis(_widened(y), axis, 1)
-    moved, size = ops.shape(x), (y.shape[0], layer.groups, -1)
+    moved, size = ops.shape(x), (ops.shape(y)[0], layer.groups, -1)
     grouped = ops.reshape(x, size)  # (batch, groups, slots x positions)
     mask = ops.cast(spread(kept, np.shape(y), axis), x.dtype)
     mask = ops.reshape(ops.moveaxis(mask, axis, 1), ops.shape(grouped))
