@@ -27,8 +27,10 @@ sys.path.insert(0, str(HERE.parent))
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
-from aip_tf import cost, cutting, datasets, detection, game  # noqa: E402
+from aip_tf import cost, criteria, cutting, datasets, detection, game  # noqa: E402
 from aip_tf.recovery import Recovery  # noqa: E402
+from aip_tf.selection import Macs  # noqa: E402
+from aip_tf.task import Task  # noqa: E402
 
 DEVKIT = HERE.parents[1] / "shared" / "data" / "VOCdevkit"
 TEACHER = HERE.parent / "runs" / "ssd_voc_sample" / "teacher.keras"
@@ -64,10 +66,12 @@ def photographs(seed):
 
 
 def cut(teacher, train):
-    """The cut that all arms share."""
-    graph = cutting.trace_on(teacher, next(iter(train))[0])
-    masks = cutting.plan_cut(graph, AMOUNT, selection="macs", criterion="l1")
-    smaller, _ = cutting.apply_cut(graph, masks, next(iter(train))[0], data=train)
+    """The cut that all arms share: the channels whose loss costs the MultiBox loss least."""
+    batch = next(iter(train))
+    graph = cutting.trace_on(teacher, batch[0])
+    criterion = criteria.for_task(criteria.get("taylor"), Task().read(teacher, batch))
+    masks = cutting.plan_cut(graph, AMOUNT, selection=Macs(), criterion=criterion, data=train)
+    smaller, _ = cutting.apply_cut(graph, masks, batch[0], data=train)
     return smaller.model
 
 
@@ -86,9 +90,7 @@ def recover(teacher, student, terms, seed, train):
         optimizer=keras.optimizers.Adam(5e-4),
         transfers=[TERMS[term]() for term in terms],
         supervised_weight=1.0,
-        loss=detection.multibox_loss(),
-        metrics=[],
-    )
+    ).for_model(teacher, next(iter(train)))
     distiller = how.distiller(teacher, copy, EPOCHS * int(train.cardinality()))
     distiller.fit(train, epochs=EPOCHS, verbose=0)
     return copy
