@@ -108,9 +108,9 @@ class Books:
         """Enter what a model finds on a few samples, if its task has pictures."""
         shown = self._illustrate(model)
         if shown:
-            start = {"photographs": shown["photographs"], "found": {"ground truth": shown["truth"]}}
-            pictures = self.status.records.setdefault("pictures", start)
-            pictures["found"][who] = shown["found"]
+            found = {"ground truth": shown.pop("truth"), who: shown.pop("found")}
+            pictures = self.status.records.setdefault("pictures", {**shown, "found": {}})
+            pictures["found"] |= found
 
     def _log(self, what, record, metrics):
         teacher = self.teacher

@@ -5,7 +5,7 @@ import base64
 import numpy as np
 import tensorflow as tf
 
-_SURE = 0.4  # the lowest probability of a box that is shown
+_SURE = 0.3  # the lowest probability of a box that is shown
 
 
 def illustrate(images, objects, found):
@@ -17,13 +17,14 @@ def illustrate(images, objects, found):
         found: the model's `Detections`.
 
     Returns:
-        `{"photographs": [JPEG as a data URI], "truth": boxes, "found": boxes}`. Boxes are a list
-        for each photograph of `[ymin, xmin, ymax, xmax, label, score]`: fractions of the image,
-        the class from 0, a probability (1 for the truth).
+        `{"photographs": [JPEG as a data URI], "truth": boxes, "found": boxes, "caption": text}`.
+        Boxes are a list for each photograph of `[ymin, xmin, ymax, xmax, label, score]`: fractions
+        of the image, the class from 0, a probability (1 for the truth).
     """
     boxes, labels = (objects[key][: len(images)].numpy() for key in ("boxes", "labels"))
     return {
         "photographs": [_data_uri(image) for image in images],
+        "caption": f"Validation images, and what is found there with a probability from {_SURE} on.",
         "truth": _rows(boxes, labels, np.ones(labels.shape), labels >= 0),
         "found": _rows(*map(np.asarray, (found.boxes, found.labels, found.scores))),
     }

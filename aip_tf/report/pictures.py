@@ -16,13 +16,14 @@ def render(pictures, class_names=()):
     """The photographs as a grid in HTML: a row for each, a column for each who found something.
 
     Args:
-        pictures: `{"photographs": [data URI], "found": {who: boxes}}`, boxes a list for each
-            photograph of `[ymin, xmin, ymax, xmax, label, score]` in fractions of the image; `{}`
-            gives "".
+        pictures: `{"photographs": [data URI], "found": {who: boxes}, "caption": text}`, boxes a list
+            for each photograph of `[ymin, xmin, ymax, xmax, label, score]` in fractions of the
+            image; `{}` gives "".
         class_names: names by label; numbers stand for names that are not there.
 
     >>> found = {"teacher": [[[0.0, 0.0, 1.0, 0.5, 1, 0.9]]]}
-    >>> "cat 0.90" in render({"photographs": ["data:,"], "found": found}, ["dog", "cat"])
+    >>> pictures = {"photographs": ["data:,"], "found": found, "caption": "A cat."}
+    >>> "cat 0.90" in render(pictures, ["dog", "cat"])
     True
     """
     if not pictures:
@@ -36,7 +37,8 @@ def render(pictures, class_names=()):
             image = f'<use href="#{name}"/>' if place else _image(name, photograph)
             cells.append(_picture(image, boxes[row], class_names))
     style = f"grid-template-columns:repeat({len(columns)},1fr)"
-    return f'<div class="pictures" style="{style}">{"".join(cells)}</div>'
+    caption = f'<p class="note">{escape(pictures["caption"])}</p>'
+    return f'{caption}<div class="pictures" style="{style}">{"".join(cells)}</div>'
 
 
 def _image(name, photograph):
@@ -56,7 +58,7 @@ def _mark(box, class_names):
     name = class_names[label] if label < len(class_names) else str(label)
     text = name if score == 1 else f"{name} {score:.2f}"
     color = _COLORS[label % len(_COLORS)]
-    width, top = 2.9 * len(text) + 2, min(max(ymin, 0), _SIZE - 6)
+    width, top = 3.2 * len(text) + 2, min(max(ymin, 0), _SIZE - 6)
     left = min(max(xmin, 0), max(0, _SIZE - width))
     return (
         f'<rect x="{xmin:.1f}" y="{ymin:.1f}" width="{xmax - xmin:.1f}" '

@@ -231,8 +231,8 @@ class Task:
         """What a model makes of a few samples, for the report; none of a plain task.
 
         Returns:
-            `{}`, or `{"photographs": [data URI], "truth": boxes, "found": boxes}`, see
-            `report.pictures.render`.
+            `{}`, or `{"photographs": [data URI], "truth": boxes, "found": boxes, "caption": text}`,
+            see `report.pictures.render`.
         """
         return {}
 
