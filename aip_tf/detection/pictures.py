@@ -24,7 +24,7 @@ def illustrate(images, objects, found):
     boxes, labels = (objects[key][: len(images)].numpy() for key in ("boxes", "labels"))
     return {
         "photographs": [_data_uri(image) for image in images],
-        "caption": f"Validation images, and what is found there with a probability from {_SURE} on.",
+        "caption": f"Validation images, and what is found there above a probability of {_SURE}.",
         "truth": _rows(boxes, labels, np.ones(labels.shape), labels >= 0),
         "found": _rows(*map(np.asarray, (found.boxes, found.labels, found.scores))),
     }

@@ -16,9 +16,9 @@ def render(pictures, class_names=()):
     """The photographs as a grid in HTML: a row for each, a column for each who found something.
 
     Args:
-        pictures: `{"photographs": [data URI], "found": {who: boxes}, "caption": text}`, boxes a list
-            for each photograph of `[ymin, xmin, ymax, xmax, label, score]` in fractions of the
-            image; `{}` gives "".
+        pictures: `{"photographs": [data URI], "found": {who: boxes}, "caption": text}`, boxes a
+            list for each photograph of `[ymin, xmin, ymax, xmax, label, score]` in fractions of
+            the image; `{}` gives "".
         class_names: names by label; numbers stand for names that are not there.
 
     >>> found = {"teacher": [[[0.0, 0.0, 1.0, 0.5, 1, 0.9]]]}
