@@ -21,7 +21,7 @@ _MODULES = {
     "criteria": (),
     "datasets": (),
     "detection": (),
-    "export": ("export_model",),
+    "deploy": ("export_model",),
     "game": ("AdversarialDistiller",),
     "latency": ("measure_latency",),
     "losses": (),
@@ -35,7 +35,16 @@ _MODULES = {
     "zoo": (),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
-_PUBLIC_MODULES = ("criteria", "datasets", "detection", "losses", "schedules", "selection", "zoo")
+_PUBLIC_MODULES = (
+    "criteria",
+    "datasets",
+    "deploy",
+    "detection",
+    "losses",
+    "schedules",
+    "selection",
+    "zoo",
+)
 
 __all__ = sorted([*_HOME, *_PUBLIC_MODULES, "transfers"])
 

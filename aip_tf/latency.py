@@ -134,7 +134,8 @@ def compare_latency(
     """Times several models in turns, each starting as often as the others.
 
     Args:
-        models: `{name: model or path}` as for `measure_latency`; the first is the reference.
+        models: `{name: model or path}` as for `measure_latency`, or functions without arguments
+            that run one inference, of a runtime of your own; the first is the reference.
         batch_size: samples per run, at least 1.
         runs: timed runs of every model, at least 1.
         warm_up: untimed runs of every model before them.
@@ -204,6 +205,8 @@ def _runner(model, batch_size, num_threads):
             _check_at_least(1, num_threads=1 if num_threads is None else num_threads)
             return _litert_runner(path, batch_size, num_threads or 1)
         model = keras.models.load_model(path, compile=False)
+    elif callable(model) and not isinstance(model, keras.layers.Layer):
+        return _Runner(model, "function", num_threads or 1)
     return _keras_runner(model, batch_size, num_threads)
 
 

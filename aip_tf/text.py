@@ -1,4 +1,4 @@
-"""Words and tables for terminals."""
+"""Words and tables for terminals, and tables in Markdown."""
 
 
 def when(epoch) -> str:
@@ -28,3 +28,9 @@ def text_table(header, rows, align: str | None = None) -> str:
         for row in cells
     ]
     return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])
+
+
+def markdown_table(header, rows):
+    """Returns a Markdown table of strings."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -12,7 +12,7 @@ import re
 
 import gin
 
-from aip_tf import experiment, export, failures, pruner, teacher
+from aip_tf import deploy, experiment, failures, pruner, teacher
 from aip_tf.config.checks import check_all_read, check_complete, check_kinds, reach
 from aip_tf.config.offer import RUN
 from aip_tf.config.reading import (
@@ -96,7 +96,7 @@ def _check_values():
         with failures.checking("The arguments of run or export_model cannot be used"):
             bound = gin.get_bindings(RUN)
             experiment.check_start(bound.get("strategy", "none"), bound.get("seed", 0))
-            export.check_formats(gin.get_bindings(export.export_model).get("formats", ("tflite",)))
+            deploy.check_formats(gin.get_bindings(deploy.export_model).get("formats", ("tflite",)))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -13,7 +13,7 @@ _ROOMS = (
     "aip_tf.criteria",
     "aip_tf.datasets",
     "aip_tf.detection",
-    "aip_tf.export",
+    "aip_tf.deploy",
     "aip_tf.game",
     "aip_tf.pruner",
     "aip_tf.schedules",

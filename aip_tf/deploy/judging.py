@@ -1,0 +1,105 @@
+"""What a runtime's answers are worth: how far from the Keras model's, and how often right."""
+
+import keras
+import numpy as np
+
+from aip_tf import _keras
+from aip_tf.deploy import signature
+
+
+class Judge:
+    """Follows the answers to one batch after the other.
+
+    Args:
+        task: the `Task` of the model, read; None: nothing is known of labels.
+        model: the model.
+    """
+
+    def __init__(self, task, model):
+        self._task = task
+        self._structure = _outputs(model)
+        self._meter = None if task is None else _meter(task, model, self._structure)
+        self._middles = _middles(task, self._structure)
+        self._absolute = self._relative = 0.0
+        self._largest, self._differences = {}, {}
+        self._same = self._places = 0
+        self.num_samples = 0
+        self.metrics = {}
+
+    def see(self, batch, expected, answers):
+        """Note the answers to a `Batch`; `expected` are the Keras model's, both by name."""
+        self.num_samples += len(batch)
+        for name, wanted in expected.items():
+            found = answers.get(name)
+            if found is None or found.shape != wanted.shape:  # else NumPy might broadcast
+                self._differences[name] = np.inf
+                continue
+            difference = np.max(np.abs(found - wanted), initial=0.0)
+            self._differences[name] = np.maximum(self._differences.get(name, 0.0), difference)
+            largest = np.max(np.abs(wanted), initial=0.0)
+            self._largest[name] = max(self._largest.get(name, 0.0), largest)
+            if self._middles[name] is not None:
+                same = _decision(found, self._middles[name]) == _decision(
+                    wanted, self._middles[name]
+                )
+                self._same, self._places = self._same + same.sum(), self._places + same.size
+        if self._meter is not None and batch.truth and expected.keys() <= answers.keys():
+            self._measure(batch, answers)
+
+    def _measure(self, batch, answers):
+        labels, *weights = batch.truth
+        answers = signature.outputs_in_structure(self._structure, answers)
+        answers = keras.tree.map_structure(lambda x: x.astype("float32"), answers)
+        logs = self._meter.test_step((answers, self._task.convert(labels), *weights))
+        self.metrics = {name: float(value) for name, value in logs.items()}
+
+    @property
+    def max_absolute_difference(self):
+        """The largest difference of any output; NaN wins."""
+        return float(np.max(list(self._differences.values()), initial=0.0))
+
+    @property
+    def max_relative_difference(self):
+        """The same, each divided by the largest absolute value of its output."""
+        parts = [d / max(self._largest.get(n, 0.0), 1e-30) for n, d in self._differences.items()]
+        return float(np.max(parts, initial=0.0))
+
+    @property
+    def agreement(self):
+        """Share of the decisions that are the Keras model's; None if none are made."""
+        return float(self._same / self._places) if self._places else None
+
+
+def _outputs(model):
+    return model.outputs[0] if isinstance(model, keras.Sequential) else model.output
+
+
+def _meter(task, model, structure):
+    """A model that answers what it is given, compiled for the task."""
+    names = _keras.names_of_outputs(model, structure)
+    flat = keras.tree.flatten(structure)
+    inputs = [keras.Input(x.shape[1:], name=f"{n}_given") for x, n in zip(flat, names, strict=True)]
+    layers = [keras.layers.Identity(name=name)(x) for x, name in zip(inputs, names, strict=True)]
+    packed = [keras.tree.pack_sequence_as(structure, x) for x in (inputs, layers)]
+    meter = keras.Model(*packed)
+    task.compile(meter)
+    return meter
+
+
+def _middles(task, structure):
+    """{name in the signature: where a single unit changes its decision; None: there is none}."""
+    flat = keras.tree.flatten(structure)
+    if task is None:
+        middles = [0.0 if len(x.shape) > 1 and (x.shape[-1] or 0) > 1 else None for x in flat]
+    else:
+        kinds = {"sigmoid": 0.5}
+        middles = [None if x.num_classes is None else kinds.get(x.kind, 0.0) for x in task.outputs]
+    numbers = signature.outputs_by_name(
+        keras.tree.pack_sequence_as(structure, list(range(len(flat))))
+    )
+    return {name: middles[number] for name, number in numbers.items()}
+
+
+def _decision(answers, middle):
+    """The class of each position; of a single unit, whether it is above the middle."""
+    return answers.argmax(-1) if answers.shape[-1] > 1 else answers[..., 0] > middle

@@ -1,0 +1,177 @@
+"""The proof of delivered files: each is run by its runtime on the same samples as the model."""
+
+import ast
+import dataclasses
+import hashlib
+import logging
+
+import numpy as np
+
+from aip_tf import files
+from aip_tf.deploy.judging import Judge
+from aip_tf.deploy.source import answer_in_parts
+from aip_tf.latency import compare_latency
+from aip_tf.report.artefacts import Artefact
+from aip_tf.task import Task
+
+_log = logging.getLogger("aip_tf")
+
+
+def prove(source, written, samples, task=None):
+    """Run files on the same samples as the Keras model that they came from.
+
+    Args:
+        source: the `Source`.
+        written: {name: (`Format`, path)}.
+        samples: iterable of `Batch`es.
+        task: a `Task`; None: read from the model and the first batch, if that has labels.
+
+    Returns:
+        A list with an `Artefact` for each, at the path where it is now.
+
+    Raises:
+        ValueError: if the model's own outputs are not finite.
+    """
+    programs = {name: format_.open(path) for name, (format_, path) in written.items()}
+    judges = {}
+    for batch in samples:
+        if not judges:
+            task = _task_of(source.model, batch, task)
+            judges = {name: Judge(task, source.model) for name in ("", *programs)}
+        expected = answer_in_parts(source.answer, batch.feeds, source.batch_size)
+        _check_finite(expected)
+        judges[""].see(batch, expected, expected)
+        for name, program in programs.items():
+            judges[name].see(batch, expected, program.answer(batch.feeds))
+    metric = task.main_metric if task is not None and judges[""].metrics else ""
+    return [
+        _artefact(name, *written[name], programs[name], judges[name], judges[""].metrics, metric)
+        for name in programs
+    ]
+
+
+def _task_of(model, batch, task):
+    """The task read from the model and a batch; None without labels, or where they do not fit."""
+    if not batch.truth:
+        return None
+    try:
+        return (task or Task()).read(model, (batch.inputs, *batch.truth))
+    except ValueError as error:
+        _log.warning("The delivered files are not evaluated: %s", error)
+        return None
+
+
+def _check_finite(expected):
+    broken = [name for name, value in expected.items() if not np.isfinite(value).all()]
+    if broken:
+        raise ValueError(
+            f"Received a model whose outputs {broken} are not finite on the check data. "
+            "Expected finite numbers, for nothing can be compared with NaN or infinity. "
+            "Check the model's weights and the range of the data."
+        )
+
+
+def _artefact(name, format_, path, program, judge, keras_metrics, main_metric):
+    artefact = Artefact(
+        format=name,
+        path=str(path),
+        runtime=format_.runtime,
+        num_bytes=sum(file.stat().st_size for file in _files(path)),
+        sha256=digest(path),
+        signature=program.describe(),
+        num_samples=judge.num_samples,
+        max_absolute_difference=judge.max_absolute_difference,
+        max_relative_difference=judge.max_relative_difference,
+        tolerance=format_.tolerance,
+        agreement=judge.agreement,
+        metrics=judge.metrics,
+        keras_metrics=keras_metrics,
+        main_metric=main_metric,
+    )
+    return dataclasses.replace(artefact, faults=tuple(_faults(artefact, format_)))
+
+
+def _faults(artefact, format_):
+    """Why an artefact is not good enough, in sentences."""
+    relative, absolute = artefact.max_relative_difference, artefact.max_absolute_difference
+    if not relative <= artefact.tolerance:  # NaN is no number below it
+        hint = "; an output is missing or has another shape" if np.isinf(relative) else ""
+        yield (
+            f"Its outputs differ from the Keras model's by {relative:.3g} of the largest output "
+            f"({absolute:.3g} absolute{hint}), more than the tolerance {artefact.tolerance:.3g}."
+        )
+    metric, limit = artefact.main_metric, format_.max_loss
+    if limit is not None and artefact.quality is not None:
+        before = artefact.keras_metrics[metric]
+        # Which way is better the task knows; a limit in points is for what lies in 0 to 1.
+        if abs(artefact.quality - before) > limit and artefact.quality < before:
+            yield (
+                f"Its {metric} is {artefact.quality:.4f} on {artefact.num_samples} samples, the "
+                f"Keras model's {before:.4f}: more than {limit:g} lost."
+            )
+
+
+def digest(path):
+    """The sha256 of a file; of a folder, that of the names and sums of its files."""
+    if path.is_file():
+        return files.digest(path)
+    lines = [f"{files.digest(x)}  {x.relative_to(path).as_posix()}\n" for x in _files(path)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _files(path):
+    return [path] if path.is_file() else sorted(x for x in path.rglob("*") if x.is_file())
+
+
+def time_together(artefact, teacher, format_, runs):
+    """Both artefacts with what they take, timed in turns on one thread where the runtime can.
+
+    Args:
+        artefact, teacher: `Artefact`s of one format; `teacher` may be None.
+        format_: the `Format`.
+        runs: how often each is timed.
+
+    Returns:
+        `(artefact, teacher)` with latency and, if there is a teacher, the speed-up. Inputs of open
+        size are not timed.
+    """
+    subjects = {"teacher": teacher, "student": artefact}
+    subjects = {name: x for name, x in subjects.items() if x is not None}
+    inputs = {name: _read_input(text) for name, text in artefact.signature["inputs"].items()}
+    if any(None in shape[1:] for _, shape in inputs.values()):
+        return artefact, teacher
+    size = next(iter(inputs.values()))[1][0] or 1
+    feeds = {n: _values(dtype, (size, *shape[1:])) for n, (dtype, shape) in inputs.items()}
+    found = compare_latency(
+        {name: format_.timed(x.path, feeds) for name, x in subjects.items()},
+        batch_size=size,
+        runs=runs,
+    )
+    timed = {
+        name: dataclasses.replace(
+            x,
+            latency=_quartiles(found.latencies[name], "_ms"),
+            batch_size=size,
+            num_threads=found.latencies[name].num_threads,
+        )
+        for name, x in subjects.items()
+    }
+    faster = found.speed_ups.get("student")
+    speed_up = _quartiles(faster) if faster else {}
+    return dataclasses.replace(timed["student"], speed_up=speed_up), timed.get("teacher")
+
+
+def _read_input(text):
+    """ "float32 (None, 8, 8, 1)" as ("float32", (None, 8, 8, 1))."""
+    dtype, _, shape = text.partition(" ")
+    return dtype, ast.literal_eval(shape)
+
+
+def _values(dtype, shape):
+    values = np.random.default_rng(0).standard_normal(shape)
+    return values.astype(dtype) if "float" in dtype else np.ones(shape, dtype)
+
+
+def _quartiles(values, unit=""):
+    names = ("median", "lower_quartile", "upper_quartile")
+    return {name: getattr(values, name + unit) for name in names}

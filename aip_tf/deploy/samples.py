@@ -1,0 +1,152 @@
+"""Real samples, batch by batch, in the form that every runtime here takes."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from aip_tf.datasets.adapt import as_dataset
+from aip_tf.deploy import signature
+
+_NUM_RANDOM_SAMPLES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Some samples.
+
+    Attributes:
+        feeds: {name in the signature: array}.
+        truth: `(labels,)` or `(labels, sample_weights)` as `fit` takes them; empty: none are known.
+        inputs: the inputs in the model's structure.
+    """
+
+    feeds: dict
+    truth: tuple = ()
+    inputs: object = None
+
+    def __len__(self):
+        return len(next(iter(self.feeds.values())))
+
+    def first(self, number):
+        """The batch's first `number` samples."""
+
+        parts = self.feeds, self.truth, self.inputs
+        return Batch(*(keras.tree.map_structure(lambda x: x[:number], part) for part in parts))
+
+
+def batches(model, data, input_shapes, most=None):
+    """Yields `Batch`es of `data`, at most `most` samples in all.
+
+    Args:
+        model: the model that they are for.
+        input_shapes: {name of the symbolic input: shape with batch}; images of another size are
+            resized.
+        data: a `tf.data.Dataset` or PyDataset of inputs or (inputs, labels, ...) batches; a tuple
+            (inputs, labels) of arrays where the model has one input; arrays in the structure of
+            the inputs, which are one batch.
+        most: None: all of them.
+
+    Raises:
+        ValueError: if the data do not fit the model, or there are none.
+    """
+    seen = 0
+    for element in _elements(model, data):
+        inputs, *truth = element if isinstance(element, tuple) else (element,)
+        feeds = _resized(signature.feeds_from(model, inputs), input_shapes)
+        truth = keras.tree.map_structure(np.asarray, tuple(truth))
+        batch = Batch(feeds, truth, inputs)
+        if most is not None:
+            batch = batch.first(most - seen)
+        seen += len(batch)
+        yield batch
+        if seen == most:
+            return
+    if not seen:
+        raise ValueError(
+            "Received data without elements. Expected at least one batch. Check the filters and "
+            "the files of the dataset, and whether it was used up."
+        )
+
+
+def _resized(feeds, input_shapes):
+    """Images at the size that is delivered, where the model leaves theirs open."""
+    wanted = dict(zip(feeds, input_shapes.values(), strict=True))
+    return {
+        name: tf.image.resize(x, wanted[name][1:3]).numpy().astype(x.dtype)
+        if x.ndim == 4 and None not in wanted[name][1:3] and x.shape[1:3] != wanted[name][1:3]
+        else x
+        for name, x in feeds.items()
+    }
+
+
+def _elements(model, data):
+    """Elements as a dataset gives them: inputs, or a tuple that begins with them."""
+    if isinstance(data, keras.utils.PyDataset):
+        data = as_dataset(data, shuffle=False, role="the samples")
+    if isinstance(data, tf.data.Dataset):
+        return data
+    has_labels = isinstance(data, tuple) and len(data) in (2, 3) and len(model.inputs) == 1
+    return [data] if has_labels else [(data,)]
+
+
+def random_batch(model, input_shapes, seed=0):
+    """A seeded random `Batch`.
+
+    Args:
+        model: the model.
+        input_shapes: {name of the symbolic input: shape with batch}.
+        seed: of the generator.
+
+    Raises:
+        ValueError: where a size is open, or an input takes no numbers.
+    """
+    generator = np.random.default_rng(seed)
+    names = signature.input_names(model)
+    feeds = {
+        names[tensor.name]: _random_values(tensor, input_shapes[tensor.name], generator)
+        for tensor in model.inputs
+    }
+    return Batch(feeds)
+
+
+def _random_values(tensor, shape, generator):
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    shape = (shape[0] or _NUM_RANDOM_SAMPLES, *shape[1:])
+    if None in shape or dtype == "string":
+        raise ValueError(
+            f"Received input {tensor.name!r} of shape {tuple(tensor.shape)} and type {dtype}, for "
+            "which no random batch can be made. Expected known sizes and numbers. Pass "
+            "check_data=a batch of real samples, or input_shapes=[the sizes to deliver]."
+        )
+    if "float" in dtype:
+        return generator.standard_normal(shape).astype(dtype)
+    # Small integers are legal as pixels and as indices of any embedding.
+    return generator.integers(0, 256 if dtype == "uint8" else 2, shape).astype(dtype)
+
+
+def sized(model, input_shape):
+    """{name of the symbolic input: shape with batch}, with open sizes as asked for.
+
+    Args:
+        model: the model.
+        input_shape: shape of the input without batch size, for several inputs a mapping by name;
+            None: as the model has it.
+
+    Raises:
+        ValueError: if it contradicts the model.
+    """
+    own = {tensor.name: tuple(tensor.shape) for tensor in model.inputs}
+    if input_shape is None:
+        return own
+    asked = input_shape if isinstance(input_shape, Mapping) else {next(iter(own)): input_shape}
+    for name, shape in asked.items():
+        fits = name in own and len(shape) == len(own[name]) - 1
+        if not fits or any(a not in (None, b) for a, b in zip(own[name][1:], shape, strict=True)):
+            raise ValueError(
+                f"Received the input shape {tuple(shape)} for {name!r}. Expected one that fits the "
+                f"model's inputs, {own}, without batch size. Correct input_shapes."
+            )
+    return own | {name: (own[name][0], *shape) for name, shape in asked.items()}
