@@ -9,8 +9,8 @@ import platform
 import sys
 import time
 
-from aip_tf.cost import Cost
-from aip_tf.report import GroupRecord, ModelRecord, PruningReport, RoundRecord
+from aip_tf.cost import Cost, whole_layers
+from aip_tf.report import GroupRecord, LayerRecord, ModelRecord, PruningReport, RoundRecord
 from aip_tf.text import when
 
 _log = logging.getLogger("aip_tf")
@@ -30,7 +30,7 @@ class Books:
     def __init__(self, status, teacher, evaluate, num_cuts, illustrate=lambda model: {}):
         self.status, self._illustrate = status, illustrate
         self._evaluate, self._num_cuts = evaluate, num_cuts
-        self._original = teacher.groups
+        self._original = teacher
         self._started = time.monotonic() - status.seconds
         if "teacher" not in status.records:
             status.records |= {"date": time.strftime("%Y-%m-%d %H:%M:%S"), "rounds": []}
@@ -61,7 +61,7 @@ class Books:
             parameters=measured.parameters,
             metrics_before=measured.metrics,
             check_error=check_error,
-            groups=_group_records(self._original, student.groups),
+            groups=_group_records(self._original.groups, student.groups),
         )
         self.status.records["rounds"].append(dataclasses.asdict(record))
         self._show("student after the last cut", student.model)
@@ -81,10 +81,11 @@ class Books:
         last |= {"metrics_after": metrics, "seconds": self.status.seconds - before}
         self._log(f"round {last['round']}/{self._num_cuts}, recovered", self.rounds[-1], metrics)
 
-    def report(self, settings, run):
+    def report(self, student, settings, run):
         """The `PruningReport` of a complete run.
 
         Args:
+            student: its `ChannelGraph`.
             settings: what the run was asked to do, by name.
             run: further facts about what ran, by name.
         """
@@ -97,6 +98,7 @@ class Books:
             seconds=self.status.seconds,
             settings=settings,
             pictures=self.status.records.get("pictures", {}),
+            layers=_layer_records(Cost(self._original), Cost(student)),
             run={**run, "date": self.status.records["date"], "versions": _versions()},
         )
 
@@ -138,6 +140,16 @@ def _group_records(original, groups):
     return tuple(
         GroupRecord(g.name, g.num_channels, left.get(g.name, g.num_channels), g.reason)
         for g in original
+    )
+
+
+def _layer_records(original, student):
+    """MACs of every layer, of two `Cost`s; cuts do not change the paths of layers."""
+    left = student.layer_macs()
+    reasons = {path: reason for path, _, _, reason in whole_layers(original)}
+    return tuple(
+        LayerRecord(path, macs, left.get(path, macs), reasons.get(path, ""))
+        for path, macs in original.layer_macs().items()
     )
 
 

@@ -197,8 +197,8 @@ def _quiet_libraries():
 
 
 def _print_outcome(outcome, run_dir):
-    print(outcome.report.render())
-    print(f"\nrun directory  {run_dir}")
+    print(f"run directory  {run_dir}\n")
+    print(outcome.report.render())  # its last line is what was gained
 
 
 def _tell(sentence):

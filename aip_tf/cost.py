@@ -45,6 +45,7 @@ class Cost:
         trace = self.graph.trace
         counter = _Counter(trace.class_of)
         self._macs = _Terms(counter, _mac_terms(trace))
+        self._macs_of = [call.path for call in trace.calls for _ in call.products]
         self._parameters = _Terms(counter, _parameter_terms(trace))
         self._tensors = _Terms(counter, _tensor_terms(trace))
         self._lifetimes = _lifetimes(trace)
@@ -55,6 +56,14 @@ class Cost:
     def macs(self, keep_masks=None):
         """Multiply-accumulates for one sample, with the groups cut by `keep_masks`: int."""
         return self._macs.total(self.graph.kept(keep_masks or {}))
+
+    def layer_macs(self, keep_masks=None):
+        """The same of every layer that multiplies: {path: int}, in the order of the network."""
+        found = {}
+        values = self._macs.values(self.graph.kept(keep_masks or {}))
+        for path, value in zip(self._macs_of, values, strict=True):
+            found[path] = found.get(path, 0) + round(float(value))
+        return found
 
     def parameters(self, keep_masks=None):
         """Number of weights, trainable or not, with the groups cut by `keep_masks`: int."""

@@ -22,6 +22,8 @@ from aip_tf.cost import count_macs, count_parameters, summary
 from aip_tf.datasets import Data
 from aip_tf.datasets.adapt import first_batch
 from aip_tf.datasets.passes import counted
+from aip_tf.deploy import Artefact, ExportError
+from aip_tf.deploy.proof import digest
 from aip_tf.distribution import STRATEGIES, is_chief, strategy_from
 from aip_tf.recovery import recovery_from
 from aip_tf.run_state import replace
@@ -66,7 +68,8 @@ def run(
         data: function that returns a `datasets.Data`. If it takes `model`, it is handed the
             network, unless that is still to be trained (`image_folder` reads the size from it).
         prune: `aip_tf.prune`, everything bound but model, data, run_dir and overwrite.
-        export: `aip_tf.export_model`, with its formats bound; None for no export.
+        export: `aip_tf.export_model`, with its formats bound, or a function like it; None for no
+            export.
         strategy: "none", "mirrored" (the GPUs of this machine) or "multi_worker" (TF_CONFIG).
         seed: int, of Python's, numpy's and Keras' random numbers.
         run_dir: folder of this run. A second start goes on where the first one stopped.
@@ -102,9 +105,12 @@ def run(
             student, report = prune(network, images.train, images.test, run_dir=run_dir, **options)
         paths = {"student": run_dir / "student.keras", "report": run_dir / "report.html"}
         if is_writer:
-            paths |= _deliver(export, student, images, configuration, run_dir)
-            report = _completed(report, paths, images, seed, configuration)
+            delivery = _deliver(export, student, network, images, configuration, run_dir)
+            paths |= {artefact.format: Path(artefact.path) for artefact in delivery.artefacts}
+            report = _completed(report, paths, delivery, images, seed, configuration)
             save_report(run_dir / "report.json", report)
+            if delivery.failure:  # only now: the report speaks of it
+                raise ValueError(f"{delivery.failure} The rest is complete: {paths['report']}.")
         return Outcome(report, paths)
 
 
@@ -212,34 +218,76 @@ def _cached_teacher(make, path, inputs, overwrite):
     return network
 
 
-def _deliver(export, student, data, configuration, run_dir):
-    """Export the student, unless that was done of the same student in the same way; the paths.
+@dataclasses.dataclass(frozen=True)
+class _Delivered:
+    """The `Artefact`s of a run, and what went wrong in words; as a record on disk."""
+
+    inputs: dict
+    artefacts: tuple = ()
+    failure: str = ""
+
+    @classmethod
+    def read(cls, path, inputs):
+        """What an earlier process delivered of the same inputs, if it is whole; else None."""
+        saved = _read(path)
+        if not saved or saved["inputs"] != inputs:
+            return None
+        artefacts = tuple(Artefact(**fields) for fields in saved["artefacts"])
+        is_whole = all(map(_is_whole, artefacts))
+        return cls(inputs, artefacts, saved["failure"]) if is_whole else None
+
+
+def _deliver(export, student, teacher, data, configuration, run_dir):
+    """Export the student, unless that was done of the same student in the same way.
 
     Outside of any strategy's scope: what is exported runs on one device.
     """
     if export is None:
-        return {}
+        return _Delivered({})
     record = run_dir / "export.json"
     inputs = {
         "student": identity.of_model(student),
+        "teacher": identity.of_model(teacher),
         "function": identity.describe(inspect.unwrap(export)),
         "configuration": configuration,
     }
-    saved = _read(record)
-    if not saved or saved["inputs"] != inputs or not all(map(_exists, saved["paths"].values())):
-        paths = export(student, run_dir / "export", check_data=data.test).paths
-        saved = {"inputs": inputs, "paths": {name: str(path) for name, path in paths.items()}}
-        files.write_text(record, json.dumps(saved, indent=1))
-    return {name: Path(path) for name, path in saved["paths"].items()}
+    delivered = _Delivered.read(record, inputs)
+    if delivered is None:
+        delivered = _export(export, student, teacher, data, run_dir / "export", inputs)
+        if delivered.artefacts:  # else nothing was written, and the next start tries again
+            files.write_text(record, json.dumps(dataclasses.asdict(delivered), indent=1))
+    return delivered
 
 
-def _completed(report, paths, data, seed, configuration):
+def _export(export, student, teacher, data, folder, inputs):
+    at_hand = {"check_data": data.test, "calibration_data": data.train, "teacher": teacher}
+    try:
+        made = export(student, folder, **_accepted(export, **at_hand))
+    except ExportError as error:
+        return _Delivered(inputs, error.report.artefacts, str(error))
+    except ValueError as error:  # nothing was written; the run itself is complete
+        return _Delivered(inputs, failure=str(error))
+    return _Delivered(inputs, made.artefacts)
+
+
+def _is_whole(artefact):
+    path = Path(artefact.path)
+    return path.exists() and digest(path) == artefact.sha256
+
+
+def _completed(report, paths, delivery, data, seed, configuration):
     """The report with what only the experiment knows."""
     facts = {"seed": seed, "configuration": configuration}
     if data.class_names is not None:
         facts["class names"] = list(data.class_names)
-    artefacts = {name: str(path) for name, path in paths.items()}
-    return dataclasses.replace(report, artefacts=artefacts, run={**report.run, **facts})
+    if delivery.failure:
+        facts["export failed"] = delivery.failure
+    return dataclasses.replace(
+        report,
+        artefacts={name: str(path) for name, path in paths.items()},
+        deliveries=delivery.artefacts,
+        run={**report.run, **facts},
+    )
 
 
 def _accepted(function, **arguments):
@@ -254,10 +302,6 @@ def _read(path):
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def _exists(path):
-    return Path(path).exists()
 
 
 def planned_cuts(schedule=0.5, selection="macs", criterion="l1", recovery=None):

@@ -208,7 +208,7 @@ class _Loop:
         written = read_report(path("report.json"))
         if written is not None:  # a second start: artefacts may have been entered since
             return self.student, written
-        report = self.books.report(assignment.settings, assignment.describe())
+        report = self.books.report(self.graph, assignment.settings, assignment.describe())
         save_report(path("report.json"), report)
         return self.student, report
 

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from aip_tf import datasets, experiment, export, pruner, teacher
+from aip_tf import datasets, deploy, experiment, pruner, teacher
 
 events = 0
 last = int(sys.argv[2]) if len(sys.argv) > 2 else None
@@ -68,9 +68,12 @@ def prune(model, train_data, validation_data, run_dir):
     )
 
 
-def deploy(model, directory, check_data):
+def export(model, directory, check_data, teacher):
     """The quickest export."""
-    return export.export_model(model, directory, formats=("tflite",), check_data=check_data)
+    formats = ("tflite",)
+    return deploy.export_model(
+        model, directory, formats, check_data=check_data, teacher=teacher, runs=2
+    )
 
 
 keras.utils.disable_interactive_logging()
@@ -78,5 +81,5 @@ os.replace, os.fsync = counted(os.replace), counted(os.fsync)
 keras.callbacks.CallbackList.on_train_batch_end = counted(
     keras.callbacks.CallbackList.on_train_batch_end
 )
-experiment.run(train, images, prune, deploy, seed=3, run_dir=sys.argv[1])
+experiment.run(train, images, prune, export, seed=3, run_dir=sys.argv[1])
 print(events)

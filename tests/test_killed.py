@@ -38,7 +38,7 @@ def snapshots(folder):
 def plain(report):
     """A report without what tells time and place."""
     if isinstance(report, dict):
-        moving = ("seconds", "date", "artefacts")
+        moving = ("seconds", "date", "artefacts", "path", "sha256", "latency", "speed_up")
         return {k: plain(v) for k, v in report.items() if k not in moving}
     return [plain(v) for v in report] if isinstance(report, list) else report
 

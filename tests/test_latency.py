@@ -17,7 +17,7 @@ def make_model(filters=4, size=16):
 
 @pytest.fixture(scope="module")
 def tflite_path(tmp_path_factory):
-    from aip_tf.export import export_model
+    from aip_tf.deploy import export_model
 
     return export_model(make_model(), tmp_path_factory.mktemp("e"), ["tflite"]).paths["tflite"]
 
@@ -78,7 +78,7 @@ def test_a_comparison_finds_the_faster_model(monkeypatch):
 
 
 def test_more_work_takes_longer_in_litert(tmp_path):
-    from aip_tf.export import export_model
+    from aip_tf.deploy import export_model
 
     paths = {
         name: export_model(make_model(filters, 48), tmp_path / name, ["tflite"]).paths["tflite"]

@@ -124,7 +124,7 @@ def _table(artefacts):
             f"{x.teacher['num_bytes']:,}" if x.teacher else "",
             _number(x.quality),
             _number(x.teacher.get("metrics", {}).get(metric)),
-            "" if x.agreement is None else f"{x.agreement:.2%}",
+            _number(x.agreement),
             f"{x.max_relative_difference:.1e}",
             milliseconds(x.latency),
             times_faster(x.speed_up),

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from aip_tf import _keras
 from aip_tf.deploy import signature
@@ -50,7 +51,11 @@ class Judge:
         labels, *weights = batch.truth
         answers = signature.outputs_in_structure(self._structure, answers)
         answers = keras.tree.map_structure(lambda x: x.astype("float32"), answers)
-        logs = self._meter.test_step((answers, self._task.convert(labels), *weights))
+        data = (answers, self._task.convert(labels), *weights)
+        if not self.metrics:  # what Keras makes at its first batch would miss that batch
+            _keras.build_metrics(self._meter, tf.data.Dataset.from_tensors(data).element_spec)
+            self._meter.reset_metrics()
+        logs = self._meter.test_step(data)
         self.metrics = {name: float(value) for name, value in logs.items()}
 
     @property
@@ -81,7 +86,7 @@ def _meter(task, model, structure):
     inputs = [keras.Input(x.shape[1:], name=f"{n}_given") for x, n in zip(flat, names, strict=True)]
     layers = [keras.layers.Identity(name=name)(x) for x, name in zip(inputs, names, strict=True)]
     packed = [keras.tree.pack_sequence_as(structure, x) for x in (inputs, layers)]
-    meter = keras.Model(*packed)
+    meter = _keras.ReplicaModel(keras.Model(*packed))
     task.compile(meter)
     return meter
 

@@ -138,6 +138,7 @@ def sized(model, input_shape):
     Raises:
         ValueError: if it contradicts the model.
     """
+    signature.input_names(model)  # refuses a model that has none
     own = {tensor.name: tuple(tensor.shape) for tensor in model.inputs}
     if input_shape is None:
         return own

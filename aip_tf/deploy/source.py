@@ -64,22 +64,26 @@ class Source:
             .model
         )
 
-    def saved_model(self, batch_size=None, in_float32=False):
+    def saved_model(self, batch_size=None, in_float32=False, without_loops=False):
         """Path of the SavedModel, written when it is first asked for.
 
         Args:
             batch_size: for a model that leaves it open; None: it stays open.
             in_float32: whether it must compute in float32.
+            without_loops: whether recurrent layers are written step by step.
         """
         in_float32 = in_float32 and low_precision(self.model) is not None
-        path = self.folder / f"saved_model_{batch_size}_{'float32' if in_float32 else 'own'}"
+        model = self.float32_model if in_float32 else self.model
+        looping = [x for x in _loops(model) if without_loops]
+        name = "_".join(map(str, (batch_size, "float32" if in_float32 else "own", len(looping))))
+        path = self.folder / name
         if not path.exists():
-            model = self.float32_model if in_float32 else self.model
             archive = keras.export.ExportArchive()
             archive.track(model)
             specs = [self.specs(batch_size, in_float32)]
-            archive.add_endpoint("serve", serving(model), input_signature=specs)
-            archive.write_out(str(path), verbose=False)
+            with _unrolled(looping):
+                archive.add_endpoint("serve", serving(model), input_signature=specs)
+                archive.write_out(str(path), verbose=False)
         return path
 
     def answer(self, feeds):
@@ -90,6 +94,26 @@ class Source:
         )
         outputs = signature.outputs_by_name(self.model(inputs, training=False))
         return {name: signature.as_float64(value) for name, value in outputs.items()}
+
+
+def _loops(model):
+    return [
+        layer
+        for layer in _keras.all_layers(model)
+        if isinstance(layer, keras.layers.RNN) and not layer.unroll
+    ]
+
+
+@contextlib.contextmanager
+def _unrolled(layers):
+    """Recurrent layers, traced without a loop inside."""
+    try:
+        for layer in layers:
+            layer.unroll = True
+        yield
+    finally:
+        for layer in layers:
+            layer.unroll = False
 
 
 def serving(model):

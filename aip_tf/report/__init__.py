@@ -1,7 +1,16 @@
 """What a pruning run did, what it cost and what it gained: plain data, tables, JSON, HTML."""
 
-from aip_tf.report.records import GroupRecord, ModelRecord, RoundRecord
+from aip_tf.report.artefacts import Artefact
+from aip_tf.report.records import GroupRecord, LayerRecord, ModelRecord, RoundRecord
 from aip_tf.report.report import PruningReport
 from aip_tf.report.tables import describe_round
 
-__all__ = ["GroupRecord", "ModelRecord", "PruningReport", "RoundRecord", "describe_round"]
+__all__ = [
+    "Artefact",
+    "GroupRecord",
+    "LayerRecord",
+    "ModelRecord",
+    "PruningReport",
+    "RoundRecord",
+    "describe_round",
+]

@@ -1,6 +1,7 @@
 """What was delivered, and the proof that comes with it: plain data."""
 
 import dataclasses
+from pathlib import Path
 
 from aip_tf.report.records import normalize, plain
 
@@ -112,11 +113,11 @@ def artefact_rows(artefacts):
             f"{artefact.num_bytes:,}",
             _share(artefact.num_bytes, artefact.teacher.get("num_bytes")),
             "" if artefact.quality is None else f"{artefact.quality:.4f}",
-            "" if artefact.agreement is None else f"{artefact.agreement:.2%}",
+            "" if artefact.agreement is None else f"{artefact.agreement:.4f}",
             f"{artefact.max_relative_difference:.1e}",
             milliseconds(artefact.latency),
             times_faster(artefact.speed_up),
-            artefact.path if artefact.passed else f"FAILED: {artefact.path}",
+            Path(artefact.path).name,
         )
         for artefact in artefacts
     ]
@@ -128,4 +129,4 @@ def main_metric_of(artefacts):
 
 
 def _share(part, whole):
-    return f"{part / whole:.0%}" if whole else ""
+    return f"{part / whole:.0%} kept" if whole else ""

@@ -42,6 +42,26 @@ class GroupRecord:
         normalize(self, name=str, num_channels=int, kept=int, reason=str)
 
 
+@dataclasses.dataclass(frozen=True)
+class LayerRecord:
+    """What one layer computes.
+
+    Attributes:
+        name: path of the layer.
+        macs: its multiply-accumulates for one sample in the original model.
+        kept: those left after the last cut.
+        reason: why none of its channels can be cut; empty where some can.
+    """
+
+    name: str
+    macs: int
+    kept: int
+    reason: str = ""
+
+    def __post_init__(self):
+        normalize(self, name=str, macs=int, kept=int, reason=str)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RoundRecord:
     """One cut and its recovery.

@@ -5,9 +5,17 @@ import json
 import math
 
 from aip_tf.report import page, tables
-from aip_tf.report.records import GroupRecord, ModelRecord, RoundRecord, normalize, plain
+from aip_tf.report.artefacts import Artefact
+from aip_tf.report.records import (
+    GroupRecord,
+    LayerRecord,
+    ModelRecord,
+    RoundRecord,
+    normalize,
+    plain,
+)
 
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +36,8 @@ class PruningReport:
             of the packages, the resolved configuration.
         artefacts: what was written, by name: `{"student": "runs/a/student.keras", ...}`.
         pictures: photographs and what was found on them, see `pictures.render`; or empty.
+        layers: what every layer that multiplies computes, before and after.
+        deliveries: the exported files with their proofs.
 
     >>> report = PruningReport(
     ...     teacher=ModelRecord(macs=1000, parameters=200, metrics={"accuracy": 0.98}),
@@ -48,8 +58,11 @@ class PruningReport:
     run: dict = dataclasses.field(default_factory=dict)
     artefacts: dict[str, str] = dataclasses.field(default_factory=dict)
     pictures: dict = dataclasses.field(default_factory=dict)
+    layers: tuple[LayerRecord, ...] = ()
+    deliveries: tuple[Artefact, ...] = ()
 
     def __post_init__(self):
+        normalize(self, layers=tuple, deliveries=tuple)
         normalize(self, rounds=tuple, seconds=float, settings=plain, run=plain, artefacts=plain)
         normalize(self, pictures=plain)
         normalize(self, history=lambda history: tuple(plain(logs) for logs in history))
@@ -71,6 +84,8 @@ class PruningReport:
             if fields.pop("version") != _VERSION:
                 raise KeyError("version")
             fields["rounds"] = tuple(map(_round_from, fields["rounds"]))
+            fields["layers"] = tuple(LayerRecord(**layer) for layer in fields["layers"])
+            fields["deliveries"] = tuple(Artefact(**each) for each in fields["deliveries"])
             models = {name: ModelRecord(**fields[name]) for name in ("teacher", "student")}
             return cls(**{**fields, **models})
         except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -1,5 +1,10 @@
 """The report as text. The HTML page shows the same cells."""
 
+from aip_tf.report.artefacts import (
+    ARTEFACT_HEADER,
+    artefact_rows,
+    main_metric_of,
+)
 from aip_tf.report.records import GroupRecord, ModelRecord, RoundRecord
 from aip_tf.text import text_table, when
 
@@ -29,7 +34,11 @@ def render(report) -> str:
         rows = [(*counts, _shorten(reason)) for *counts, reason in group_rows(groups)]
         parts.append(text_table(GROUP_HEADER, rows, align="<><"))
     parts += [_pairs(pairs) for pairs in (facts(report), report.artefacts) if pairs]
-    return "\n\n".join(parts)
+    if report.deliveries:
+        metric = main_metric_of(report.deliveries)
+        header = [cell.format(metric=metric) for cell in ARTEFACT_HEADER]
+        parts.append(text_table(header, artefact_rows(report.deliveries), align="<>>>>>>><"))
+    return "\n\n".join([*parts, f"Gained: {'; '.join(gained(report))}"])
 
 
 def describe_round(teacher: ModelRecord, record: RoundRecord) -> str:
@@ -81,6 +90,47 @@ def gains(report) -> list[tuple[str, str]]:
         before, after = (format_metric(m.metrics, metric) for m in (teacher, student))
         rows.append((metric, f"{before} -> {after} ({difference:+.4f})"))
     return rows
+
+
+def gained(report):
+    """What a run gained, in a few words each: quality, MACs, bytes and milliseconds."""
+    metric, teacher, student = main_metric(report), report.teacher, report.student
+    words = []
+    if metric in teacher.metrics and metric in student.metrics:
+        change = points(report, teacher.metrics[metric], student.metrics[metric])
+        before, after = (format_metric(m.metrics, metric) for m in (teacher, student))
+        words.append(f"{metric} {before} -> {after} ({change})")
+    words.append(f"MACs {teacher.macs:,} -> {_kept(student.macs, teacher.macs)}")
+    artefact = representative(report)
+    if artefact is not None and artefact.teacher:
+        before = artefact.teacher["num_bytes"]
+        kept = _kept(artefact.num_bytes, before)
+        words.append(f"{artefact.format} {before:,} -> {kept} bytes")
+        if artefact.speed_up:
+            before = artefact.teacher["latency"]["median"]
+            words.append(
+                f"{before:.3g} -> {artefact.latency['median']:.3g} ms "
+                f"({artefact.speed_up['median']:.2f} times faster)"
+            )
+    return words
+
+
+def representative(report):
+    """The artefact that stands for all: the first for LiteRT, or else the first; None without."""
+    passed = [artefact for artefact in report.deliveries if artefact.passed]
+    first = [artefact for artefact in passed if artefact.runtime == "LiteRT"]
+    return next(iter(first or passed), None)
+
+
+def points(report, before, after):
+    """A change of an accuracy in points and in samples, of another metric as a number."""
+    if not (0 <= before <= 1 and 0 <= after <= 1):
+        return f"{after - before:+.4f}"
+    text = f"{100 * (after - before):+.2f} points"
+    number = max((artefact.num_samples for artefact in report.deliveries), default=0)
+    if number and "accuracy" in main_metric(report):
+        text += f", {round(number * abs(after - before))} of {number:,} samples"
+    return text
 
 
 def round_rows(report) -> list[tuple[str, ...]]:

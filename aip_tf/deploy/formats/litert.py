@@ -6,10 +6,12 @@ import re
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from aip_tf.deploy.formats.base import Format, Program
 from aip_tf.deploy.source import quiet
 
+_CONTROL_FLOW = {"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"}
 _LACKS = re.compile(r"(?:TF Select|Flex|Custom) ops: ([^\n]+)|'(tf\.\w+)' op is neither")
 
 
@@ -38,8 +40,10 @@ class TFLite(Format):
         """Set what this format wants of a `TFLiteConverter`."""
 
     def _converted(self, source, batch_size):
-        saved_model = str(source.saved_model(batch_size, in_float32=True))
-        converter = tf.lite.TFLiteConverter.from_saved_model(saved_model)
+        path = source.saved_model(batch_size, True, without_loops=self.needs_samples)
+        if self.needs_samples:
+            _check_no_loop(path)
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(path))
         self.tune(converter, source)
         try:
             return converter.convert()
@@ -102,6 +106,9 @@ class TFLiteDynamic(TFLite):
 class TFLiteInt8(TFLite):
     """`model_int8.tflite`: weights and activations of 8 bits, all computation in integers.
 
+    Recurrent layers are written step by step: ranges cannot be measured inside of a loop. Of a long
+    sequence that makes a large file.
+
     Attributes:
         integer_io: whether inputs and outputs are int8 too (for microcontrollers; scale and zero
             point are in the file); else they are float32.
@@ -133,6 +140,18 @@ class TFLiteInt8(TFLite):
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         if self.integer_io:
             converter.inference_input_type = converter.inference_output_type = tf.int8
+
+
+def _check_no_loop(saved_model):
+    """The calibration of TensorFlow 2.21 ends the process at a loop or branch: refuse them."""
+    proto = saved_model_pb2.SavedModel.FromString((saved_model / "saved_model.pb").read_bytes())
+    functions = proto.meta_graphs[0].graph_def.library.function
+    found = {node.op for function in functions for node in function.node_def} & _CONTROL_FLOW
+    if found:
+        raise ValueError(
+            f"it has {', '.join(sorted(found))}, in which no ranges can be measured; recurrent "
+            "layers with a fixed number of steps are unrolled, other loops cannot be"
+        )
 
 
 def _quantized(values, detail):

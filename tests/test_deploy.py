@@ -1,0 +1,520 @@
+import collections
+import contextlib
+import os
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import aip_tf
+from aip_tf import deploy
+from aip_tf.deploy import ExportError, export_model, samples, source
+from aip_tf.recovery import recalibrate
+
+layers = keras.layers
+
+
+def make_convnet():
+    image = keras.Input((8, 8, 4), name="image")
+    x = layers.Conv2D(8, 3, groups=2, padding="same")(image)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.ReLU(max_value=6.0)(x)
+    x = layers.DepthwiseConv2D(3, strides=2)(x)
+    x = layers.GlobalAveragePooling2D()(layers.PReLU(shared_axes=(1, 2))(x))
+    model = keras.Model(image, layers.Dense(5, name="logits")(x))
+    generator = np.random.default_rng(0)
+    norm = model.get_layer("norm")
+    norm.set_weights([generator.uniform(0.5, 2.0, w.shape) for w in norm.get_weights()])
+    return model
+
+
+def make_tiny():
+    """Converts in a moment: for the tests that are about files and not about operations."""
+    image = keras.Input((8, 8, 4), name="image")
+    pooled = layers.GlobalAveragePooling2D()(image)
+    return keras.Model(image, layers.Dense(5, name="logits")(pooled))
+
+
+def make_two_by_two(structure):
+    """Inputs of different meaning but equal shape, so that a mix-up changes numbers only."""
+    left, right = keras.Input((4,), name="z-left"), keras.Input((4,), name="a right")
+    x, y = layers.Dense(3)(left), layers.Dense(3)(right)
+    total, difference = layers.Add()([x, y]), layers.Subtract()([x, y])
+    inputs, outputs = {
+        "list": ([left, right], [total, difference]),
+        "tuple": ((right, left), (difference, total)),
+        "dict": ({"one": left, "another": right}, {"sum": total, "difference": difference}),
+        "ordered": (
+            collections.OrderedDict(z=left, a=right),
+            collections.OrderedDict(z=total, a=difference),
+        ),
+        "nested": ({"z": [left], "a": (right,)}, {"z": [total, {"b": difference}], "a": total}),
+        "twice": ([left, right], [total, total, left]),
+    }[structure]
+    return keras.Model(inputs, outputs)
+
+
+def test_saved_model_and_litert_compute_what_keras_computes(tmp_path):
+    model = make_convnet()
+    data = np.random.default_rng(1).normal(size=(6, 8, 8, 4)).astype("float32")
+    report = export_model(model, tmp_path, check_data=data)
+    assert report.paths == {
+        "saved_model": str(tmp_path / "saved_model"),
+        "tflite": str(tmp_path / "model.tflite"),
+    }
+    assert report.num_samples == 6
+    assert report.is_real_data
+    assert all(artefact.passed for artefact in report.artefacts)
+    assert max(artefact.max_relative_difference for artefact in report.artefacts) < 1e-5
+    assert report.artefacts[1].num_bytes == (tmp_path / "model.tflite").stat().st_size
+    assert sorted(os.listdir(tmp_path)) == ["README.md", "model.tflite", "saved_model"]
+    expected = model(data).numpy()
+    loaded = tf.saved_model.load(str(tmp_path / "saved_model"))
+    np.testing.assert_allclose(loaded.serve(data)["output_0"], expected, atol=1e-5)
+    text = report.render()
+    assert "model.tflite" in text
+    assert "1.0000" in text
+
+
+def test_files_work_in_a_process_without_keras_and_without_us(tmp_path):
+    model = make_convnet()
+    export_model(model, tmp_path, ["tflite"])
+    data = np.ones((1, 8, 8, 4), "float32")
+    code = (
+        "import sys, numpy as np; from ai_edge_litert.interpreter import Interpreter\n"
+        f"runner = Interpreter({str(tmp_path / 'model.tflite')!r}).get_signature_runner()\n"
+        "out = runner(image=np.ones((1, 8, 8, 4), 'float32'))['output_0']\n"
+        "assert 'keras' not in sys.modules and 'aip_tf' not in sys.modules\n"
+        "print(*out.ravel().tolist())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    received = np.array(run.stdout.split(), "float32")
+    np.testing.assert_allclose(received, model(data).numpy().ravel(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
+@pytest.mark.parametrize("structure", ["list", "tuple", "dict", "ordered", "nested", "twice"])
+def test_inputs_and_outputs_are_matched_by_name(tmp_path, structure):
+    report = export_model(make_two_by_two(structure), tmp_path)
+    assert max(artefact.max_relative_difference for artefact in report.artefacts) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
+def test_swapped_inputs_would_be_seen(tmp_path, monkeypatch):
+    answer = source.Source.answer
+
+    def swapped(self, feeds):
+        return answer(self, dict(zip(feeds, [*feeds.values()][::-1], strict=True)))
+
+    monkeypatch.setattr(source.Source, "answer", swapped)
+    with pytest.raises(ExportError, match="differ from the Keras model's"):
+        export_model(make_two_by_two("dict"), tmp_path, runs=0)
+
+
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
+def test_signature_names_are_those_of_the_model(tmp_path):
+    export_model(make_two_by_two("dict"), tmp_path, ["saved_model"])
+    served = tf.saved_model.load(str(tmp_path / "saved_model")).signatures["serving_default"]
+    assert set(served.structured_input_signature[1]) == {"z_left", "a_right"}
+    assert set(served.structured_outputs) == {"sum", "difference"}
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+def test_other_precisions_become_float32_for_litert(tmp_path, policy):
+    with default_policy(policy):
+        inner = keras.Sequential([layers.Conv2D(4, 3), layers.BatchNormalization()])
+        image = keras.Input((8, 8, 3), name="image")
+        x = layers.GlobalAveragePooling2D()(layers.ReLU()(inner(image)))
+        model = keras.Model({"image": image}, layers.Dense(3)(x))
+    before = [weight.numpy() for weight in model.weights]
+    report = export_model(model, tmp_path, check_data={"image": np.ones((2, 8, 8, 3))})
+    details = tensors_of(report.paths["tflite"])
+    assert {detail["dtype"] for detail in details} == {np.float32}
+    assert model.layers[1].compute_dtype == policy.removeprefix("mixed_")
+    for weight, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), value)
+
+
+@contextlib.contextmanager
+def default_policy(policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def tensors_of(path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    with source.quiet():
+        interpreter = Interpreter(model_path=path)
+    return interpreter.get_input_details() + interpreter.get_output_details()
+
+
+def make_noise(seed=0, size=16, shape=(8, 8, 4)):
+    return np.random.default_rng(seed).normal(size=(size, *shape)).astype("float32")
+
+
+def test_what_differs_is_kept_under_a_name_that_says_so(tmp_path, monkeypatch):
+    model = make_tiny()
+    export_model(model, tmp_path, runs=0)
+    other = keras.models.clone_model(model)
+    other.set_weights(model.get_weights())
+    other.get_layer("logits").bias.assign_add([0, 0, 1e-3, 0, 0])
+    serving = source.serving
+    monkeypatch.setattr(source, "serving", lambda _: serving(other))
+    with pytest.raises(ExportError, match=r"'?tflite.*differ.*tolerance 0.0001") as caught:
+        export_model(model, tmp_path, ["tflite", "saved_model"], runs=0)
+    names = ["README.md", "failed_model.tflite", "failed_saved_model"]
+    assert sorted(os.listdir(tmp_path)) == names  # what was good before is not this model's
+    report = caught.value.report
+    assert [artefact.passed for artefact in report.artefacts] == [False, False]
+    assert 1e-4 < report.artefacts[0].max_relative_difference < 0.1
+    assert "**tflite failed**: Its outputs differ" in (tmp_path / "README.md").read_text()
+    monkeypatch.undo()
+    export_model(model, tmp_path, ["tflite"], runs=0)
+    assert sorted(os.listdir(tmp_path)) == ["README.md", "failed_saved_model", "model.tflite"]
+
+
+def test_a_conversion_that_fails_leaves_everything_as_it_was(tmp_path, monkeypatch):
+    export_model(make_tiny(), tmp_path, ["tflite"], runs=0)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    def broken(self, source, path):
+        raise RuntimeError("cannot")
+
+    monkeypatch.setattr(deploy.SavedModel, "write", broken)
+    with pytest.raises(ValueError, match=r"'saved_model' \(RuntimeError: cannot\)"):
+        export_model(make_tiny(), tmp_path, ["tflite", "saved_model"], runs=0)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_exporting_again_replaces_the_older_files(tmp_path):
+    first, second = make_tiny(), make_tiny()
+    export_model(first, tmp_path)
+    export_model(second, tmp_path)
+    data = np.ones((1, 8, 8, 4), "float32")
+    loaded = tf.saved_model.load(str(tmp_path / "saved_model"))
+    np.testing.assert_allclose(loaded.serve(data)["output_0"], second(data), atol=1e-5)
+    assert np.abs(first(data) - second(data)).max() > 1e-2
+    assert sorted(os.listdir(tmp_path)) == ["README.md", "model.tflite", "saved_model"]
+
+
+def test_export_leaves_the_model_alone(tmp_path):
+    model = make_tiny()
+    model.compile("sgd", "mse")
+    model.get_layer("logits").trainable = False
+    optimizer, weights = model.optimizer, model.get_weights()
+    export_model(model, tmp_path, ["tflite"])
+    assert model.optimizer is optimizer
+    assert not model.get_layer("logits").trainable
+    for before, after in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_random_data_is_seeded_and_fits_the_inputs(tmp_path):
+    image = keras.Input((4, 4, 1), dtype="uint8", name="image")
+    words = keras.Input((3,), dtype="int32", name="words")
+    x = layers.Flatten()(layers.Rescaling(1 / 255)(image))
+    y = layers.Flatten()(layers.Embedding(2, 4)(words))
+    model = keras.Model([image, words], layers.Dense(2)(layers.Concatenate()([x, y])))
+    shapes = samples.sized(model, None)
+    feeds = samples.random_batch(model, shapes, 0).feeds
+    assert feeds["image"].dtype == np.uint8
+    assert feeds["image"].max() > 1
+    assert feeds["words"].max() == 1
+    again = samples.random_batch(model, shapes, 0).feeds
+    other = samples.random_batch(model, shapes, 1).feeds
+    np.testing.assert_array_equal(feeds["image"], again["image"])
+    assert (feeds["image"] != other["image"]).any()
+    report = export_model(model, tmp_path, ["tflite"])
+    assert not report.is_real_data
+
+
+def test_the_converter_is_silent(tmp_path, capfd):
+    export_model(make_tiny(), tmp_path, check_data=np.ones((2, 8, 8, 4)))
+    assert capfd.readouterr() == ("", "")
+    print("still heard")
+    assert capfd.readouterr().out == "still heard\n"
+
+
+LABELS = np.arange(16) % 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"formats": ["coreml"]}, r"Received formats=\['coreml'\].*Expected one or more of"),
+        ({"formats": []}, r"Received formats=\[\]"),
+        ({"tolerances": {"tflite16": 1}}, "tflite16"),
+        ({"tolerances": {"tflite": -1}}, "tolerance=-1"),
+        ({"formats": "tflite_int8"}, "without samples.*calibration_data"),
+        (
+            {"formats": "tflite_int8", "check_data": make_noise()},
+            "Received 16 samples.*num_samples=16",
+        ),
+        ({"check_data": np.ones((2, 8, 8, 3))}, r"shape \(2, 8, 8, 3\) for input 'image'"),
+        ({"check_data": np.ones((8, 8, 4))}, "do not fit"),
+        ({"check_data": {"picture": np.ones((2, 8, 8, 4))}}, "'image'"),
+        ({"check_data": np.ones((0, 8, 8, 4))}, "one size above 0"),
+        ({"check_data": np.full((1, 8, 8, 4), np.nan)}, "not finite"),
+        ({"check_data": tf.data.Dataset.range(0)}, "without elements"),
+        ({"input_shapes": [(9, 9, 4)]}, r"input shape \(9, 9, 4\) for 'image'"),
+        ({"runs": -1}, "runs=-1"),
+        ({"max_samples": 0}, "max_samples=0"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        export_model(make_tiny(), tmp_path / "export", **changes)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_missing_package_says_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"tf2onnx, onnx, onnxruntime is missing.*pip install"):
+        export_model(make_tiny(), tmp_path, ["onnx"])
+
+
+def test_a_file_where_the_folder_should_be_is_refused(tmp_path):
+    (tmp_path / "export").write_text("mine")
+    with pytest.raises(ValueError, match="name a folder, or remove that file"):
+        export_model(make_tiny(), tmp_path / "export")
+    assert (tmp_path / "export").read_text() == "mine"
+
+
+def test_models_without_symbolic_inputs_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"Expected a built.*keras\.Input"):
+        export_model(keras.Sequential([layers.Dense(2)]), tmp_path)
+
+
+def test_what_a_runtime_lacks_is_named(tmp_path):
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, keras.ops.erfinv(layers.Dense(4, activation="tanh")(inputs)))
+    with pytest.raises(ValueError, match=r"'tflite'.*no operation for .*Erfinv.*Leave 'tflite'"):
+        export_model(model, tmp_path, "tflite")
+    assert os.listdir(tmp_path) == []
+
+
+# --- sizes ---------------------------------------------------------------------------------------
+
+
+def test_a_model_of_open_size_is_delivered_at_the_sizes_asked_for(tmp_path):
+    image = keras.Input((None, None, 3), name="image")
+    model = keras.Model(image, layers.GlobalAveragePooling2D()(layers.Conv2D(2, 3)(image)))
+    with pytest.raises(ValueError, match=r"'image'.*Pass check_data"):
+        export_model(model, tmp_path)
+    report = export_model(
+        model,
+        tmp_path,
+        ["tflite"],
+        check_data=make_noise(size=3, shape=(7, 9, 3)),
+        input_shapes=[(8, 8, 3), (6, 10, 3)],
+        runs=1,
+    )
+    shapes = [artefact.signature["inputs"]["image"] for artefact in report.artefacts]
+    assert shapes == ["float32 (None, 8, 8, 3)", "float32 (None, 6, 10, 3)"]
+    assert sorted(os.listdir(tmp_path)) == [
+        "README.md",
+        "model_6x10x3.tflite",
+        "model_8x8x3.tflite",
+    ]
+    assert all(artefact.latency for artefact in report.artefacts)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_fixed_batch_stays_fixed_in_every_signature(tmp_path, batch_size):
+    inputs = keras.Input(batch_shape=(batch_size, 6, 4), name="steps")
+    x = keras.ops.reshape(layers.Dense(8)(inputs), (batch_size, 48))
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    formats = ["keras", "saved_model", "tflite", "onnx"]
+    data = make_noise(size=6, shape=(6, 4)), np.arange(6) % 3
+    report = export_model(model, tmp_path, formats, check_data=data, runs=1)
+    for artefact in report.artefacts:
+        assert artefact.signature["inputs"] == {"steps": f"float32 ({batch_size}, 6, 4)"}
+        assert artefact.num_samples == 6
+        assert artefact.max_relative_difference < 1e-5
+        assert artefact.batch_size == batch_size
+    filled = np.resize(data[0], (8, 6, 4)).reshape(-1, batch_size, 6, 4)
+    logits = np.concatenate([model(part) for part in filled])[:6]
+    right = (logits.argmax(-1) == data[1]).mean()
+    assert report.artefacts[1].metrics["accuracy"] == pytest.approx(right)
+
+
+@pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU])
+def test_recurrent_networks_reach_litert(tmp_path, kind):
+    inputs = keras.Input((6, 4), name="steps")
+    model = keras.Model(inputs, layers.Dense(3)(kind(5)(inputs)))
+    formats = list(deploy.FORMATS) if kind is layers.LSTM else ["tflite"]
+    data = make_noise(size=100, shape=(6, 4))
+    report = export_model(model, tmp_path, formats, check_data=data, runs=1)
+    by_name = {artefact.format: artefact for artefact in report.artefacts}
+    loop, steps = "float32 (1, 6, 4)", "float32 (None, 6, 4)"
+    assert by_name["tflite"].signature["inputs"]["steps"] == loop
+    assert by_name["tflite"].max_relative_difference < 1e-5
+    assert not model.layers[1].unroll
+    if kind is layers.LSTM:
+        assert by_name["saved_model"].signature["inputs"]["steps"] == steps
+        assert by_name["tflite_int8"].signature["inputs"]["steps"] == steps
+
+
+def test_a_loop_that_cannot_be_calibrated_is_refused(tmp_path):
+    inputs = keras.Input((None, 4), name="steps")
+    model = keras.Model(inputs, layers.Dense(3)(layers.LSTM(5)(inputs)))
+    data = make_noise(size=100, shape=(6, 4))
+    with pytest.raises(ValueError, match=r"'tflite_int8'.*time dimension"):
+        export_model(model, tmp_path, ["tflite_int8"], check_data=data)
+
+
+# --- proof ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A small network trained on the digits, half of it, the data, and all formats of that half."""
+    data = aip_tf.datasets.digits()
+    keras.utils.set_random_seed(0)
+    teacher = aip_tf.zoo.digits_resnet(width=8)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    teacher.compile(keras.optimizers.Adam(0.01), loss)
+    teacher.fit(data.train, epochs=3, verbose=0)
+    student = aip_tf.prune_channels(teacher, aip_tf.select_channels(teacher, 0.5))
+    student.compile(keras.optimizers.Adam(0.01), loss)
+    student.fit(data.train, epochs=2, verbose=0)
+    recalibrate(student, data.train, 10)
+    folder = tmp_path_factory.mktemp("digits")
+    report = export_model(
+        student,
+        folder,
+        list(deploy.FORMATS),
+        check_data=data.test,
+        calibration_data=data.train,
+        teacher=teacher,
+        runs=5,
+    )
+    return student, data, folder, report
+
+
+def test_every_format_proves_itself_on_the_digits(digits):
+    student, data, folder, report = digits
+    assert [artefact.format for artefact in report.artefacts] == list(deploy.FORMATS)
+    images = np.concatenate([x for x, _ in data.test])
+    labels = np.concatenate([y for _, y in data.test])
+    accuracy = (student.predict(images, verbose=0).argmax(-1) == labels).mean()
+    assert accuracy > 0.8
+    for artefact in report.artefacts:
+        assert artefact.passed and artefact.num_samples == len(labels)
+        assert artefact.keras_metrics["accuracy"] == pytest.approx(accuracy)
+        assert abs(artefact.quality - accuracy) < 0.01
+        assert artefact.agreement > 0.98
+        assert artefact.signature["inputs"] == {"image": "float32 (None, 8, 8, 1)"}
+        assert artefact.teacher["num_bytes"] > artefact.num_bytes
+        assert artefact.latency["lower_quartile"] <= artefact.latency["median"]
+        assert artefact.speed_up["median"] > 0
+    by_name = {artefact.format: artefact for artefact in report.artefacts}
+    assert by_name["tflite_dynamic"].num_bytes < by_name["tflite_float16"].num_bytes
+    assert by_name["tflite_float16"].num_bytes < by_name["tflite"].num_bytes
+    exact = ["keras", "saved_model", "tflite", "onnx"]
+    assert all(by_name[name].max_relative_difference < 1e-5 for name in exact)
+    assert 1e-3 < by_name["tflite_int8"].max_relative_difference < 0.2
+    teachers = {path.name for path in (folder / "teacher").iterdir()}
+    assert teachers == {kind.file_name for kind in deploy.FORMATS.values()}
+
+
+def test_an_artefact_s_accuracy_is_that_of_its_own_runtime(digits, tmp_path):
+    student, data, _, _ = digits
+    images = np.concatenate([x for x, _ in data.test])
+    labels = np.concatenate([y for _, y in data.test])
+    formats = [deploy.TFLiteInt8(integer_io=True)]
+    found = export_model(
+        student, tmp_path, formats, check_data=(images, labels), calibration_data=data.train, runs=0
+    ).artefacts[0]
+    details = tensors_of(found.path)
+    assert {detail["dtype"] for detail in details} == {np.int8}
+    scale, zero_point = details[0]["quantization"]
+    runner = litert_runner(found.path)
+    numbers = np.clip(np.round(images / scale) + zero_point, -128, 127).astype("int8")
+    answers = runner(image=numbers)["output_0"]
+    assert found.quality == pytest.approx((answers.argmax(-1) == labels).mean())
+
+
+def litert_runner(path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    return Interpreter(model_path=str(path)).get_signature_runner()
+
+
+def test_int8_that_loses_accuracy_is_refused(digits, tmp_path):
+    student, data, _, _ = digits
+    dark = np.zeros((100, 8, 8, 1), "float32")  # ranges of nothing
+    with pytest.raises(ExportError, match=r"Its accuracy is 0\.\d+ on 450 samples.*lost"):
+        export_model(
+            student,
+            tmp_path,
+            ["tflite_int8"],
+            check_data=data.test,
+            calibration_data=dark,
+            tolerances={"tflite_int8": 100.0},
+            runs=0,
+        )
+    assert sorted(os.listdir(tmp_path)) == ["README.md", "failed_model_int8.tflite"]
+
+
+def test_the_card_says_what_the_files_are_and_its_python_runs(digits):
+    _, _, folder, report = digits
+    card = (folder / "README.md").read_text()
+    for artefact in report.artefacts:
+        assert artefact.sha256 in card
+        assert f"{artefact.num_bytes:,}" in card
+    assert "cut by aip_tf (structured pruning) out of digits_resnet" in card
+    assert card.count("```kotlin") == card.count("```cpp") == 1
+    snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(snippets) == 4  # Keras, TensorFlow, LiteRT, ONNX Runtime
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        for snippet in snippets:
+            names = {}
+            exec(snippet, names)
+            answer = names["outputs"]
+            answer = answer if isinstance(answer, np.ndarray) else next(iter(_values(answer)))
+            assert np.shape(answer) == (1, 10)
+    finally:
+        os.chdir(before)
+
+
+def _values(outputs):
+    return outputs.values() if isinstance(outputs, dict) else outputs
+
+
+def test_a_mobilenet(tmp_path):
+    model = keras.applications.MobileNet((32, 32, 3), 0.25, weights=None, classes=5)
+    formats = ["tflite", "tflite_dynamic"]
+    data = make_noise(size=8, shape=(32, 32, 3))
+    report = export_model(model, tmp_path, formats, check_data=data, runs=2)
+    whole, small = report.artefacts
+    assert small.num_bytes < 0.5 * whole.num_bytes
+    assert whole.metrics == {} and whole.quality is None
+
+
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
+def test_metrics_of_several_outputs(tmp_path):
+    image = keras.Input((4,), name="image")
+    kind = layers.Dense(3, name="kind")(image)
+    alive = layers.Dense(1, activation="sigmoid", name="alive")(image)
+    model = keras.Model(image, {"kind": kind, "alive": alive})
+    labels = {"kind": np.arange(8) % 3, "alive": np.arange(8) % 2}
+    data = tf.data.Dataset.from_tensor_slices((make_noise(size=8, shape=(4,)), labels)).batch(4)
+    found = export_model(model, tmp_path, ["tflite"], check_data=data, runs=0).artefacts[0]
+    task = aip_tf.Task().read(model, next(iter(data)))
+    expected = task.evaluate(model, data)
+    assert found.metrics.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found.metrics[name] == pytest.approx(value, abs=1e-5), name
+    assert found.agreement == 1.0
