@@ -94,7 +94,7 @@ RUN_FILE = "include 'gin/base.gin'\nrun.teacher = @digits_resnet\nrun.data = @di
         ("prune.recovery = @Recovery()\nRecovery.optimizer = 'sdg'", "optimizer='sdg'"),
         ("run.strategy = 'tpu'", "strategy='tpu'"),
         ("run.seed = -1", "seed=-1"),
-        ("run.export = @export_model\nexport_model.formats = ['tf']", r"formats=\('tf',\)"),
+        ("run.export = @export_model\nexport_model.formats = ['tf']", r"formats=\['tf'\]"),
     ],
 )
 def test_a_run_file_that_cannot_work_is_not_read_to_the_end(line, message, tmp_path):
