@@ -88,6 +88,26 @@ class Causal(layers.Layer):
         return ops.reshape(self.attention(steps, steps, attention_mask=mask), (batch, 8, 8, 8))
 
 
+class Tokens(layers.Layer):
+    """Layers called on constants; a token and zeros, repeated for every sample."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.position = layers.Embedding(65, 8, name="position")
+        self.bias = keras.Sequential([layers.Dense(6, name="wide"), layers.Dense(8)], name="bias")
+
+    def build(self, shape):
+        self.token = self.add_weight(shape=(1, 1, 8), name="token", initializer="normal")
+
+    def call(self, x):
+        batch = ops.shape(x)[0]
+        token = ops.broadcast_to(self.token, (batch, 1, 8)) + ops.zeros((batch, 1, 8))
+        x = ops.concatenate([token, ops.reshape(x, (-1, 64, 8))], 1)
+        x = x + self.position(ops.arange(65)) + self.bias(np.linspace(-1, 1, 130).reshape(65, 2))
+        x = ops.concatenate([x, ops.zeros((batch, 7, 8))], 1)
+        return ops.reshape(x, (-1, 9, 8, 8))
+
+
 def holding(*parts):
     """A model: "free", the parts one behind the other, a head."""
     i = Input((8, 8, 3))
@@ -120,6 +140,7 @@ MODELS = {
     "own variables": (lambda: holding(OwnVariables()), None),
     "open batch, None": (lambda: holding(Pair()), None),
     "a mask for the batch": (lambda: holding(Causal()), None),
+    "constants": (lambda: holding(Tokens(name="tokens")), {"free", "tokens/bias/wide"}),
     "subclassed model": (Network, None),
     "subclassed in another": (lambda: Model(i := Input((8, 8, 3)), Network()(i)), None),
 }

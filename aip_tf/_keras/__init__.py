@@ -66,7 +66,9 @@ from aip_tf._keras.graph import (
     with_mask_of,
 )
 from aip_tf._keras.held import (
+    Given,
     Held,
+    give,
     hold,
 )
 from aip_tf._keras.opening import (
@@ -115,6 +117,7 @@ from aip_tf._keras.workers import (
 
 __all__ = [
     "CannotOpenError",
+    "Given",
     "GivenInputs",
     "Held",
     "Openings",
@@ -145,6 +148,7 @@ __all__ = [
     "fresh_metric",
     "fresh_optimizer",
     "further_arguments",
+    "give",
     "given_tensors",
     "graft",
     "graph_inside",

@@ -1,6 +1,7 @@
 """Comparing graphs that were recorded of one layer: in two modes, with two batch sizes."""
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ from keras.src.ops.symbolic_arguments import SymbolicArguments
 
 from aip_tf._keras.copies import copy_ops
 from aip_tf._keras.graph import operation_type
-from aip_tf._keras.held import Held
+from aip_tf._keras.held import Given, Held
 
 _NOT_SETTINGS = {
     "name",
@@ -24,10 +25,19 @@ _NOT_SETTINGS = {
 class BatchSizeError(Exception):
     """What a layer does depends on the batch size."""
 
+    def __init__(self):
+        super().__init__("what it does depends on the batch size")
+
 
 def is_symbol(x):
     """Whether `x` is a symbolic tensor."""
     return isinstance(x, keras.KerasTensor)
+
+
+def is_constant(x):
+    """Whether `x` is an array or a tensor with values, and no variable."""
+    is_tensor = keras.ops.is_tensor(x) and not is_symbol(x) and hasattr(x, "numpy")
+    return isinstance(x, np.ndarray) or (is_tensor and not isinstance(x, keras.Variable))
 
 
 def are_alike(graph, other):
@@ -58,23 +68,78 @@ def disagreement(graph, other):
     return ""
 
 
-def _share_constants(a, b):
+def _share_constants(graphs, nodes):
     """Constants of two calls that repeat one entry for every sample become that entry; in place.
 
-    As a causal mask does that was made for a batch. Only where the call then gives the same sizes.
+    As a causal mask does that was made for a batch. Where the call would then give other sizes, the
+    entry is repeated by a call of `Given`.
     """
-    flat = [tree.flatten((x.arguments.args, x.arguments.kwargs)) for x in (a, b)]
-    if len(flat[0]) != len(flat[1]) or not any(map(_repeats, *flat)):
+    flat = [tree.flatten((x.arguments.args, x.arguments.kwargs)) for x in nodes]
+    if len(flat[0]) != len(flat[1]) or not any(places := [*map(_repeats, *flat)]):
         return
-    for node, own, others in ((a, *flat), (b, *reversed(flat))):
-        shared = [x[:1] if _repeats(x, y) else x for x, y in zip(own, others, strict=True)]
-        structure = (node.arguments.args, node.arguments.kwargs)
-        args, kwargs = tree.pack_sequence_as(structure, shared)
-        given = {k: v for k, v in kwargs.items() if v is not None}
-        found = tree.flatten(node.operation.compute_output_spec(*args, **given))
-        if not all(_fit(x.shape, y.shape) for x, y in zip(found, node.outputs, strict=True)):
-            raise BatchSizeError("what it does depends on the batch size")
-        node.arguments = SymbolicArguments(*args, **kwargs)
+    shared = [_replaced(node, places, lambda x: x[:1]) for node in nodes]
+    if not all(map(_keeps_sizes, nodes, shared)):
+        hung = [functools.partial(_hung, graph) for graph in graphs]
+        shared = [_replaced(node, places, f) for node, f in zip(nodes, hung, strict=True)]
+    for node, arguments in zip(nodes, shared, strict=True):
+        node.arguments = arguments
+
+
+def _replaced(node, places, function):
+    """The arguments of a call, with `function` of those at some places."""
+    structure = (node.arguments.args, node.arguments.kwargs)
+    flat = zip(tree.flatten(structure), places, strict=True)
+    args, kwargs = tree.pack_sequence_as(structure, [function(x) if p else x for x, p in flat])
+    return SymbolicArguments(*args, **kwargs)
+
+
+def _keeps_sizes(node, arguments):
+    """Whether a call with other arguments gives outputs of the same sizes."""
+    given = {k: v for k, v in arguments.kwargs.items() if v is not None}
+    try:
+        found = tree.flatten(node.operation.compute_output_spec(*arguments.args, **given))
+    except ValueError:  # as of Concatenate
+        return False
+    return all(_fit(x.shape, y.shape) for x, y in zip(found, node.outputs, strict=True))
+
+
+def _hung(graph, x):
+    """A symbol for a constant that repeats one entry for every sample."""
+    given = Given(x.shape[1:])
+    y = given(graph.inputs[0], x[:1])
+    if y.shape != x.shape:
+        raise BatchSizeError
+    graph.add(given._inbound_nodes[-1])
+    return y
+
+
+def _repeated(graphs, nodes):
+    """The sizes behind the batch axis of what two calls repeat for every sample; else None."""
+    sizes = [node.outputs[0].shape for node in nodes]
+    batches = [graph.inputs[0].shape[:1] for graph in graphs]
+    if sizes[0] == sizes[1] or [s[:1] for s in sizes] != batches:
+        return None
+    if isinstance(nodes[0].operation, Given):
+        return sizes[0][1:] if _repeats(*(x.arguments.args[1] for x in nodes)) else None
+    source, other = (node.input_tensors[0].shape for node in nodes)
+    if source != other or (len(source) == len(sizes[0]) and source[0] != 1):
+        return None
+    if isinstance(nodes[0].operation, operation_type("BroadcastTo")):
+        return sizes[0][1:]
+    is_repeated = isinstance(nodes[0].operation, (operation_type("Repeat"), operation_type("Tile")))
+    return source[1:] if is_repeated and source[1:] == sizes[0][1:] else None
+
+
+def _give(graph, node, rest):
+    """Let a call be one of `Given`: for any number of samples; in place."""
+    if isinstance(node.operation, Given):
+        value = node.arguments.args[1][:1]
+    else:
+        value = node.input_tensors[0]
+    name = graph.names[id(node.operation)]
+    node.operation = Given(rest)
+    node.arguments = SymbolicArguments(graph.inputs[0], value)
+    graph.names[id(node.operation)] = name
 
 
 def _fit(shape, other):
@@ -85,7 +150,7 @@ def _fit(shape, other):
 
 def _repeats(x, y):
     """Whether two constants differ in their number of equal entries only."""
-    if not all(isinstance(v, np.ndarray) or keras.ops.is_tensor(v) for v in (x, y)):
+    if not is_constant(x) or not is_constant(y):
         return False
     x, y = np.asarray(x), np.asarray(y)
     alike = x.ndim > 1 and len(x) != len(y) and x.shape[1:] == y.shape[1:]
@@ -132,11 +197,13 @@ def _same(a, b, places, others):
 
 
 def _same_leaf(x, y, places, others):
+    if isinstance(x, keras.Variable):  # also while it passes for a symbol
+        return x is y
     if is_symbol(x) or is_symbol(y):
         return places.get(id(x), -1) == others.get(id(y), -2)
     if x is y:
         return True
-    if keras.ops.is_tensor(x) or isinstance(x, np.ndarray):
+    if is_constant(x):
         x, y = np.asarray(x), np.asarray(y)
         return x.shape == y.shape and x.dtype == y.dtype and bool(np.array_equal(x, y))
     return type(x) is type(y) and bool(x == y)
@@ -158,15 +225,20 @@ def open_batch(graph, other):
         BatchSizeError: if more than the sizes of reshapes differs.
     """
     if other is None or len(graph.nodes) != len(other.nodes):
-        raise BatchSizeError("what it does depends on the batch size")
-    places = [_numbered(g) for g in (graph, other)]
+        raise BatchSizeError
+    graphs = (graph, other)
+    for nodes in list(zip(graph.nodes, other.nodes, strict=True)):
+        if (rest := _repeated(graphs, nodes)) is not None:
+            for g, node in zip(graphs, nodes, strict=True):
+                _give(g, node, rest)
+        _share_constants(graphs, nodes)
+    places = [_numbered(g) for g in graphs]
     for a, b in zip(graph.nodes, other.nodes, strict=True):
-        _share_constants(a, b)
         if isinstance(a.operation, operation_type("Reshape")):
             sizes = zip(a.outputs[0].shape, b.outputs[0].shape, strict=True)  # a -1 is known there
             sizes = tuple(s if s == t and s is not None else -1 for s, t in sizes)
             if sizes.count(-1) > 1:
-                raise BatchSizeError("what it does depends on the batch size")
+                raise BatchSizeError
             name = graph.names[id(a.operation)]
             a.operation = copy_ops(a.operation, {"newshape": sizes})
             graph.names[id(a.operation)] = name
@@ -174,7 +246,7 @@ def open_batch(graph, other):
         else:
             same = _same_call(a, b, *places)
         if not same:
-            raise BatchSizeError("what it does depends on the batch size")
+            raise BatchSizeError
         for x, y in zip(a.outputs, b.outputs, strict=True):
             x._shape = tuple(s if s == t else None for s, t in zip(x.shape, y.shape, strict=True))
     for x in graph.inputs:

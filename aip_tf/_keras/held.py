@@ -1,4 +1,5 @@
-"""Variables that a composite layer owns itself: a layer that holds one, and stock layers for it."""
+"""Variables that a composite layer owns itself, constants that it calls layers on: what stands for
+them in its graph, and in a copy."""
 
 import functools
 import math
@@ -63,3 +64,35 @@ def hold(held, x, shape):
         math.prod(shape), use_bias=False, name=held.name, dtype=held.dtype_policy
     )
     return dense, ops.reshape(dense(ops.reshape(one, (1, 1))), shape)
+
+
+class Given(keras.Operation):
+    """A constant in a graph, hung on a symbol: so a layer that is called on one leaves a node.
+
+    Or anything that is repeated for every sample.
+
+    Args:
+        rest: sizes behind the batch axis, if it is repeated; None: the value stays what it is.
+    """
+
+    def __init__(self, rest=None, *, name="given"):
+        super().__init__(name=name)
+        self.rest = rest
+
+    def call(self, x, value):
+        return give(x, value, self.rest)
+
+    def compute_output_spec(self, x, value):
+        shape = value.shape if self.rest is None else (x.shape[0], *self.rest)
+        return keras.KerasTensor(shape, keras.backend.standardize_dtype(value.dtype))
+
+
+def give(x, value, rest=None):
+    """What `Given` computes, by stock operations; the values of `x` do not matter."""
+    axes = None if rest is None else tuple(range(1, len(x.shape)))
+    either = ops.equal(ops.sum(x, axes), 0)
+    if rest is not None:
+        either = ops.reshape(either, (-1, *[1] * len(rest)))
+        if tuple(value.shape) != (1, *rest):
+            value = ops.broadcast_to(value, (1, *rest))
+    return ops.where(either, value, value)

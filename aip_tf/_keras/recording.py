@@ -8,9 +8,16 @@ from keras import tree
 from keras.src.backend.common.keras_tensor import any_symbolic_tensors
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
-from aip_tf._keras.comparing import BatchSizeError, are_alike, is_symbol, open_batch, open_sizes
+from aip_tf._keras.comparing import (
+    BatchSizeError,
+    are_alike,
+    is_constant,
+    is_symbol,
+    open_batch,
+    open_sizes,
+)
 from aip_tf._keras.graph import Graph, mask_of, own_variables, with_mask_of
-from aip_tf._keras.held import Held, symbolic_class
+from aip_tf._keras.held import Given, Held, symbolic_class
 
 CALLS_DIFFER = "its calls differ"
 _TRIAL_BATCHES = (2, 3)  # where an open batch size fails: what follows it differs between the two
@@ -36,11 +43,13 @@ class Recording:
         self._is_composite = is_composite
         self._training = training
         self._running = []  # the composite layers that are being called, innermost last
+        self._place = None  # a symbol of the innermost, while its own call runs
         self.returned = {}
         self.explicit_mask = False
         self._lasting = set()
         self._symbolic = []  # (variable, its class, the class in which it is recorded)
         self._opened_class = functools.cache(functools.partial(_opened_class, self))
+        self._leaf_class = functools.cache(functools.partial(_leaf_class, self))
 
     def run(self, layer, args, kwargs):
         """Call `layer` on symbols like those among `args` and `kwargs`."""
@@ -48,7 +57,8 @@ class Recording:
         inside = [layer, *layer._flatten_layers(include_self=False)]
         self._lasting = {id(x) for x in inside}
         composites = [x for x in inside if self._is_composite(x)]
-        with _without_new_nodes(inside), self._swapped(composites), _Watch(self):
+        leaves = [x for x in inside if x.variables and x not in composites]
+        with _without_new_nodes(inside), self._swapped(composites, leaves), _Watch(self):
             try:
                 layer(*args, **(kwargs | {"training": self._training}))
             except Exception as error:
@@ -116,7 +126,8 @@ class Recording:
         args, kwargs, symbols = _placeholders(args, kwargs, batch)
         self._running.append(layer)
         try:
-            outputs = layer.call(*args, **kwargs)
+            with self.placed(symbols[0]):
+                outputs = layer.call(*args, **kwargs)
         finally:
             self._running.pop()
         flat = tree.flatten(outputs)
@@ -127,6 +138,28 @@ class Recording:
         for node in nodes:
             _check_sizes(node)
         return Graph(symbols, nodes, outputs, is_passing=self._is_passing), outputs
+
+    @contextlib.contextmanager
+    def placed(self, symbol):
+        """For a while constants are hung on `symbol`; None: what is called belongs to a layer."""
+        before, self._place = self._place, symbol
+        try:
+            yield
+        finally:
+            self._place = before
+
+    def with_symbols(self, layer, args, kwargs):
+        """The arguments of a call; constants become symbols where there is none among them."""
+        if self._place is None or not layer.variables or any_symbolic_tensors(args, kwargs):
+            return args, kwargs
+
+        def hung(x):
+            if not is_constant(x):
+                return x
+            x = layer.dtype_policy.convert_input(x, layer.autocast, layer.input_dtype)
+            return Given()(self._place, x)
+
+        return tree.map_structure(hung, (args, kwargs))
 
     def _is_passing(self, operation):
         """Whether an operation was made by the call itself: a new one at every call."""
@@ -168,11 +201,12 @@ class Recording:
         self.reasons.setdefault(id(layer), text)
 
     @contextlib.contextmanager
-    def _swapped(self, layers):
-        """For a while `layers` and their variables are of classes that record; only these."""
-        variables = [v for x in layers for v in own_variables(x)]
+    def _swapped(self, composites, leaves):
+        """For a while layers, and variables of composites, are of classes that record."""
+        variables = [v for x in composites for v in own_variables(x)]
         self._symbolic = [(v, type(v), symbolic_class(type(v))) for v in variables]
-        recorded = [(x, type(x), self._opened_class(type(x))) for x in layers]
+        recorded = [(x, type(x), self._opened_class(type(x))) for x in composites]
+        recorded += [(x, type(x), self._leaf_class(type(x))) for x in leaves]
         with _of_classes([*recorded, *self._symbolic]):
             yield
 
@@ -198,6 +232,7 @@ def _opened_class(recording, cls):
 
     class Opened(cls):
         def __call__(self, *args, **kwargs):
+            args, kwargs = recording.with_symbols(self, args, kwargs)
             if not any_symbolic_tensors(args, kwargs):
                 return super().__call__(*args, **kwargs)
             recording.explicit_mask = kwargs.get("mask") is not None
@@ -209,15 +244,30 @@ def _opened_class(recording, cls):
                 return recording.record(self, args, kwargs)
             except Exception as error:
                 recording.fail(self, error)
-            with recording.with_real_variables():
+            with recording.with_real_variables(), recording.placed(None):
                 return super().symbolic_call(*args, **kwargs)
 
         def add_loss(self, loss):
             recording.reasons.setdefault(id(self), "its call adds a loss")
 
-    Opened.__name__, Opened.__qualname__ = cls.__name__, cls.__qualname__
-    Opened.__module__ = cls.__module__
-    return Opened
+    return _named_as(cls, Opened)
+
+
+def _leaf_class(recording, cls):
+    """A subclass of `cls` whose calls on constants leave a node, too."""
+
+    class Leaf(cls):
+        def __call__(self, *args, **kwargs):
+            args, kwargs = recording.with_symbols(self, args, kwargs)
+            with recording.placed(None):
+                return super().__call__(*args, **kwargs)
+
+    return _named_as(cls, Leaf)
+
+
+def _named_as(cls, new):
+    new.__name__, new.__qualname__, new.__module__ = cls.__name__, cls.__qualname__, cls.__module__
+    return new
 
 
 class _Watch(keras.StatelessScope):

@@ -291,8 +291,7 @@ def _with_constants(outputs, x):
     def in_graph(y):
         if isinstance(y, keras.KerasTensor):
             return y
-        y = np.asarray(keras.ops.convert_to_tensor(y))
-        return keras.ops.where(keras.ops.equal(keras.ops.sum(x), 0), y, y)
+        return _keras.give(x, keras.ops.convert_to_tensor(y))
 
     return tree.map_structure(in_graph, outputs)
 

@@ -190,7 +190,10 @@ def held(call, x):
     variable = call.operation.variable
     if variable.ndim == 0 or variable.shape[-1] == 1:
         call.known(variable)
-        y = call.pinned(call.shape, f"{call.path} is one number for all channels")
+        why = "one number for all channels"
+        if variable.ndim and math.prod(variable.shape) > 1:
+            why = f"a variable of shape {variable.shape}: one number for all on its last axis"
+        y = call.pinned(call.shape, f"{call.path} is {why}")
     else:
         ids = call.new(variable.shape[-1])
         call.weight(variable, -1, ids, "producer")

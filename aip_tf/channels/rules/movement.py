@@ -3,6 +3,7 @@
 import numpy as np
 from keras import layers
 
+from aip_tf import _keras
 from aip_tf.channels.identities import IdentityArray, compact, spread
 from aip_tf.channels.rules.table import keep_all, operations, register_channel_rule
 
@@ -187,6 +188,26 @@ def broadcast_to(call, x):
     wanted = tuple(call.operation.shape)
     y = np.broadcast_to(x, (x.shape[0], *wanted[1:]))
     call.config("shape", y, lambda kept: (wanted[0], *kept.shape(y)[1:]))
+    return y
+
+
+@register_channel_rule(_keras.Given)
+def given(call, x, value):
+    """A constant, or what is repeated for every sample; `x` only says how many there are."""
+    rest, is_traced = call.operation.rest, isinstance(value, IdentityArray)
+    if rest is None:
+        y = call.pinned(call.shape, f"{call.path} is a constant")
+    else:
+        ids = value if is_traced else call.anonymous(value.shape)
+        y = np.broadcast_to(ids, (x.shape[0], *rest))
+
+    def stock(kept, operation, args, kwargs):
+        x, value = args
+        if rest is None:
+            return _keras.give(x, value)
+        return _keras.give(x, value if is_traced else kept.take(ids, value), kept.shape(y)[1:])
+
+    call.replace(stock)
     return y
 
 
