@@ -172,6 +172,28 @@ class OwnActivation(layers.Layer):
         return self.activation(self.conv(x))
 
 
+class IndexedTable(layers.Layer):
+    """Rows of a table by integers that it keeps as a variable."""
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(5, shape[-1]), name="table")
+        self.index = self.add_weight(
+            shape=(36,), dtype="int32", trainable=False, name="index",
+            initializer=lambda shape, dtype: np.arange(36) % 5,
+        )  # fmt: skip
+
+    def call(self, x):
+        rows = ops.take(self.table, ops.reshape(self.index, (-1,)), axis=0)
+        return x + ops.reshape(rows, (6, 6, -1))
+
+
+def in_patches(x):
+    """Four patches of every sample become samples."""
+    x = layers.Concatenate(1)([x[:, 3:], x[:, :3]])
+    x = layers.LayerNormalization()(ops.reshape(x, (-1, 9, 4)))
+    return ops.reshape(x, (-1, 6, 6, 4))
+
+
 MIDDLES = {
     "made in build": lambda x: MadeInBuild()(x),
     "whole around a block": lambda x: WholeAroundBlock()(x),
@@ -180,6 +202,8 @@ MIDDLES = {
     "a part that does nothing": lambda x: PassTwice()(x),
     "an activation of its own": lambda x: OwnActivation()(x),
     "None among the outputs": lambda x: WithNone()(x),
+    "patches as samples": in_patches,
+    "a table by integers": lambda x: IndexedTable(name="table")(x),
 }
 OWN = {c.__name__: c for c in (MadeInBuild, WholeAroundBlock, SizeLeftOpen)}
 

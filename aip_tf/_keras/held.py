@@ -59,11 +59,14 @@ def hold(held, x, shape):
     Returns:
         The Dense layer, whose kernel (1, size) holds the values, and its output of `shape`.
     """
-    one = ops.cast(ops.ones_like(ops.sum(x)), held.compute_dtype)
-    dense = keras.layers.Dense(
-        math.prod(shape), use_bias=False, name=held.name, dtype=held.dtype_policy
-    )
-    return dense, ops.reshape(dense(ops.reshape(one, (1, 1))), shape)
+    dtype = held.variable.dtype
+    is_floating = "float" in dtype
+    # A kernel is no integer: half precision would round those that do not fit.
+    policy = held.dtype_policy if is_floating else keras.DTypePolicy("float32")
+    one = ops.cast(ops.ones_like(ops.sum(x)), policy.compute_dtype)
+    dense = keras.layers.Dense(math.prod(shape), use_bias=False, name=held.name, dtype=policy)
+    values = ops.reshape(dense(ops.reshape(one, (1, 1))), shape)
+    return dense, values if is_floating else ops.cast(values, dtype)
 
 
 class Given(keras.Operation):

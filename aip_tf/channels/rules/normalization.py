@@ -8,7 +8,7 @@ import numpy as np
 from keras import layers, ops
 
 from aip_tf import _keras
-from aip_tf.channels.identities import compact, spread
+from aip_tf.channels.identities import spread
 from aip_tf.channels.rules.table import keep_all, register_channel_rule
 
 
@@ -41,9 +41,10 @@ def layer_normalization(call, x):
         variable = getattr(layer, name, None)
         if variable is not None and not isinstance(variable, bool):
             call.weight(variable, axes.index(axis), ids, "channelwise")
+    places = [-1 if a == axis else 1 for a in range(x.ndim)]
     call.masked(
         lambda kept, operation, y, **_: _keras.with_mask_of(
-            y, _over_kept(operation, y, kept(compact(x)), axes)
+            y, _over_kept(operation, y, kept(ids).reshape(places), axes)
         )
     )
     return x

@@ -162,11 +162,19 @@ def unstack(call, x, num=None, axis=0):
 
 @register_channel_rule(*operations("Take"))
 def take(call, x, indices):
-    """Entries by constant indices, which are ranked anew among the kept entries."""
+    """Entries by constant indices, which are ranked anew among the kept entries.
+
+    Indices that are computed may take rows of a table, along an axis that has no channels."""
     axis = call.operation.axis
-    if not isinstance(x, IdentityArray) or isinstance(indices, IdentityArray) or axis is None:
+    if not isinstance(x, IdentityArray) or axis is None:
         return keep_all(call, f"{call.path} selects by a tensor")
     axis = axis % x.ndim
+    if isinstance(indices, IdentityArray):
+        if call.settle(x) == axis:
+            return keep_all(call, f"{call.path} selects by a tensor")
+        call.pin(indices, f"{call.label} reads integers")
+        row = np.expand_dims(np.take(x, 0, axis), tuple(range(axis, axis + indices.ndim)))
+        return np.broadcast_to(row, (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
     chosen = np.asarray(indices)
     y = np.take(x, chosen, axis)
     if call.settle(x) != axis:
