@@ -105,6 +105,9 @@ from aip_tf._keras.shares import (
     add,
     share_of,
 )
+from aip_tf._keras.sharing import (
+    dissolve_sharing,
+)
 from aip_tf._keras.training import (
     ReplicaModel,
     build_metrics,
@@ -141,6 +144,7 @@ __all__ = [
     "copy_sequential",
     "copy_variable",
     "copying",
+    "dissolve_sharing",
     "essence",
     "explicit_seed",
     "fill",

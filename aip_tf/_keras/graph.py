@@ -23,6 +23,7 @@ class Graph:
         outputs: symbolic tensors (constants may stand among them) in the structure of the model.
         structure: the symbolic inputs in the structure in which the model takes them.
         names: `{id(operation): name}`, each name once.
+        dissolved: `{id(operation): Graph}`: nested graphs whose operations count as this one's.
     """
 
     def __init__(self, inputs, nodes, outputs, structure=None, is_passing=lambda operation: False):
@@ -31,6 +32,7 @@ class Graph:
         self.outputs = outputs
         self.structure = inputs if structure is None else structure
         self.names = _unique_names(nodes, is_passing)
+        self.dissolved = {}
 
     def add(self, node):
         """Put the call of a further operation in front."""
@@ -109,7 +111,8 @@ def walk(graph, inputs, visit):
         inputs: the values of its inputs, of any kind (tensors, symbols, identity arrays), in the
             model's structure or as a flat list.
         visit: `visit(node, args, kwargs) -> outputs`, called for every operation (a nested model
-            counts as one), with `args` and `kwargs` in which values stand for tensors.
+            counts as one unless it is dissolved), with `args` and `kwargs` in which values stand
+            for tensors.
 
     Returns:
         The values of the outputs, in the model's structure.
@@ -119,7 +122,11 @@ def walk(graph, inputs, visit):
         if not values.keys() >= {id(x) for x in node.input_tensors}:
             continue
         args, kwargs = _fill_in(node.arguments, values)
-        outputs = visit(node, args, kwargs)
+        nested = graph.dissolved.get(id(node.operation))
+        if nested is None:
+            outputs = visit(node, args, kwargs)
+        else:
+            outputs = walk(nested, _masked_inputs(node, args, kwargs), visit)
         if isinstance(outputs, tuple | list | dict):
             flat = [y for y in tree.flatten(outputs) if y is not None]
             values.update((id(x), y) for x, y in zip(node.outputs, flat, strict=True))
@@ -160,13 +167,19 @@ def run_graph(graph, inputs, call, inside=graph_inside, prefix=""):
         nested = inside(node.operation)
         if nested is None:
             return call(node, args, kwargs, path)
-        given = given_tensors(node, args, kwargs)
-        for x, mask in zip(given, tree.flatten(masks_given(node, kwargs)), strict=False):
-            if mask is not None:
-                x._keras_mask = mask
+        given = _masked_inputs(node, args, kwargs)
         return run_graph(nested, given, call, inside, path + "/")
 
     return walk(graph, inputs, visit)
+
+
+def _masked_inputs(node, args, kwargs):
+    """What a nested graph is given by a call, the masks with it."""
+    given = given_tensors(node, args, kwargs)
+    for x, mask in zip(given, tree.flatten(masks_given(node, kwargs)), strict=False):
+        if mask is not None:
+            x._keras_mask = mask
+    return given
 
 
 def given_tensors(node, args, kwargs):

@@ -64,7 +64,7 @@ class _Rebuild:
         """The copy of a model, or of an opened layer."""
         if id(model) not in self._copies:
             inputs = self._inputs(model, graph)
-            if isinstance(model, keras.Sequential):
+            if isinstance(model, keras.Sequential) and not graph.dissolved:
                 layers = [self._copy(layer) for layer in model.layers]
                 copy = _keras.copy_sequential(model, layers, inputs[0])
             else:

@@ -14,9 +14,10 @@ def prune_channels(model, keep_masks, input_shape=None):
     they are, registered for saving or not; arrays in them lose the removed channels. Names, weights
     and their order, `trainable` flags at every level and dtype policies survive. Sequential stays
     Sequential; every other model comes back as plain `keras.Model`. Layers made of layers become
-    nested Functional models of the layer's name, so the result loads without their classes. Layers
-    that are no part of the graph (an augmentation used in `train_step`, a preprocessor) stay
-    behind. The result is not compiled.
+    nested Functional models of the layer's name, so the result loads without their classes. Nested
+    models that share a layer are dissolved ("outer_inner" is then what was "outer/inner"): Keras
+    loads no file in which two of them hold the same. Layers that are no part of the graph (an
+    augmentation used in `train_step`, a preprocessor) stay behind. The result is not compiled.
 
     Args:
         model: a `keras.Model` or its `ChannelGraph`.

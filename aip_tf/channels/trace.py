@@ -125,6 +125,7 @@ class Tracer:
     def _call(self, node, path, args, kwargs):
         rule, given = self.rule_of(node.operation, kwargs)
         inputs = _tensors(args, given)
+        self.agree((id(node), "inputs"), inputs)  # what a call edits is the same if it runs again
         shapes = _keras.output_shapes(node, [x.shape for x in inputs])
         call = Call(self, node.operation, path, inputs, shapes, node)
         outputs = rule(call, *args, **given)
@@ -304,6 +305,7 @@ def trace(model, input_shape=None):
     graph = root_graph(model, openings, input_shape)
     openings.open_graph(graph)
     tracer = Tracer(rule_of, openings)
+    tracer.opened.update(dict.fromkeys(_keras.dissolve_sharing(graph, openings.inside)))
     arrays = []
     for x, shape in zip(graph.inputs, input_shapes(graph, input_shape), strict=True):
         ids = tracer.identities.new(shape[-1] if shape else 1)
