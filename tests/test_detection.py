@@ -81,6 +81,20 @@ def test_nothing_to_evaluate_on_is_an_error():
         detection.DetectionEvaluation([], ANCHORS, frequency=0)
 
 
+@pytest.mark.parametrize(
+    "size, wrong, message",
+    [(64, {"anchors": ANCHORS[1:]}, "anchors. Expected as many"), (96, {}, "input_size")],
+)
+def test_a_task_that_does_not_belong_to_the_model_is_known_at_once(size, wrong, message):
+    detector, batch = tiny_detector(), next(iter(small_data().test))
+    truth = detection.ground_truth(drawn_data(), size, batch_size=3)
+    task = detection.DetectionTask(**{"examples": truth, "anchors": ANCHORS, **wrong})
+    with pytest.raises(ValueError, match=message):
+        task.read(detection.compile_detector(detector), batch)
+    with pytest.raises(ValueError, match="without anchors"):
+        detection.DetectionTask(examples=truth)
+
+
 def test_prune_cuts_and_recovers_a_detector():
     detector = tiny_detector()
     data = small_data()

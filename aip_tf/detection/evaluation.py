@@ -86,6 +86,9 @@ class DetectionTask(Task):
             too, as `training_mean_average_precision`.
         num_pictures: of so many of the first examples the report shows what is found.
 
+    Raises:
+        ValueError: without examples or anchors; when read, if they do not belong to the model.
+
     >>> DetectionTask(examples=[], anchors=[]).main_metric
     'mean_average_precision'
     """
@@ -97,6 +100,28 @@ class DetectionTask(Task):
     method: str = "area"
     training_examples: object = None
     num_pictures: int = 4
+
+    def __post_init__(self):
+        for name in ("examples", "anchors"):
+            if getattr(self, name) is None:
+                raise ValueError(
+                    f"Received a DetectionTask without {name}. Expected what average precision is "
+                    "measured with: examples from ground_truth, anchors from default_boxes."
+                )
+
+    def read(self, model, batch, opened=None):
+        """As `Task.read`; anchors and examples are checked against the model, too."""
+        task = super().read(model, batch, opened)
+        received = [output.shape[0] for output in task.outputs]
+        if received != [len(self.anchors)] * 2:
+            raise ValueError(
+                f"Received a model that answers for {received} anchors, and {len(self.anchors)} "
+                "anchors. Expected as many: anchors=default_boxes(feature_sizes(input_size)), of "
+                "the model's input size."
+            )
+        for examples in filter(None, map(_made, (self.examples, self.training_examples))):
+            _check_size(next(iter(examples))[0], batch[0])
+        return task
 
     def evaluate(self, model, data):
         """As `Task.evaluate`, and the mean average precision."""
@@ -115,6 +140,14 @@ class DetectionTask(Task):
         images = images[: self.num_pictures]
         found = detect(model(images, training=False), self.anchors)
         return illustrate(images, objects, found)
+
+
+def _check_size(images, inputs):
+    if images.shape[1:] != inputs.shape[1:]:
+        raise ValueError(
+            f"Received examples of size {tuple(images.shape[1:])} to measure a model that takes "
+            f"{tuple(inputs.shape[1:])}. Expected the same: ground_truth(data, input_size)."
+        )
 
 
 def _made(examples):
