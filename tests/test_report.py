@@ -8,12 +8,48 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from aip_tf.report import GroupRecord, ModelRecord, PruningReport, RoundRecord, describe_round
+from aip_tf.report import (
+    Artefact,
+    GroupRecord,
+    LayerRecord,
+    ModelRecord,
+    PruningReport,
+    RoundRecord,
+    describe_round,
+)
 
 
 def make_groups(kept, num_free=2):
     free = [GroupRecord(f"block_{i}/conv", 16, kept) for i in range(num_free)]
     return (GroupRecord("stem", 8, 8, "reaches the output <as is>"), *free)
+
+
+def make_artefact(**changes):
+    latency = {"median": 0.5, "lower_quartile": 0.4, "upper_quartile": 0.6}
+    metrics = {"loss": 0.2, "accuracy": 0.97}
+    fields = {
+        "format": "tflite",
+        "path": "runs/a/export/model.tflite",
+        "runtime": "LiteRT",
+        "num_bytes": 1_000,
+        "num_samples": 450,
+        "metrics": metrics,
+        "keras_metrics": metrics,
+        "main_metric": "accuracy",
+        "agreement": 0.998,
+        "latency": latency,
+        "speed_up": {"median": 2.0, "lower_quartile": 1.9, "upper_quartile": 2.1},
+        "teacher": {"num_bytes": 4_000, "metrics": {"accuracy": 0.98}, "latency": latency},
+    }
+    return Artefact(**{**fields, **changes})
+
+
+def make_delivered_report(**changes):
+    layers = (LayerRecord("small", 10, 5), LayerRecord("large", 90, 30, "no rule for it"))
+    files = {"report": "runs/a/report.html"}
+    return make_report(
+        **{"deliveries": (make_artefact(),), "layers": layers, "artefacts": files} | changes
+    )
 
 
 def make_report(**changes):
@@ -54,7 +90,7 @@ def images_of(html):
 
 
 def test_json_round_trip_is_exact():
-    report = make_report(seconds=0.1 + 0.2)
+    report = make_delivered_report(seconds=0.1 + 0.2)
     text = report.to_json()
     assert PruningReport.from_json(text) == report
     assert PruningReport.from_json(text).to_json() == text
@@ -114,7 +150,7 @@ def test_table_of_rounds_has_the_teacher_first_and_the_student_last():
 
 
 def test_every_percentage_says_kept_or_removed():
-    report = make_report()
+    report = make_delivered_report()
     texts = report.render(), describe_round(report.teacher, report.rounds[0])
     page = re.sub(r"<style>.*?</style>", "", report.to_html(), flags=re.DOTALL)
     for text in (*texts, page):
@@ -188,7 +224,7 @@ def test_html_is_self_contained_escaped_and_well_formed():
     checker = TagChecker()
     checker.feed(html)
     assert checker.open == []
-    assert checker.seen.count("table") == 4
+    assert checker.seen.count("table") == 5
     assert "script" not in checker.seen
     assert not re.search(r"(?:src|href)=.?(?!data:)[^>]*http", html)
     assert "reaches the output &lt;as is&gt;" in html
@@ -196,14 +232,42 @@ def test_html_is_self_contained_escaped_and_well_formed():
 
 
 def test_html_plots_show_accuracy_cuts_widths_and_losses():
-    accuracy, widths, losses = images_of(make_report().to_html())
-    for svg in (accuracy, widths, losses):
+    accuracy, macs, latency, losses = images_of(make_delivered_report().to_html())
+    for svg in (accuracy, macs, latency, losses):
         ElementTree.fromstring(svg)
     assert "val_accuracy" in accuracy
     assert "cut 1" in accuracy
     assert "cut 2" in losses
-    assert "block_1/conv" in widths
+    assert "right after the cut" in macs
+    assert "tflite" in latency
+    assert all("prefers-color-scheme:dark" in svg for svg in (accuracy, macs, latency, losses))
     assert "attention_loss" in losses
+
+
+def test_cards_links_and_the_last_line_say_what_was_gained():
+    report = make_delivered_report()
+    html = report.to_html()
+    assert '<a href="export/model.tflite">model.tflite</a>' in html
+    assert "-0.77 points, 3 of 450 samples" in html
+    for text in ("0.5 ms", "2.00 times faster", "1,000", "teacher 4,000"):
+        assert text in html
+    assert report.render().splitlines()[-1] == (
+        "Gained: accuracy 0.9800 -> 0.9723 (-0.77 points, 3 of 450 samples); MACs 16,000 -> 4,000 "
+        "(25.0% kept); tflite 4,000 -> 1,000 (25.0% kept) bytes; 0.5 -> 0.5 ms (2.00 times faster)"
+    )
+
+
+def test_an_artefact_that_failed_is_named_first():
+    html = make_delivered_report(deliveries=(make_artefact(faults=("It lies.",)),)).to_html()
+    assert '<p class="bad">tflite failed. It lies.</p>' in html
+    assert "times faster" not in html
+
+
+def test_layers_are_sorted_by_cost_and_terms_have_a_sentence():
+    html = make_delivered_report().to_html()
+    assert html.index("large: 30 of 90 MACs") < html.index("small: 5 of 10 MACs")
+    assert "no rule for it" in html
+    assert "How far the places that its feature maps attend to" in html
 
 
 def test_html_is_the_same_for_the_same_report():

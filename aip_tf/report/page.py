@@ -1,66 +1,152 @@
 """The report as one self-contained HTML page."""
 
 import base64
+import os
 from html import escape
+from pathlib import Path
 
-from aip_tf.report import pictures, plots, tables
+from aip_tf.report import bars, pictures, plots, tables, terms
+from aip_tf.report.artefacts import ARTEFACT_HEADER, artefact_rows, main_metric_of
 
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:62rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}
-.note{color:#666;margin:.2rem 0 1.2rem}
-.gains{display:flex;flex-wrap:wrap;gap:.8rem}
-.gain{flex:1 1 15rem;background:#f2f7f9;border-left:4px solid #1d5b79;padding:.6rem .9rem}
-.gain b{display:block;color:#1d5b79}
+:root{color-scheme:light dark;--ink:#222;--faint:#666;--line:#e4e4e4;--blue:#1d5b79;--pale:#bcd7e3;
+--card:#f2f7f9;--page:#fff;--bad:#b3261e}
+@media(prefers-color-scheme:dark){:root{--ink:#ddd;--faint:#9a9a9a;--line:#3a3a3a;--blue:#6fb3d6;
+--pale:#2d4450;--card:#1d2a31;--page:#14181b;--bad:#ff8a80}}
+body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);max-width:68rem;
+margin:2rem auto;padding:0 1rem}
+h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2.2rem 0 .5rem}
+a{color:var(--blue)}
+.note{color:var(--faint);margin:.2rem 0 1.2rem}
+.bad{color:var(--bad);border-left:4px solid var(--bad);padding:.3rem .9rem}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.8rem}
+.card{background:var(--card);border-top:3px solid var(--blue);padding:.6rem .9rem}
+.card b{display:block;font-size:1.35rem;line-height:1.3;font-variant-numeric:tabular-nums}
+.card span{color:var(--faint);font-size:.85rem;display:block}
+.card em{font-style:normal;color:var(--blue);font-size:.85rem;text-transform:uppercase;
+letter-spacing:.04em}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(24rem,100%),1fr));
+gap:1rem 2rem;margin-top:1.5rem}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums;width:100%}
-th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #e4e4e4;white-space:nowrap}
-th{border-bottom:2px solid #1d5b79}
-tbody tr:first-child td{color:#666}
-.left th,.left td{text-align:left;white-space:normal}
-.left tbody tr:first-child td{color:inherit}
-figure{margin:1rem 0}figcaption{color:#666;font-size:.85rem}img{width:100%;max-width:54rem}
+th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+th{border-bottom:2px solid var(--blue)}
+th:first-child,td:first-child{text-align:left}
+.left th,.left td{text-align:left;white-space:normal;vertical-align:top}
+.left td:first-child{white-space:nowrap}
+figure{margin:0}figcaption{color:var(--faint);font-size:.85rem}img{width:100%;max-width:36rem}
+pre{font-size:.8rem}summary{cursor:pointer;font-weight:600;margin-top:1rem}
+@media(max-width:30rem){.left td:first-child{white-space:normal;overflow-wrap:anywhere}}
+@media print{body{margin:0;max-width:none;font-size:11px}.scroll{overflow:visible}
+figure,.card,tr{break-inside:avoid}.cards{grid-template-columns:repeat(5,1fr)}
+.charts{grid-template-columns:1fr 1fr}}
 """
 _PLOTS = (
     (plots.accuracy_over_epochs, "Quality over the epochs; dashed lines are cuts."),
-    (plots.widths_before_and_after, "Channels of every group: original (light) and kept (dark)."),
+    (plots.quality_against_macs, "Quality against cost, from the teacher over the rounds."),
+    (
+        plots.quality_against_latency,
+        "Quality against time, of every file; open circles are the teacher's.",
+    ),
     (plots.losses_over_epochs, "Training losses over the epochs; dashed lines are cuts."),
 )
 
 
 def render(report) -> str:
-    """Returns the page: what was done, cost and gain, plots, tables, settings."""
+    """Returns the page: what was gained, files, charts, layers, channels, rounds, what ran."""
     metric = tables.main_metric(report)
     header = [name.format(metric=metric) for name in tables.ROUND_HEADER]
-    groups = tables.group_rows(tables.final_groups(report), most=None)
+    charts = "".join(filter(None, (_plot(report, plot) for plot in _PLOTS)))
     body = [
         "<h1>Pruning report</h1>",
         f'<p class="note">{escape(tables.headline(report))}</p>',
-        _gains(report),
-        *map(_plot, [report] * len(_PLOTS), _PLOTS),
+        _cards(report),
+        *(f'<p class="bad">{escape(text)}</p>' for text in _failures(report)),
+        _section("Exported files", _deliveries(report)),
+        f'<div class="charts">{charts}</div>' if charts else "",
         _section("Pictures", pictures.render(report.pictures, report.run.get("class names", ()))),
         _section("Rounds", _table(header, tables.round_rows(report))),
-        _section("Channel groups", groups and _table(tables.GROUP_HEADER, groups, "left")),
-        _section("Files", _pairs(("name", "path"), report.artefacts)),
+        _section("What every layer computes", _layers(report)),
+        _section("Channels", _channels(report)),
+        _section("Kept whole, and why", _whole(report)),
+        _section("Terms of the loss", _terms(report)),
         _section("What ran", _pairs(("name", "value"), tables.facts(report))),
-        _section("Settings", _pairs(("name", "value"), report.settings)),
-        _section("Configuration", _text(report.run.get("configuration"))),
+        _details("Settings", _pairs(("name", "value"), report.settings)),
+        _details("Files", _pairs(("name", "path"), report.artefacts)),
+        _details("Configuration", _text(report.run.get("configuration"))),
     ]
+    styles = _STYLE + bars.STYLE + pictures.STYLE
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
-        f"<title>Pruning report</title><style>{_STYLE}{pictures.STYLE}</style></head>\n<body>\n"
+        f"<title>Pruning report</title><style>{styles}</style></head>\n<body>\n"
         + "\n".join(filter(None, body))
         + "\n</body></html>\n"
     )
 
 
-def _gains(report):
+def _cards(report):
     cards = [
-        f'<div class="gain"><b>{escape(name)}</b>{escape(text).replace("-&gt;", "&rarr;")}</div>'
-        for name, text in tables.gains(report)
+        f'<div class="card"><em>{escape(name)}</em><b>{escape(after)}</b>'
+        f"<span>{escape(before)}</span><span>{escape(change)}</span></div>"
+        for name, after, before, change in tables.cards(report)
     ]
-    return f'<div class="gains">{"".join(cards)}</div>'
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _failures(report):
+    for artefact in report.deliveries:
+        if not artefact.passed:
+            yield f"{artefact.format} failed. {' '.join(artefact.faults)}"
+    if report.run.get("export failed") and not report.deliveries:
+        yield report.run["export failed"]
+
+
+def _deliveries(report):
+    """The table of artefacts, their names as links."""
+    if not report.deliveries:
+        return ""
+    header = [cell.format(metric=main_metric_of(report.deliveries)) for cell in ARTEFACT_HEADER]
+    rows = artefact_rows(report.deliveries)
+    links = [_link(report, artefact.path) for artefact in report.deliveries]
+    first = report.deliveries[0]
+    note = (
+        f"Each file was run by its own runtime on {first.num_samples:,} samples. "
+        "Same answer: share of the decisions that are the Keras model's. Difference: the largest, "
+        "relative to the largest output. Milliseconds: median and quartiles, in turns with the "
+        "teacher's file of the same format."
+    )
+    return f'{_table(header, rows, links=links)}<p class="note">{note}</p>'
+
+
+def _link(report, path):
+    """The way from the page to a file; a page that stands nowhere yet names the path."""
+    page = report.artefacts.get("report")
+    place = os.path.relpath(path, Path(page).parent) if page else path
+    return Path(place).as_posix()
+
+
+def _layers(report):
+    """Layers by what they cost before, the dearest first."""
+    layers = sorted(report.layers, key=lambda layer: -layer.macs)
+    return bars.render([(x.name, x.macs, x.kept) for x in layers], "MACs") if layers else ""
+
+
+def _channels(report):
+    groups = tables.final_groups(report)
+    return bars.render([(x.name, x.num_channels, x.kept) for x in groups], "kept") if groups else ""
+
+
+def _whole(report):
+    """Channel groups and layers that nothing was cut of, those with one reason in one row."""
+    rows = tables.whole_rows(report)
+    return _table(("what", "channels", "why"), rows, "left") if rows else ""
+
+
+def _terms(report):
+    rows = terms.rows(report.history)
+    header = ("term", "first epoch", "last epoch", "what it is")
+    return _table(header, rows, "left") if rows else ""
 
 
 def _plot(report, plot):
@@ -73,6 +159,10 @@ def _plot(report, plot):
     caption = escape(caption)
     image = f'<img src="data:image/svg+xml;base64,{data}" alt="{caption}">'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _details(title, content):
+    return f"<details><summary>{title}</summary>{content}</details>" if content else ""
 
 
 def _section(title, content):
@@ -88,11 +178,13 @@ def _pairs(header, mapping):
     return _table(header, rows, "left") if rows else ""
 
 
-def _table(header, rows, style=""):
+def _table(header, rows, style="", links=()):
+    """An HTML table; `links` are the addresses of the last cells of the rows."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows
-    )
+    cells = [[escape(cell) for cell in row] for row in rows]
+    for row, address in zip(cells, links, strict=False):
+        row[-1] = f'<a href="{escape(address)}">{row[-1]}</a>'
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in cells)
     return (
         f'<div class="scroll"><table class="{style}"><thead><tr>{head}</tr></thead>'
         f"<tbody>\n{body}</tbody></table></div>"

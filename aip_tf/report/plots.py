@@ -6,16 +6,33 @@ import io
 from aip_tf.report import tables
 
 DARK, LIGHT, ACCENT = "#1d5b79", "#bcd7e3", "#d1603d"
+_INK, _LINE = "#222222", "#888888"
+_SERIES = ("1d5b79", "d1603d", "5f9e6e", "8a6bb0", "c9a227", "555555")
+# What is drawn in a color on white, and the color that replaces it on black.
+_BY_NIGHT = {
+    _INK: "#dddddd",
+    _LINE: "#999999",
+    **dict(
+        zip(
+            (f"#{color}" for color in _SERIES),
+            ("#6fb3d6", "#f08c6c", "#8fd0a0", "#b79bdc", "#e6c74f", "#aaaaaa"),
+            strict=True,
+        )
+    ),
+}
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: smaller, and in the reader's font
     "svg.hashsalt": "aip_tf",  # the same report always gives the same page
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
-    "axes.prop_cycle": "cycler('color', ['1d5b79','d1603d','5f9e6e','8a6bb0','c9a227','555555'])",
+    "axes.edgecolor": _LINE,
+    "axes.prop_cycle": f"cycler('color', {list(_SERIES)})",
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
 }
-_MOST_NAMES = 48
 
 
 def accuracy_over_epochs(report) -> str | None:
@@ -28,7 +45,7 @@ def accuracy_over_epochs(report) -> str | None:
         _plot_logs(axes, report, names)
         teacher = report.teacher.metrics.get(metric)
         if teacher is not None:
-            axes.axhline(teacher, color="#888888", linewidth=1, linestyle=":", label="teacher")
+            axes.axhline(teacher, color=_LINE, linewidth=1, linestyle=":", label="teacher")
         _mark_cuts(axes, report)
         _label(axes, metric)
     return figure.svg
@@ -50,27 +67,64 @@ def losses_over_epochs(report) -> str | None:
     return figure.svg
 
 
-def widths_before_and_after(report) -> str | None:
-    """Returns the channels of every group, original behind kept; None without groups."""
-    groups = tables.final_groups(report)
-    if not groups:
+def quality_against_macs(report) -> str | None:
+    """Returns the main metric against MACs, from the teacher over every round; None without one."""
+    metric = tables.main_metric(report)
+    steps = [("teacher", report.teacher.macs, None, report.teacher.metrics.get(metric))]
+    for record in report.rounds:
+        after = record.metrics_after or {}
+        before = record.metrics_before.get(metric)
+        steps.append((f"{record.round}", record.macs, before, after.get(metric)))
+    steps = [step for step in steps if step[3] is not None]
+    if len(steps) < 2:
         return None
-    places = range(len(groups))
     with _figure() as (figure, axes):
-        original = [group.num_channels for group in groups]
-        axes.bar(places, original, width=0.8, color=LIGHT, label="original")
-        kept = [group.kept for group in groups]
-        axes.bar(places, kept, width=0.8, color=DARK, label="kept")
-        axes.set_ylabel("channels")
-        axes.margins(x=0.01)
-        if len(groups) <= _MOST_NAMES:
-            names = [_short_name(group.name) for group in groups]
-            axes.set_xticks(places, names, rotation=90, fontsize=7)
-        else:
-            axes.set_xticks([])
-            axes.set_xlabel(f"{len(groups)} channel groups, from input to output")
-        axes.legend(frameon=False, loc="upper left", ncols=2)
+        axes.plot([x[1] for x in steps], [x[3] for x in steps], marker="o", ms=4, label="recovered")
+        cuts = [x for x in steps if x[2] is not None]
+        axes.plot(
+            [x[1] for x in cuts], [x[2] for x in cuts], "v", ms=4, label="right after the cut"
+        )
+        for name, macs, _, quality in steps:
+            place = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(name, (macs, quality), fontsize=8, **place)
+        axes.margins(x=0.08, y=0.15)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter(_short_number)
+        _label(axes, metric, "MACs for one sample")
     return figure.svg
+
+
+def quality_against_latency(report) -> str | None:
+    """Returns every artefact's metric against its milliseconds, the teacher's too."""
+    timed = [x for x in report.deliveries if x.latency and x.quality is not None]
+    if not timed:
+        return None
+    with _figure() as (figure, axes):
+        for artefact in timed:
+            metrics = artefact.teacher.get("metrics", {})
+            points = [(artefact.latency["median"], artefact.quality)]
+            if artefact.main_metric in metrics and artefact.teacher["latency"]:
+                before = artefact.teacher["latency"]["median"], metrics[artefact.main_metric]
+                points.insert(0, before)
+            (line,) = axes.plot(*zip(*points, strict=True), label=artefact.format, linewidth=1)
+            color = line.get_color()
+            axes.plot(*points[-1], "o", ms=5, color=color)
+            if len(points) == 2:
+                axes.plot(*points[0], "o", ms=5, color=color, fillstyle="none")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(lambda value, _: "")
+        axes.margins(0.1)
+        _label(axes, timed[0].main_metric, "milliseconds for one inference")
+    return figure.svg
+
+
+def _short_number(value, _):
+    """1,500,000 as "1.5M"."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
 
 
 class _Svg:
@@ -89,12 +143,25 @@ def _figure():
 
     holder = _Svg()
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+        figure = Figure(figsize=(4.4, 3.0), layout="constrained")
         yield holder, figure.add_subplot()
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
-    holder.svg = text[text.index("<svg") :]
+    holder.svg = _with_night(text[text.index("<svg") :])
+
+
+def _with_night(svg):
+    """The drawing with colors that follow the reader's preference, light or dark."""
+    names = {color: f"--c{number}" for number, color in enumerate(_BY_NIGHT)}
+    for color, name in names.items():
+        svg = svg.replace(color, f"var({name})")
+    day = "".join(f"{name}:{color};" for color, name in names.items())
+    night = "".join(f"{names[color]}:{other};" for color, other in _BY_NIGHT.items())
+    style = f"svg{{{day}}}@media(prefers-color-scheme:dark){{svg{{{night}}}}}"
+    style += "@media print{svg{" + day + "}}"
+    start = svg.index(">") + 1
+    return f"{svg[:start]}<style>{style}</style>{svg[start:]}"
 
 
 def _plot_logs(axes, report, names):
@@ -109,11 +176,12 @@ def _plot_logs(axes, report, names):
             axes.plot(*zip(*points, strict=True), label=name, linewidth=1.5, marker=marker, ms=3)
 
 
-def _label(axes, name):
-    axes.set_xlabel("epoch")
+def _label(axes, name, below="epoch"):
+    axes.set_xlabel(below)
     axes.set_ylabel(name)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.figure.legend(frameon=False, loc="outside right upper", fontsize=8)
+    if below == "epoch":
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.figure.legend(frameon=False, loc="outside upper center", fontsize=8, ncols=2)
 
 
 def _mark_cuts(axes, report):
@@ -130,7 +198,3 @@ def _mark_cuts(axes, report):
             fontsize=7,
             va="bottom",
         )
-
-
-def _short_name(name, length=24):
-    return name if len(name) <= length else "..." + name[3 - length :]

@@ -92,6 +92,59 @@ def gains(report) -> list[tuple[str, str]]:
     return rows
 
 
+def cards(report):
+    """(what, the student's, the teacher's, the change) of what counts, as texts."""
+    metric, teacher, student = main_metric(report), report.teacher, report.student
+    found = []
+    if metric in teacher.metrics and metric in student.metrics:
+        before, after = teacher.metrics[metric], student.metrics[metric]
+        change = points(report, before, after)
+        found.append((metric, f"{after:.4f}", f"teacher {before:.4f}", change))
+    artefact = representative(report)
+    if artefact is not None:
+        found += _cards_of(artefact)
+    for name in ("macs", "parameters"):
+        before, after = getattr(teacher, name), getattr(student, name)
+        title = {"macs": "MACs"}.get(name, name)
+        change = f"{_share(after, before)} kept, {_share(before - after, before)} removed"
+        found.append((title, f"{after:,}", f"teacher {before:,}", change))
+    return found
+
+
+def _cards_of(artefact):
+    latency, teacher = artefact.latency, artefact.teacher
+    if latency:
+        before = f"teacher {teacher['latency']['median']:.3g} ms" if teacher else ""
+        faster = artefact.speed_up
+        change = f"{faster['median']:.2f} times faster" if faster else ""
+        yield f"latency, {artefact.format}", f"{latency['median']:.3g} ms", before, change
+    before = f"teacher {teacher['num_bytes']:,}" if teacher else ""
+    change = f"{_share(artefact.num_bytes, teacher['num_bytes'])} kept" if teacher else ""
+    yield f"bytes, {artefact.format}", f"{artefact.num_bytes:,}", before, change
+
+
+def whole_rows(report):
+    """(names, channels or MACs, why) of what nothing was cut of, one row for each reason."""
+    groups = [x for x in final_groups(report) if x.reason and x.kept == x.num_channels]
+    rows = [_group_row(group)[:3] for group in _merge(groups)]
+    layers = [x for x in report.layers if x.reason]
+    known = {group.name for group in groups}
+    total = max(1, sum(x.kept for x in report.layers))
+    rows += [
+        (x.name, f"{_share(x.kept, total)} kept of the student's MACs", x.reason)
+        for x in layers
+        if x.name not in known
+    ]
+    return rows
+
+
+def _merge(groups):
+    by_reason = {}
+    for group in groups:
+        by_reason.setdefault(group.reason, []).append(group)
+    return [_merged(reason, members) for reason, members in by_reason.items()]
+
+
 def gained(report):
     """What a run gained, in a few words each: quality, MACs, bytes and milliseconds."""
     metric, teacher, student = main_metric(report), report.teacher, report.student
@@ -170,7 +223,7 @@ def group_rows(
     if most is None or len(groups) <= most:
         return [_group_row(group) for group in groups]
     rows = [_group_row(group) for group in groups if not group.reason]
-    whole = _merge_by_reason(group for group in groups if group.reason)
+    whole = list(map(_group_row, _merge(group for group in groups if group.reason)))
     room = max(2, most - len(whole))
     if len(rows) > room:
         left_out = len(rows) - room
@@ -244,20 +297,13 @@ def _group_row(group):
     return group.name, f"{group.kept:,} of {group.num_channels:,} kept", whole
 
 
-def _merge_by_reason(groups):
-    by_reason = {}
-    for group in groups:
-        by_reason.setdefault(group.reason, []).append(group)
-    return [_merged_row(reason, members) for reason, members in by_reason.items()]
-
-
-def _merged_row(reason, members):
+def _merged(reason, members):
+    """Groups that are kept whole for one reason, as one."""
     if len(members) == 1:
-        return _group_row(members[0])
+        return members[0]
     kept = sum(group.kept for group in members)
     total = sum(group.num_channels for group in members)
-    merged = GroupRecord(f"{members[0].name} and {len(members) - 1} more", total, kept, reason)
-    return _group_row(merged)
+    return GroupRecord(f"{members[0].name} and {len(members) - 1} more", total, kept, reason)
 
 
 def _shorten(reason):
