@@ -55,6 +55,11 @@ def test_what_a_rule_does_not_know_is_kept_whole_and_the_rest_is_cut(model):
     reasons = [g.reason for g in groups if {"it", "before"} & set(g.producers)]
     assert len(reasons) == 2
     assert all(r.startswith("it (") and "its channel rule does not know" in r for r in reasons)
+    layer = model.get_layer("it")
+    if getattr(layer, "lora_enabled", False):
+        assert all("`kernel`" not in r and "LoRA" in r for r in reasons)
+    else:
+        assert all(f"is quantized to {layer.quantization_mode}" in r for r in reasons)
     rng = np.random.default_rng(0)
     masks = laws.random_masks(groups, rng)
     cut = aip_tf.prune_channels(model, masks)

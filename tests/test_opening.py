@@ -211,6 +211,23 @@ def test_selections_and_criteria_work_on_a_subclassed_model():
     assert aip_tf.count_macs(cut) <= 0.5 * aip_tf.count_macs(model)
 
 
+def test_the_cut_of_a_composite_in_half_precision_is_proved():
+    class Cast(Block):
+        def build(self, shape):
+            self.gain = self.add_weight(shape=(8,), name="gain", initializer="normal")
+
+        def call(self, x):
+            return ops.cast(ops.cast(super().call(x), "float32"), x.dtype) * self.gain
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    keras.utils.set_random_seed(0)
+    model = holding(Cast(name="cast"))
+    keras.config.set_dtype_policy(before)
+    masks = half(graph := ChannelGraph(model))
+    assert check_cut(graph, graph.prune(masks), masks, IMAGES) <= 1e-5
+
+
 def test_a_frozen_variable_is_frozen_in_the_file_too(tmp_path):
     model = holding(OwnVariables(name="own"))
     model.get_layer("own").table.trainable = False
@@ -366,6 +383,25 @@ class Regularized(Block):
         return ops.matmul(super().call(x), self.mixing)
 
 
+class MovingAverage(Block):
+    def build(self, shape):
+        self.mean = self.add_weight(shape=(8,), name="mean", trainable=False)
+
+    def call(self, x, training=None):
+        x = super().call(x)
+        if training:
+            self.mean.assign(0.9 * self.mean + 0.1 * ops.mean(x, (0, 1, 2)))
+        return x - self.mean
+
+
+class OnColumns(Block):
+    def build(self, shape):
+        self.column = self.add_weight(shape=(8, 1), name="column")
+
+    def call(self, x):
+        return super().call(x * self.column[:, 0])
+
+
 WHOLE = {
     ByMode: "training",
     FixedMode: "fixes `training`",
@@ -374,6 +410,8 @@ WHOLE = {
     Noise: "chance",
     OfTensorFlow: "symbolic tensors",
     Regularized: "OrthogonalRegularizer",
+    MovingAverage: "assigns to the variable 'closed/mean'",
+    OnColumns: "of shape (8, 1), and only its last axis",
 }
 
 

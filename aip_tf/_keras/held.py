@@ -6,6 +6,7 @@ import math
 
 import keras
 from keras import ops
+from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 _NO_OPERATORS = {"__init__", "__init_subclass__", "__new__", "__repr__", "__class__"}
 
@@ -44,29 +45,35 @@ def symbolic_class(cls):
         if name.startswith("__") and name not in _NO_OPERATORS and callable(method)
     }
     settings = {"record_history": True, "sparse": False, "ragged": False}
-    members = operators | settings | {"__module__": cls.__module__}
+    members = operators | settings | {"__module__": cls.__module__, "assign": _assign}
     return type(cls)(cls.__name__, (cls, keras.KerasTensor), members)
 
 
-def hold(held, x, shape):
+def _assign(variable, value):
+    """Tell the scope around; `value` may be a symbol."""
+    get_stateless_scope().add_update((variable, value))
+    return value
+
+
+def hold(held, x, shape, dtype=None):
     """What stands for `held` in a copy that loads without us: a Dense layer that reads a one.
 
     Args:
         held: a `Held`.
         x: a symbolic tensor to hang it on; its values do not matter.
         shape: shape of the variable that is left.
+        dtype: the floating type in which the copy computes; None: that of the owner.
 
     Returns:
         The Dense layer, whose kernel (1, size) holds the values, and its output of `shape`.
     """
-    dtype = held.variable.dtype
-    is_floating = "float" in dtype
+    is_floating = "float" in held.variable.dtype
     # A kernel is no integer: half precision would round those that do not fit.
-    policy = held.dtype_policy if is_floating else keras.DTypePolicy("float32")
+    policy = keras.dtype_policies.get(dtype or (held.dtype_policy if is_floating else "float32"))
     one = ops.cast(ops.ones_like(ops.sum(x)), policy.compute_dtype)
     dense = keras.layers.Dense(math.prod(shape), use_bias=False, name=held.name, dtype=policy)
     values = ops.reshape(dense(ops.reshape(one, (1, 1))), shape)
-    return dense, values if is_floating else ops.cast(values, dtype)
+    return dense, values if is_floating else ops.cast(values, held.variable.dtype)
 
 
 class Given(keras.Operation):

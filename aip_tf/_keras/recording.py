@@ -122,6 +122,12 @@ class Recording:
                 text = "its call draws random numbers"
             self.reasons.setdefault(id(layer), text)
 
+    def note_assigned(self, variable):
+        """A call changes a variable, which no graph does: its layer stays."""
+        if self._running:
+            text = f"its call assigns to the variable {variable.path!r}"
+            self.reasons.setdefault(id(self._running[-1]), text)
+
     def _graph(self, layer, args, kwargs, batch):
         args, kwargs, symbols = _placeholders(args, kwargs, batch)
         self._running.append(layer)
@@ -271,7 +277,7 @@ def _named_as(cls, new):
 
 
 class _Watch(keras.StatelessScope):
-    """A scope in which nothing is assigned, and every reading of a variable is noted."""
+    """A scope in which nothing is assigned, and all use of variables outside of leaves is noted."""
 
     def __init__(self, recording):
         super().__init__(initialize_variables=False)
@@ -280,6 +286,9 @@ class _Watch(keras.StatelessScope):
     def get_current_value(self, variable):
         self._recording.note_read(variable)
         return super().get_current_value(variable)
+
+    def add_update(self, update):
+        self._recording.note_assigned(update[0])
 
 
 @contextlib.contextmanager

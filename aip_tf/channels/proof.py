@@ -34,7 +34,8 @@ def prove_cut(graph, cut, keep_masks, inputs):
     wide = _widened(graph, inputs, error)
     smaller = _widened(ChannelGraph(cut, graph.input_shapes), inputs, error)
     doubled = tree.map_structure(_in_float64, inputs)
-    error = difference(wide.mask(keep_masks), smaller.model, doubled)
+    masked = wide.mask(_renamed(keep_masks, graph.groups, wide.groups))
+    error = difference(masked, smaller.model, doubled)
     if error <= TOLERANCE:
         return error
     raise ValueError(
@@ -43,6 +44,13 @@ def prove_cut(graph, cut, keep_masks, inputs):
         "not replaced. A layer with a wrong channel rule is the usual cause: keep it whole by "
         "`ignore=` in the selection, and please report it."
     )
+
+
+def _renamed(keep_masks, groups, others):
+    """Keep masks by the names of the same groups in a copy: another producer may be first there."""
+    names = {frozenset(g.producers): g.name for g in others if g.producers}
+    found = {g.name: names.get(frozenset(g.producers), g.name) for g in groups}
+    return {found.get(name, name): mask for name, mask in keep_masks.items()}
 
 
 def _widened(graph, inputs, error):

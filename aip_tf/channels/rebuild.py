@@ -124,7 +124,7 @@ class _Rebuild:
         variable = held.variable
         masks = self._masks(variable)
         shape = [len(masks[a]) if a in masks else s for a, s in enumerate(variable.shape)]
-        dense, output = _keras.hold(held, x, tuple(shape))
+        dense, output = _keras.hold(held, x, tuple(shape), self._dtype)
         _keras.rename(dense, name)
         dense.kernel.regularizer = variable.regularizer
         held.trainable = variable.trainable  # a file keeps the flag of a layer, not of a variable
@@ -151,7 +151,11 @@ class _Rebuild:
 
     def _changes(self, operation):
         """What the cut changes in the configuration of an operation: `{key: value}`."""
-        return self._tracer.edited(operation, self._kept)
+        changes = self._tracer.edited(operation, self._kept)
+        is_layer = isinstance(operation, keras.layers.Layer)
+        if self._dtype and not is_layer and "float" in str(getattr(operation, "dtype", None)):
+            changes["dtype"] = self._dtype  # as of a Cast to the type of a layer
+        return changes
 
     def _new_layer(self, layer):
         changes = self._changes(layer)

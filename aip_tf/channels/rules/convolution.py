@@ -192,7 +192,9 @@ def held(call, x):
         call.known(variable)
         why = "one number for all channels"
         if variable.ndim and math.prod(variable.shape) > 1:
-            why = f"a variable of shape {variable.shape}: one number for all on its last axis"
+            why = (
+                f"a variable of shape {variable.shape}, and only its last axis could hold channels"
+            )
         y = call.pinned(call.shape, f"{call.path} is {why}")
     else:
         ids = call.new(variable.shape[-1])

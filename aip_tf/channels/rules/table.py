@@ -114,15 +114,22 @@ def _apply(rule, call, *args, **kwargs):
     strange = _unknown_variables(call)
     if strange:
         reason = f"{call.label} has {_listed(strange)}, which its channel rule does not know"
-        if any(name.startswith("lora") for name in strange):
-            reason += (
-                " (LoRA: to merge it, `save_weights`, then `load_weights` into the same model "
-                "without `enable_lora`)"
-            )
+        reason += _remedy(call.operation, strange)
         call.keep(reason)
         for x in tree.flatten(outputs):
             call.pin(x, reason)
     return outputs
+
+
+def _remedy(layer, names):
+    """What to do about the mode that brought a layer its strange variables."""
+    if any(name.startswith("lora") for name in names):
+        return (
+            " (LoRA: to merge it, `save_weights`, then `load_weights` into the same model without "
+            "`enable_lora`)"
+        )
+    mode = layer.quantization_mode
+    return f" (it is quantized to {mode}: cut the model before it is quantized)" if mode else ""
 
 
 def _unknown_variables(call):
@@ -131,7 +138,8 @@ def _unknown_variables(call):
     if not call.declares or not isinstance(layer, keras.layers.Layer):
         return []
     known = call.known_variables | {id(v) for v in _keras.random_states(layer)}
-    return [v.name for v in layer.variables if id(v) not in known and math.prod(v.shape) > 1]
+    names = [v.name for v in layer.variables if id(v) not in known and math.prod(v.shape) > 1]
+    return [n for n in names if n.startswith("lora")] or names
 
 
 def _listed(names):
