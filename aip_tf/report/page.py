@@ -5,7 +5,7 @@ import os
 from html import escape
 from pathlib import Path
 
-from aip_tf.report import bars, pictures, plots, tables, terms
+from aip_tf.report import bars, metrics, pictures, plots, tables, terms
 from aip_tf.report.artefacts import ARTEFACT_HEADER, artefact_rows, main_metric_of
 
 _STYLE = """
@@ -66,6 +66,7 @@ def render(report) -> str:
         f'<div class="charts">{charts}</div>' if charts else "",
         _section("Pictures", pictures.render(report.pictures, report.run.get("class names", ()))),
         _section("Rounds", _table(header, tables.round_rows(report))),
+        _section("Metrics", _metrics(report)),
         _section("What every layer computes", _layers(report)),
         _section("Channels", _channels(report)),
         _section("Kept whole, and why", _whole(report)),
@@ -83,6 +84,11 @@ def render(report) -> str:
         + "\n".join(filter(None, body))
         + "\n</body></html>\n"
     )
+
+
+def _metrics(report):
+    rows = metrics.rows(report)
+    return rows and _table(metrics.header(report), rows)
 
 
 def _cards(report):

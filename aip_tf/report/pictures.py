@@ -4,8 +4,8 @@ from html import escape
 
 STYLE = """
 .pictures{display:grid;gap:.5rem}
-.pictures b{font-size:.85rem;color:#1d5b79}
-.pictures svg{width:100%;border-radius:3px;background:#eee}
+.pictures b{font-size:.85rem;color:var(--blue)}
+.pictures svg{width:100%;border-radius:3px;background:var(--line)}
 .pictures text{font:600 5px system-ui,sans-serif;fill:#fff}
 """
 _COLORS = ("#d1603d", "#1d5b79", "#2f7d46", "#8a4fa3", "#a67c00", "#b3264f", "#3d6cc9", "#4f5b66")
