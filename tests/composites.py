@@ -146,4 +146,5 @@ class Whole(keras.Model):
     def call(self, images, training=None):
         found = self.body(self.stem(images, training=training), training=training)
         first, *rest = found if isinstance(found, list | tuple) else [found]
-        return [self.head(ops.gelu(first)), *rest]
+        answer = self.head(ops.gelu(first))
+        return [answer, *rest] if rest else answer
