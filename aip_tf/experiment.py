@@ -27,7 +27,7 @@ from aip_tf.deploy.proof import digest
 from aip_tf.distribution import STRATEGIES, is_chief, strategy_from
 from aip_tf.recovery import recovery_from
 from aip_tf.run_state import replace
-from aip_tf.saving import save_report
+from aip_tf.saving import check_saving, save_report
 from aip_tf.schedules import list_cuts
 from aip_tf.task import Task
 from aip_tf.text import when
@@ -93,7 +93,7 @@ def run(
             network = _untrained(teacher, run_dir, overwrite)
             images = data(**_accepted(data, model=network))
             _log.info("Data: %s.", images.describe())
-            check = functools.partial(_check, images=images, prune=prune)
+            check = functools.partial(_check, images=images, prune=prune, run_dir=run_dir)
             if network is None:
                 network = _trained(teacher, images, seed, run_dir, overwrite, check)
             else:
@@ -126,7 +126,7 @@ def check_start(strategy, seed):
         raise ValueError(f"Received seed={seed!r}. Expected an integer from 0 to 2**32 - 1.")
 
 
-def _check(network, images, prune=None):
+def _check(network, images, prune=None, run_dir=None):
     """Whether a network, trained or not, fits the data, and what `prune` is told fits both."""
     _check_types(network, images)
     try:
@@ -138,7 +138,7 @@ def _check(network, images, prune=None):
     if prune is not None:
         options = _accepted(prune, check_only=True)
         if options:
-            prune(network, images.train, images.test, **options)
+            prune(network, images.train, images.test, run_dir=run_dir, **options)
 
 
 def _check_types(network, images):
@@ -339,7 +339,8 @@ def plan(network, data, schedule=0.5, selection="macs", criterion="l1", recovery
         with failures.checking("`prune` cannot work with what it is given"):
             _check(network, images)
             data = images.train, images.test
-            Assignment(network, *data, schedule, selection, criterion, recovery)
+            told = Assignment(network, *data, schedule, selection, criterion, recovery)
+            check_saving(told.graph.prune({}), told.inputs)
     sizes = {"macs": count_macs(network), "parameters": count_parameters(network)}
     name = selection if isinstance(selection, str) else type(selection).__name__
     lines = [

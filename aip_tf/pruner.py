@@ -13,7 +13,7 @@ from aip_tf.distribution import is_chief
 from aip_tf.progress import Progress
 from aip_tf.recovery import Recovery, recalibrate
 from aip_tf.run_state import RunState, Status, replace
-from aip_tf.saving import read_report, save_report, save_student
+from aip_tf.saving import check_saving, read_report, save_report, save_student
 from aip_tf.training import Best, train, trained_variables
 
 _log = logging.getLogger("aip_tf")
@@ -80,6 +80,8 @@ def prune(
         assignment = Assignment(
             model, train_data, validation_data, schedule, selection, criterion, recovery
         )
+        if run_dir is not None:
+            check_saving(assignment.graph.prune({}), assignment.inputs)
     if check_only:
         return None
     with files.Lock(run_dir if is_chief() else None):

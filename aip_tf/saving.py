@@ -1,6 +1,10 @@
 """What a complete run hands over: the student, loaded back and compared (law 6), and the report."""
 
 import logging
+import re
+import tempfile
+import textwrap
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,6 +18,70 @@ from aip_tf.run_state import replace
 _log = logging.getLogger("aip_tf")
 
 _TOLERANCE = 1e-4  # of the largest output; the same weights in the same layers differ by rounding
+# What Keras says where a file needs a class or a function of the user's, or his consent.
+_CUSTOM = re.compile("Could not locate|cannot be imported|is a custom class|safe_mode=False")
+_REMEDY = (
+    "Without a run_dir nothing is written: the student can be pruned all the same, and its weights "
+    "can be saved by `save_weights`."
+)
+
+
+def check_saving(model, inputs):
+    """Law 6 before anything trains: a file of `model` can be written and loaded, and is the model.
+
+    Args:
+        model: a `keras.Model` of the layers that the student will have.
+        inputs: a batch of inputs.
+
+    Raises:
+        ValueError: if it cannot be; names the layer that Keras cannot write down.
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> check_saving(model, np.ones((2, 4), "float32"))
+    """
+    if _keras.is_multi_worker(tf.distribute.get_strategy()):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "student.keras"
+        obstacle = _failure(lambda: model.save(path))
+        if obstacle is not None:
+            raise ValueError(_unwritten(model, obstacle))
+        _check(path, model, inputs)
+
+
+def _failure(action):
+    """What an action of Keras' raises because of what it is given; None if it succeeds."""
+    try:
+        action()
+    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        return error
+    except OSError as error:
+        if error.errno is not None:  # the disk's, not that of source code that is not there
+            raise
+        return error
+    return None
+
+
+def _unwritten(model, obstacle):
+    failed = {
+        layer.name: (len(_keras.all_layers(layer)), failure)
+        for layer in _keras.all_layers(model)
+        if (failure := _failure(lambda x=layer: keras.saving.serialize_keras_object(x)))
+    }
+    name, (_, failure) = min(
+        failed.items(), key=lambda x: x[1][0], default=(model.name, (0, obstacle))
+    )
+    return (
+        f"The layer {name!r} cannot be written to a file: {_brief(failure)}. Expected what Keras "
+        "can write down, as functions with `@keras.saving.register_keras_serializable()` instead "
+        f"of a `functools.partial` or a lambda. {_REMEDY}"
+    )
+
+
+def _brief(error):
+    """What a message of Keras' comes to; the configurations that it prints are left out."""
+    cause = str(error).rsplit("Exception encountered:", 1)[-1].split("onfig=")[0]
+    return textwrap.shorten(cause, 300, placeholder=" ...").strip(" .:")
 
 
 def save_student(path, student, inputs, recovery):
@@ -55,11 +123,7 @@ def _check(path, student, inputs):
     loaded = _load(path)
     if loaded is None:
         return
-    answers = [keras.tree.flatten(model(inputs, training=False)) for model in (student, loaded)]
-    for expected, found in zip(*answers, strict=True):
-        expected, found = (
-            keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")) for x in (expected, found)
-        )
+    for expected, found in zip(*(_answers(m, inputs) for m in (student, loaded)), strict=True):
         size = np.max(np.abs(expected), initial=1e-9)
         if not np.allclose(expected, found, rtol=0, atol=_TOLERANCE * size, equal_nan=True):
             raise ValueError(
@@ -76,12 +140,16 @@ def _answers(model, inputs):
 
 
 def _load(path):
-    """What anyone would load; None where that takes classes or functions of the user's."""
+    """What anyone would load; None where that takes what is the user's: classes, consent."""
     try:
         return keras.saving.load_model(path)
-    except (TypeError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        _log.info("'%s' loads with custom_objects={...} only: %s", path, reason)
+    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        if _CUSTOM.search(str(error)) is None:
+            raise ValueError(
+                f"The student's file cannot be loaded again: {_brief(error)}. Expected layers that "
+                f"Keras makes anew from their `get_config`, with all their weights. {_REMEDY}"
+            ) from error
+        _log.info("'%s' loads with what is yours only: %s", path, _brief(error))
         return None
 
 
