@@ -272,6 +272,19 @@ def test_outputs_keep_their_structure(returned):
     assert check_cut(graph, graph.prune(masks), masks, x) <= 1e-5
 
 
+def test_a_variable_that_is_returned_is_no_constant():
+    class WithTable(Returning):
+        def __init__(self):
+            super().__init__(lambda z, x: (z, self.table))
+            self.table = self.add_weight(shape=(4,), name="table", initializer="ones")
+
+    model, x = WithTable(), np.ones((4, 5), "float32")
+    model(x)
+    copy = aip_tf.prune_channels(model, {})
+    assert check_copy(model, copy, x) <= 1e-6
+    assert len(copy.trainable_variables) == len(model.trainable_variables)
+
+
 def test_another_structure_of_outputs_is_another_model():
     model, x = Returning(lambda z, x: {"logits": z}), np.ones((4, 5), "float32")
     model(x)

@@ -92,24 +92,28 @@ class Recording:
             open_sizes(before, graph)
 
     def _hold_variables(self, layer, graph):
-        """Let a `Held` stand for each of the layer's own variables that its operations read."""
+        """Let a `Held` stand for each of the layer's own variables that is read or returned."""
         owned, held = {id(v) for v in own_variables(layer)}, {}
+
+        def stand_in(x):
+            if not isinstance(x, keras.Variable):
+                return x
+            if id(x) not in owned:
+                self.note_read(x, layer)
+            elif reason := _why_not_held(x):
+                self.reasons.setdefault(id(layer), reason)
+            elif id(x) not in held:
+                holder = Held(x, layer.dtype_policy)
+                held[id(x)] = holder(graph.inputs[0])
+                graph.add(holder._inbound_nodes[-1])
+            return held.get(id(x), x)
+
         for node in list(graph.nodes):
-            flat = tree.flatten((node.arguments.args, node.arguments.kwargs))
-            for variable in [x for x in flat if isinstance(x, keras.Variable)]:
-                if id(variable) not in owned:
-                    self.note_read(variable, layer)
-                elif reason := _why_not_held(variable):
-                    self.reasons.setdefault(id(layer), reason)
-                elif id(variable) not in held:
-                    holder = Held(variable, layer.dtype_policy)
-                    held[id(variable)] = holder(graph.inputs[0])
-                    graph.add(holder._inbound_nodes[-1])
-            if held:
-                args, kwargs = tree.map_structure(
-                    lambda x: held.get(id(x), x), (node.arguments.args, node.arguments.kwargs)
-                )
+            given = (node.arguments.args, node.arguments.kwargs)
+            if any(isinstance(x, keras.Variable) for x in tree.flatten(given)):
+                args, kwargs = tree.map_structure(stand_in, given)
                 node.arguments = SymbolicArguments(*args, **kwargs)
+        graph.outputs = tree.map_structure(stand_in, graph.outputs)
 
     def note_read(self, variable, layer=None):
         """A variable is read outside of a leaf: it would become a constant, so its reader stays."""

@@ -11,13 +11,14 @@ def prune_channels(model, keep_masks, input_shape=None):
     """A new model without the channels that the masks remove; `model` is not touched.
 
     A copy is the model: functions, regularizers, constraints and initializers travel as the objects
-    they are, registered for saving or not; arrays in them lose the removed channels. Names, weights
-    and their order, `trainable` flags at every level and dtype policies survive. Sequential stays
-    Sequential; every other model comes back as plain `keras.Model`. Layers made of layers become
-    nested Functional models of the layer's name, so the result loads without their classes. Nested
-    models that share a layer are dissolved ("outer_inner" is then what was "outer/inner"): Keras
-    loads no file in which two of them hold the same. Layers that are no part of the graph (an
-    augmentation used in `train_step`, a preprocessor) stay behind. The result is not compiled.
+    they are, registered for saving or not; arrays in them lose the removed channels. Names,
+    `trainable` flags at every level and dtype policies survive, and so does the order of weights,
+    unless a layer was opened or the model is subclassed: then it follows the graph, and
+    `set_weights` must not take one's list for the other's. Sequential stays Sequential; every
+    other model comes back as plain `keras.Model`. Layers made of layers become nested Functional
+    models of the layer's name, so the result loads without their classes. Layers that are no part
+    of the graph (an augmentation used in `train_step`, a preprocessor) and methods of the model's
+    class (a `train_step`) stay behind. The result is not compiled.
 
     Args:
         model: a `keras.Model` or its `ChannelGraph`.
