@@ -8,6 +8,8 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "aip_tf/__init__.py").read_text())[1]
 
+ONNX = ["onnx>=1.23", "onnxruntime>=1.32", "tf2onnx>=1.17"]
+
 setup(
     name="aip_tf",
     version=VERSION,
@@ -35,8 +37,10 @@ setup(
         "tensorflow-model-optimization>=0.8.1",
     ],
     extras_require={
+        "onnx": ONNX,
         # ruff formats differently from one minor release to the next, hence the narrow range.
         "test": [
+            *ONNX,
             "hypothesis>=6.100",
             "keras-hub>=0.32",
             "pycocotools>=2.0.11",

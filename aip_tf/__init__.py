@@ -26,7 +26,7 @@ _MODULES = {
     "latency": ("measure_latency",),
     "losses": (),
     "pruner": ("Recovery", "prune"),
-    "report": ("PruningReport",),
+    "report": ("PruningReport", "compare_runs"),
     "schedules": (),
     "selection": ("select_channels",),
     "task": ("Task",),

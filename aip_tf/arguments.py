@@ -3,6 +3,7 @@
 A kind says what it accepts, and says it in words. Numbers of numpy are numbers.
 """
 
+import inspect
 import math
 import numbers
 from typing import NamedTuple
@@ -87,6 +88,16 @@ def check(kinds, values):
         if not kind.accepts(values[name]):
             raise ValueError(f"Received {name}={shown(values[name])}. Expected {kind.expected}.")
     return {name: _plain(values[name]) for name in kinds}
+
+
+def accepted(function, **arguments):
+    """Those of the arguments that a function takes, by name.
+
+    >>> accepted(lambda model: None, model=1, data=2)
+    {'model': 1}
+    """
+    wanted = inspect.signature(function).parameters
+    return {name: value for name, value in arguments.items() if name in wanted}
 
 
 def shown(value, most=_MOST):

@@ -29,6 +29,10 @@ A gin file describes an experiment: data, teacher, schedule of cuts, recovery, e
   aip_run --gin_file=gin/my_model.gin --gin_param='load_model.source = "model.keras"' \\
       --gin_param='image_folder.directory = "photos"'
 
+  Runs that are complete, beside each other, and on a page comparison.html:
+
+  aip_run --compare runs/digits runs/digits_1
+
 The same command again goes on where the run stopped; a finished run is only reported.
 Ctrl-C, or SIGTERM, ends after the batch at hand, when what is finished is saved; a second Ctrl-C
 ends at once. Exit codes: 0 done, 1 the run failed, 2 the command or the configuration is wrong,
@@ -52,9 +56,28 @@ def main(arguments=None):
     if options.help:
         print(f"{HELP}\nFlags:\n{_flags_help(options)}")
         return 0
+    if options.compare:
+        return _compare(unexpected, options.run_dir)
     if unexpected or not options.gin_file:
         return _fail(_usage_error(unexpected), code=2)
     return _guarded(options, arguments)
+
+
+def _compare(folders, place):
+    """Print the table of several runs and write their page, in `place` or where they all are."""
+    from aip_tf import files
+    from aip_tf.report import compare_runs
+
+    try:
+        comparison = compare_runs(folders)
+        around = os.path.commonpath([os.path.dirname(os.path.abspath(x)) for x in folders])
+        page = files.expand(place or around) / "comparison.html"
+        files.write_text(page, comparison.to_html())
+    except ValueError as error:
+        return _fail(str(error), code=2)
+    print(comparison.render())
+    print(f"\n{page}")
+    return 0
 
 
 def _flags():
@@ -86,6 +109,7 @@ def _flags():
             False,
             "Do anew what differs from the run in run_dir, which is refused otherwise",
         ),
+        (flags.DEFINE_boolean, "compare", False, "Compare the run directories that are named"),
         (flags.DEFINE_boolean, "verbose", False, "Show the terms of the loss after every epoch"),
         (flags.DEFINE_boolean, "traceback", False, "Show Python's traceback with an error"),
     ):
@@ -101,6 +125,7 @@ def _flags_help(options):
         "run_dir",
         "dry_run",
         "overwrite",
+        "compare",
         "verbose",
         "traceback",
         "help",

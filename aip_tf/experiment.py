@@ -17,15 +17,16 @@ import keras
 
 from aip_tf import criteria, failures, files, identity
 from aip_tf import selection as selections
+from aip_tf.arguments import accepted
 from aip_tf.assignment import Assignment
 from aip_tf.cost import count_macs, count_parameters, summary
 from aip_tf.datasets import Data
 from aip_tf.datasets.adapt import first_batch
 from aip_tf.datasets.passes import counted
-from aip_tf.deploy import Artefact, ExportError
-from aip_tf.deploy.proof import digest
+from aip_tf.deploy import stage
 from aip_tf.distribution import STRATEGIES, is_chief, strategy_from
 from aip_tf.recovery import recovery_from
+from aip_tf.report import ModelRecord, PruningReport
 from aip_tf.run_state import replace
 from aip_tf.saving import check_saving, save_report
 from aip_tf.schedules import list_cuts
@@ -67,7 +68,9 @@ def run(
             that is handed `data` and `checkpoint_dir` (`train_teacher`).
         data: function that returns a `datasets.Data`. If it takes `model`, it is handed the
             network, unless that is still to be trained (`image_folder` reads the size from it).
-        prune: `aip_tf.prune`, everything bound but model, data, run_dir and overwrite.
+            None where nothing is pruned: then files are compared on random samples.
+        prune: `aip_tf.prune`, everything bound but model, data, run_dir and overwrite; None: the
+            network is exported as it is.
         export: `aip_tf.export_model`, with its formats bound, or a function like it; None for no
             export.
         strategy: "none", "mirrored" (the GPUs of this machine) or "multi_worker" (TF_CONFIG).
@@ -84,6 +87,8 @@ def run(
         ValueError: for an unknown strategy; and whatever the parts raise.
     """
     check_start(strategy, seed)
+    if data is None and prune is not None:
+        raise ValueError("Received data=None. Expected data to prune with, or prune=None as well.")
     run_dir = files.expand(run_dir)
     strategy = strategy_from(strategy)  # before anything else touches TensorFlow
     is_writer = is_chief(strategy)
@@ -91,8 +96,8 @@ def run(
         keras.utils.set_random_seed(seed)
         with strategy.scope():
             network = _untrained(teacher, run_dir, overwrite)
-            images = data(**_accepted(data, model=network))
-            _log.info("Data: %s.", images.describe())
+            images = None if data is None else data(**accepted(data, model=network))
+            _log.info("Data: %s.", "none" if images is None else images.describe())
             check = functools.partial(_check, images=images, prune=prune, run_dir=run_dir)
             if network is None:
                 network = _trained(teacher, images, seed, run_dir, overwrite, check)
@@ -101,11 +106,18 @@ def run(
                 replace(run_dir / "teacher.keras", network.save)
             if is_writer and configuration:  # only now is there something worth a claim
                 files.write_text(run_dir / CONFIG_FILE, configuration)
-            options = _accepted(prune, overwrite=overwrite)
-            student, report = prune(network, images.train, images.test, run_dir=run_dir, **options)
-        paths = {"student": run_dir / "student.keras", "report": run_dir / "report.html"}
+            if prune is None:
+                student, report = network, _uncut(network)
+            else:
+                again = accepted(prune, overwrite=overwrite)
+                student, report = prune(network, *_sides(images), run_dir=run_dir, **again)
+        paths = {"report": run_dir / "report.html"}
+        if prune is not None:
+            paths = {"student": run_dir / "student.keras", **paths}
         if is_writer:
-            delivery = _deliver(export, student, network, images, configuration, run_dir)
+            original = None if prune is None else network
+            facts = {"configuration": configuration}
+            delivery = stage.deliver(export, student, original, images, run_dir, facts)
             paths |= {artefact.format: Path(artefact.path) for artefact in delivery.artefacts}
             report = _completed(report, paths, delivery, images, seed, configuration)
             save_report(run_dir / "report.json", report)
@@ -126,9 +138,28 @@ def check_start(strategy, seed):
         raise ValueError(f"Received seed={seed!r}. Expected an integer from 0 to 2**32 - 1.")
 
 
+def _sides(images):
+    return images.train, images.test
+
+
+def _uncut(network):
+    """The report of a network that is exported as it is."""
+    record = ModelRecord(_macs(network), count_parameters(network))
+    return PruningReport(teacher=record, student=record, run={"model": network.name})
+
+
+def _macs(network):
+    try:
+        return count_macs(network)
+    except ValueError:  # of open size
+        return 0
+
+
 def _check(network, images, prune=None, run_dir=None):
     """Whether a network, trained or not, fits the data, and what `prune` is told fits both."""
     _check_types(network, images)
+    if images is None:
+        return
     try:
         task = Task().read(network, first_batch(counted(images.train).dataset))
     except ValueError:
@@ -136,7 +167,7 @@ def _check(network, images, prune=None, run_dir=None):
     if task is not None:
         task.check_classes(images.num_classes, images.class_names)
     if prune is not None:
-        options = _accepted(prune, check_only=True)
+        options = accepted(prune, check_only=True)
         if options:
             prune(network, images.train, images.test, run_dir=run_dir, **options)
 
@@ -148,7 +179,7 @@ def _check_types(network, images):
             "is a function that returns one, and train_teacher.model is one, such as "
             "@digits_resnet()."
         )
-    if not isinstance(images, Data):
+    if not isinstance(images, Data | None):
         raise ValueError(
             f"Received {type(images).__name__} as the data. Expected datasets.Data: run.data is a "
             "function that returns it, such as @digits."
@@ -160,9 +191,9 @@ def _untrained(teacher, run_dir, overwrite):
 
     It is always built by that function, so that it may hold what no file does.
     """
-    if _accepted(teacher, data=None):
+    if accepted(teacher, data=None):
         return None
-    return teacher(**_accepted(teacher, checkpoint_dir=run_dir / "teacher", overwrite=overwrite))
+    return teacher(**accepted(teacher, checkpoint_dir=run_dir / "teacher", overwrite=overwrite))
 
 
 def _trained(teacher, data, seed, run_dir, overwrite, check):
@@ -177,7 +208,7 @@ def _trained(teacher, data, seed, run_dir, overwrite, check):
         "overwrite": overwrite,
         "check": check,
     }
-    arguments = _accepted(teacher, **at_hand)
+    arguments = accepted(teacher, **at_hand)
     path, inputs = run_dir / "teacher.keras", _inputs(teacher, data, seed)
     if "checkpoint_dir" in arguments:
         network = teacher(**arguments)
@@ -218,82 +249,23 @@ def _cached_teacher(make, path, inputs, overwrite):
     return network
 
 
-@dataclasses.dataclass(frozen=True)
-class _Delivered:
-    """The `Artefact`s of a run, and what went wrong in words; as a record on disk."""
-
-    inputs: dict
-    artefacts: tuple = ()
-    failure: str = ""
-
-    @classmethod
-    def read(cls, path, inputs):
-        """What an earlier process delivered of the same inputs, if it is whole; else None."""
-        saved = _read(path)
-        if not saved or saved["inputs"] != inputs:
-            return None
-        artefacts = tuple(Artefact(**fields) for fields in saved["artefacts"])
-        is_whole = all(map(_is_whole, artefacts))
-        return cls(inputs, artefacts, saved["failure"]) if is_whole else None
-
-
-def _deliver(export, student, teacher, data, configuration, run_dir):
-    """Export the student, unless that was done of the same student in the same way.
-
-    Outside of any strategy's scope: what is exported runs on one device.
-    """
-    if export is None:
-        return _Delivered({})
-    record = run_dir / "export.json"
-    inputs = {
-        "student": identity.of_model(student),
-        "teacher": identity.of_model(teacher),
-        "function": identity.describe(inspect.unwrap(export)),
-        "configuration": configuration,
-    }
-    delivered = _Delivered.read(record, inputs)
-    if delivered is None:
-        delivered = _export(export, student, teacher, data, run_dir / "export", inputs)
-        if delivered.artefacts:  # else nothing was written, and the next start tries again
-            files.write_text(record, json.dumps(dataclasses.asdict(delivered), indent=1))
-    return delivered
-
-
-def _export(export, student, teacher, data, folder, inputs):
-    at_hand = {"check_data": data.test, "calibration_data": data.train, "teacher": teacher}
-    try:
-        made = export(student, folder, **_accepted(export, **at_hand))
-    except ExportError as error:
-        return _Delivered(inputs, error.report.artefacts, str(error))
-    except ValueError as error:  # nothing was written; the run itself is complete
-        return _Delivered(inputs, failure=str(error))
-    return _Delivered(inputs, made.artefacts)
-
-
-def _is_whole(artefact):
-    path = Path(artefact.path)
-    return path.exists() and digest(path) == artefact.sha256
-
-
 def _completed(report, paths, delivery, data, seed, configuration):
     """The report with what only the experiment knows."""
     facts = {"seed": seed, "configuration": configuration}
-    if data.class_names is not None:
+    if data is not None and data.class_names is not None:
         facts["class names"] = list(data.class_names)
     if delivery.failure:
         facts["export failed"] = delivery.failure
+    measured = [x.keras_metrics for x in delivery.artefacts if x.keras_metrics]
+    if measured and not report.rounds:  # of a network that was not cut nothing else is known
+        record = dataclasses.replace(report.student, metrics=measured[0])
+        report = dataclasses.replace(report, student=record)
     return dataclasses.replace(
         report,
         artefacts={name: str(path) for name, path in paths.items()},
         deliveries=delivery.artefacts,
         run={**report.run, **facts},
     )
-
-
-def _accepted(function, **arguments):
-    """Those of the arguments that a function takes."""
-    wanted = inspect.signature(function).parameters
-    return {name: value for name, value in arguments.items() if name in wanted}
 
 
 def _read(path):
@@ -354,10 +326,26 @@ def plan(network, data, schedule=0.5, selection="macs", criterion="l1", recovery
     return "\n".join(lines)
 
 
+def plan_export(network, data):
+    """Describe what `run` would export where nothing is pruned; arguments as for `plan`."""
+    images, missing = _available(data, network)
+    if images is not None:
+        _check(network, images)
+    return "\n".join(
+        [
+            missing or f"Data: {images.describe()}.",
+            f"Network {network.name}, {count_parameters(network):,} parameters, is exported as it "
+            "is: nothing is pruned.",
+        ]
+    )
+
+
 def _available(data, network):
     """The data and an empty text, or None and the reason."""
+    if data is None:
+        return None, "Data: none; files are compared on random samples."
     try:
-        return data(**_accepted(data, model=network)), ""
+        return data(**accepted(data, model=network)), ""
     except ValueError as error:
         return None, f"Data: not available. {error}"
 

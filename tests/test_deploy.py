@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import aip_tf
-from aip_tf import deploy
+from aip_tf import deploy, experiment
 from aip_tf.deploy import ExportError, export_model, samples, source
 from aip_tf.recovery import recalibrate
 
@@ -503,6 +503,24 @@ def test_a_mobilenet(tmp_path):
     assert whole.metrics == {} and whole.quality is None
 
 
+class Weights(deploy.KerasFile):
+    """A format of a user's own, whose name begins with that of another."""
+
+    name = "keras_own"
+    file_name = "own.keras"
+
+    def timed(self, path, feeds):
+        return lambda: None
+
+
+def test_a_format_of_one_s_own(tmp_path):
+    report = export_model(make_tiny(), tmp_path, ["keras", Weights()], runs=2)
+    assert (tmp_path / "own.keras").is_file()
+    own = report.artefacts[1]
+    assert own.format == "keras_own"
+    assert own.latency["median"] < report.artefacts[0].latency["median"] / 5
+
+
 @pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
 def test_metrics_of_several_outputs(tmp_path):
     image = keras.Input((4,), name="image")
@@ -518,3 +536,56 @@ def test_metrics_of_several_outputs(tmp_path):
     for name, value in expected.items():
         assert found.metrics[name] == pytest.approx(value, abs=1e-5), name
     assert found.agreement == 1.0
+
+
+# --- a run that only exports ---------------------------------------------------------------------
+
+
+CALLS = []  # out of sight: what a function closes over makes it another function
+
+
+def export_and_count(model, directory, check_data, teacher):
+    CALLS.append(teacher)
+    return export_model(model, directory, ["tflite"], check_data=check_data, runs=0)
+
+
+def test_a_network_is_exported_without_pruning_and_not_twice(digits, tmp_path):
+    student, data, _, _ = digits
+    CALLS.clear()
+    export = export_and_count
+
+    def run():
+        return experiment.run(lambda: student, lambda: data, None, export, run_dir=tmp_path)
+
+    outcome = run()
+    assert outcome.report.student.metrics["accuracy"] > 0.8
+    assert outcome.paths["tflite"] == tmp_path / "export" / "model.tflite"
+    assert '<a href="export/model.tflite">' in (tmp_path / "report.html").read_text()
+    assert run().report.deliveries == outcome.report.deliveries
+    assert CALLS == [None]
+    (tmp_path / "export" / "model.tflite").write_bytes(b"damaged")
+    run()
+    assert CALLS == [None, None]
+
+
+def test_a_failed_artefact_ends_a_run_whose_report_speaks_of_it(digits, tmp_path):
+    student, data, _, _ = digits
+
+    def export(model, directory, check_data, teacher):
+        limits = {"tflite": 0.0}
+        return export_model(
+            model, directory, ["tflite"], check_data=check_data, tolerances=limits, runs=0
+        )
+
+    for _ in range(2):  # the second start says the same
+        with pytest.raises(
+            ValueError, match=r"tolerance 0\. .*The rest is complete: .*report.html"
+        ):
+            experiment.run(lambda: student, lambda: data, None, export, run_dir=tmp_path)
+    assert "tflite failed. Its outputs differ" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "export" / "failed_model.tflite").is_file()
+
+
+def test_pruning_needs_data(tmp_path):
+    with pytest.raises(ValueError, match="data to prune with, or prune=None"):
+        experiment.run(make_tiny, None, aip_tf.prune, run_dir=tmp_path)

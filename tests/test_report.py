@@ -15,6 +15,7 @@ from aip_tf.report import (
     ModelRecord,
     PruningReport,
     RoundRecord,
+    compare_runs,
     describe_round,
 )
 
@@ -268,6 +269,38 @@ def test_layers_are_sorted_by_cost_and_terms_have_a_sentence():
     assert html.index("large: 30 of 90 MACs") < html.index("small: 5 of 10 MACs")
     assert "no rule for it" in html
     assert "How far the places that its feature maps attend to" in html
+
+
+def make_run(folder, report):
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text(report.to_json())
+    return folder
+
+
+def test_runs_are_compared_in_one_table_and_one_page(tmp_path):
+    worse = ModelRecord(2_000, 200, {"accuracy": 0.9})
+    first = make_run(tmp_path / "a" / "seed_0", make_delivered_report())
+    second = make_run(tmp_path / "b" / "seed_0", make_report(student=worse))
+    comparison = compare_runs([first, second / "report.json"])
+    header, _, one, two = comparison.render().splitlines()
+    assert header.split()[:3] == ["run", "accuracy", "change"]
+    assert one.split()[:4] == ["a/seed_0", "0.9723", "-0.77", "points"]
+    assert "2.00x (1.90 to 2.10)" in one and "1,000" in one
+    assert two.split()[:2] == ["b/seed_0", "0.9000"]
+    assert "12.5% kept" in two
+    macs, latency = images_of(comparison.to_html())
+    assert "a/seed_0" in macs and "b/seed_0" in macs
+    assert "a/seed_0" in latency and "b/seed_0" not in latency
+
+
+def test_what_is_no_run_is_not_compared(tmp_path):
+    with pytest.raises(ValueError, match="no run to compare"):
+        compare_runs([])
+    with pytest.raises(ValueError, match=r"in which there is no report\.json"):
+        compare_runs([tmp_path])
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(ValueError, match="no pruning report"):
+        compare_runs([tmp_path])
 
 
 def test_html_is_the_same_for_the_same_report():

@@ -139,6 +139,8 @@ def describe():
         network = gin.get_bindings(teacher.train_teacher)["model"] if trained else build()
         # As in `run`, data to train a teacher on are made before there is a network.
         data = (lambda: bound["data"]()) if trained else bound["data"]
+        if bound["prune"] is None:
+            return experiment.plan_export(network, data)
         return experiment.plan(network, data, **_pruning(experiment.plan))
 
 

@@ -145,7 +145,7 @@ def _expected(selector, argument, value):
     if parameter is None:  # one of **arguments
         return None
     if selector == RUN and parameter.default in (parameter.empty, None):
-        is_optional = parameter.default is None and value is None
+        is_optional = value is None and argument != "teacher"
         is_named = is_optional or (_is_reference(value) and not value.evaluate)
         return None if is_named else f"a function that is named and not called, such as @{argument}"
     if _is_reference(value):

@@ -279,7 +279,8 @@ class _Delivery:
     def compare(self, artefact, teacher):
         """The artefact, timed in turns with the teacher's, which may be None."""
         if self.runs:
-            format_ = next(x for x in self.formats if artefact.format.startswith(x.name))
+            named = {x.name + _size(asked): x for x in self.formats for asked in self.input_shapes}
+            format_ = named[artefact.format]
             artefact, teacher = proof.time_together(artefact, teacher, format_, self.runs)
         if teacher is None:
             return artefact

@@ -56,7 +56,7 @@ def render(report) -> str:
     """Returns the page: what was gained, files, charts, layers, channels, rounds, what ran."""
     metric = tables.main_metric(report)
     header = [name.format(metric=metric) for name in tables.ROUND_HEADER]
-    charts = "".join(filter(None, (_plot(report, plot) for plot in _PLOTS)))
+    charts = "".join(figure(draw(report), caption) for draw, caption in _PLOTS)
     body = [
         "<h1>Pruning report</h1>",
         f'<p class="note">{escape(tables.headline(report))}</p>',
@@ -65,7 +65,7 @@ def render(report) -> str:
         _section("Exported files", _deliveries(report)),
         f'<div class="charts">{charts}</div>' if charts else "",
         _section("Pictures", pictures.render(report.pictures, report.run.get("class names", ()))),
-        _section("Rounds", _table(header, tables.round_rows(report))),
+        _section("Rounds", table(header, tables.round_rows(report))),
         _section("Metrics", _metrics(report)),
         _section("What every layer computes", _layers(report)),
         _section("Channels", _channels(report)),
@@ -76,11 +76,16 @@ def render(report) -> str:
         _details("Files", _pairs(("name", "path"), report.artefacts)),
         _details("Configuration", _text(report.run.get("configuration"))),
     ]
+    return document("Pruning report", body)
+
+
+def document(title, body):
+    """A whole page out of pieces of HTML; empty ones are left out."""
     styles = _STYLE + bars.STYLE + pictures.STYLE
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
-        f"<title>Pruning report</title><style>{styles}</style></head>\n<body>\n"
+        f"<title>{title}</title><style>{styles}</style></head>\n<body>\n"
         + "\n".join(filter(None, body))
         + "\n</body></html>\n"
     )
@@ -88,7 +93,7 @@ def render(report) -> str:
 
 def _metrics(report):
     rows = metrics.rows(report)
-    return rows and _table(metrics.header(report), rows)
+    return rows and table(metrics.header(report), rows)
 
 
 def _cards(report):
@@ -122,7 +127,7 @@ def _deliveries(report):
         "relative to the largest output. Milliseconds: median and quartiles, in turns with the "
         "teacher's file of the same format."
     )
-    return f'{_table(header, rows, links=links)}<p class="note">{note}</p>'
+    return f'{table(header, rows, links=links)}<p class="note">{note}</p>'
 
 
 def _link(report, path):
@@ -146,18 +151,17 @@ def _channels(report):
 def _whole(report):
     """Channel groups and layers that nothing was cut of, those with one reason in one row."""
     rows = tables.whole_rows(report)
-    return _table(("what", "channels", "why"), rows, "left") if rows else ""
+    return table(("what", "channels", "why"), rows, "left") if rows else ""
 
 
 def _terms(report):
     rows = terms.rows(report.history)
     header = ("term", "first epoch", "last epoch", "what it is")
-    return _table(header, rows, "left") if rows else ""
+    return table(header, rows, "left") if rows else ""
 
 
-def _plot(report, plot):
-    draw, caption = plot
-    svg = draw(report)
+def figure(svg, caption):
+    """A drawing with its caption; "" for None."""
     if svg is None:
         return ""
     # As an image, not inline: the identifiers inside one SVG cannot clash with another's.
@@ -181,10 +185,10 @@ def _text(text):
 
 def _pairs(header, mapping):
     rows = [(name, str(value)) for name, value in mapping.items()]
-    return _table(header, rows, "left") if rows else ""
+    return table(header, rows, "left") if rows else ""
 
 
-def _table(header, rows, style="", links=()):
+def table(header, rows, style="", links=()):
     """An HTML table; `links` are the addresses of the last cells of the rows."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     cells = [[escape(cell) for cell in row] for row in rows]

@@ -111,12 +111,58 @@ def quality_against_latency(report) -> str | None:
             axes.plot(*points[-1], "o", ms=5, color=color)
             if len(points) == 2:
                 axes.plot(*points[0], "o", ms=5, color=color, fillstyle="none")
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.xaxis.set_minor_formatter(lambda value, _: "")
+        _log_axis(axes)
         axes.margins(0.1)
         _label(axes, timed[0].main_metric, "milliseconds for one inference")
     return figure.svg
+
+
+def runs_against_macs(reports) -> str | None:
+    """Returns the quality of several runs' students against the share of MACs that they keep."""
+    places = {
+        name: (report.student.macs / max(1, report.teacher.macs), _quality(report))
+        for name, report in reports.items()
+    }
+    return _scatter(places, _metrics(reports), "share of the MACs that is kept", is_log=False)
+
+
+def runs_against_latency(reports) -> str | None:
+    """Returns the quality of several runs' students against their milliseconds."""
+    places = {}
+    for name, report in reports.items():
+        artefact = tables.representative(report)
+        if artefact is not None and artefact.latency:
+            places[name] = artefact.latency["median"], _quality(report)
+    return _scatter(places, _metrics(reports), "milliseconds for one inference", is_log=True)
+
+
+def _metrics(reports):
+    return " or ".join(dict.fromkeys(map(tables.main_metric, reports.values())))
+
+
+def _quality(report):
+    return report.student.metrics.get(tables.main_metric(report))
+
+
+def _scatter(places, quality, cost, is_log):
+    places = {name: place for name, place in places.items() if place[1] is not None}
+    if not places:
+        return None
+    with _figure() as (figure, axes):
+        for name, place in places.items():
+            axes.plot(*place, "o", ms=6, label=name)
+        if is_log:
+            _log_axis(axes)
+        axes.margins(0.15)
+        _label(axes, quality, cost)
+    return figure.svg
+
+
+def _log_axis(axes):
+    """Powers of ten that are read as plain numbers."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: "")
 
 
 def _short_number(value, _):

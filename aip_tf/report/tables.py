@@ -4,6 +4,8 @@ from aip_tf.report.artefacts import (
     ARTEFACT_HEADER,
     artefact_rows,
     main_metric_of,
+    milliseconds,
+    times_faster,
 )
 from aip_tf.report.records import GroupRecord, ModelRecord, RoundRecord
 from aip_tf.text import text_table, when
@@ -38,7 +40,9 @@ def render(report) -> str:
         metric = main_metric_of(report.deliveries)
         header = [cell.format(metric=metric) for cell in ARTEFACT_HEADER]
         parts.append(text_table(header, artefact_rows(report.deliveries), align="<>>>>>>><"))
-    return "\n\n".join([*parts, f"Gained: {'; '.join(gained(report))}"])
+    if report.rounds:
+        parts.append(f"Gained: {'; '.join(gained(report))}")
+    return "\n\n".join(parts)
 
 
 def describe_round(teacher: ModelRecord, record: RoundRecord) -> str:
@@ -166,6 +170,29 @@ def gained(report):
                 f"({artefact.speed_up['median']:.2f} times faster)"
             )
     return words
+
+
+def run_row(report):
+    """The cells of one run among others: what its student is, does and takes."""
+    metric, teacher, student = main_metric(report), report.teacher, report.student
+    change = ""
+    if metric in teacher.metrics and metric in student.metrics:
+        change = points(report, teacher.metrics[metric], student.metrics[metric]).split(",")[0]
+    artefact = representative(report)
+    kept = [
+        f"{_share(getattr(student, name), getattr(teacher, name))} kept"
+        for name in ("macs", "parameters")
+    ]
+    return (
+        format_metric(student.metrics, metric),
+        change,
+        *kept,
+        f"{artefact.num_bytes:,}" if artefact else "",
+        milliseconds(artefact.latency) if artefact else "",
+        times_faster(artefact.speed_up) if artefact else "",
+        artefact.format if artefact else "",
+        f"{report.seconds:.0f}",
+    )
 
 
 def representative(report):

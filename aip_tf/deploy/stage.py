@@ -1,0 +1,90 @@
+"""The export of a run as a stage that is skipped where its output is there already."""
+
+import dataclasses
+import inspect
+import json
+from pathlib import Path
+
+from aip_tf import files, identity
+from aip_tf.arguments import accepted
+from aip_tf.deploy.delivery import ExportError
+from aip_tf.deploy.proof import digest
+from aip_tf.report.artefacts import Artefact
+
+
+@dataclasses.dataclass(frozen=True)
+class Delivered:
+    """What an export came to.
+
+    Attributes:
+        inputs: what it was made of, as plain values.
+        artefacts: the `Artefact`s.
+        failure: what went wrong, in words; empty if nothing did.
+    """
+
+    inputs: dict
+    artefacts: tuple = ()
+    failure: str = ""
+
+    @classmethod
+    def read(cls, path, inputs):
+        """What an earlier process delivered of the same inputs, if it is whole; else None."""
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # what cannot be read is made anew
+            return None
+        if saved["inputs"] != inputs:
+            return None
+        artefacts = tuple(Artefact(**fields) for fields in saved["artefacts"])
+        is_whole = all(map(_is_whole, artefacts))
+        return cls(inputs, artefacts, saved["failure"]) if is_whole else None
+
+
+def deliver(export, student, teacher, data, run_dir, facts):
+    """Export a student, unless that was done of the same student in the same way.
+
+    Outside of any strategy's scope: what is exported runs on one device.
+
+    Args:
+        export: a function like `export_model`, or None.
+        student, teacher: `keras.Model`s; `teacher` may be None.
+        data: a `datasets.Data`, or None.
+        run_dir: the files go to its folder `export`, what they were made of to `export.json`.
+        facts: dict of plain values, what else makes two exports the same.
+
+    Returns:
+        A `Delivered`.
+    """
+    if export is None:
+        return Delivered({})
+    record = run_dir / "export.json"
+    inputs = {
+        "student": identity.of_model(student),
+        "teacher": teacher and identity.of_model(teacher),
+        "function": identity.describe(inspect.unwrap(export)),
+        **facts,
+    }
+    delivered = Delivered.read(record, inputs)
+    if delivered is None:
+        delivered = _export(export, student, teacher, data, run_dir / "export", inputs)
+        if delivered.artefacts:  # else nothing was written, and the next start tries again
+            files.write_text(record, json.dumps(dataclasses.asdict(delivered), indent=1))
+    return delivered
+
+
+def _export(export, student, teacher, data, folder, inputs):
+    at_hand = {"teacher": teacher}
+    if data is not None:
+        at_hand |= {"check_data": data.test, "calibration_data": data.train}
+    try:
+        made = export(student, folder, **accepted(export, **at_hand))
+    except ExportError as error:
+        return Delivered(inputs, error.report.artefacts, str(error))
+    except ValueError as error:  # nothing was written; the run itself is complete
+        return Delivered(inputs, failure=str(error))
+    return Delivered(inputs, made.artefacts)
+
+
+def _is_whole(artefact):
+    path = Path(artefact.path)
+    return path.exists() and digest(path) == artefact.sha256

@@ -1,0 +1,100 @@
+"""Several runs beside each other: one table, and quality against cost and time."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from aip_tf.report import page, plots, tables
+from aip_tf.report.report import PruningReport
+from aip_tf.text import text_table
+
+_HEADER = (
+    "run",
+    "{metric}",
+    "change",
+    "MACs",
+    "parameters",
+    "bytes",
+    "milliseconds",
+    "faster",
+    "file",
+    "seconds",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunComparison:
+    """The reports of several runs, by name.
+
+    Attributes:
+        reports: `{name of the run: PruningReport}`, in the order given.
+    """
+
+    reports: dict[str, PruningReport]
+
+    def render(self) -> str:
+        """Returns a table: quality, MACs, parameters, bytes and milliseconds of every student."""
+        return text_table(self._header(), self._rows(), align="<>>>>>>><>")
+
+    def to_html(self) -> str:
+        """Returns the table and a chart of quality against MACs and milliseconds, as one page."""
+        drawings = (
+            (plots.runs_against_macs, "Quality against the MACs that are kept."),
+            (plots.runs_against_latency, "Quality against time, of one file of each run."),
+        )
+        charts = "".join(page.figure(draw(self.reports), text) for draw, text in drawings)
+        body = [
+            f"<h1>{len(self.reports)} runs</h1>",
+            page.table(self._header(), self._rows()),
+            f'<div class="charts">{charts}</div>',
+        ]
+        return page.document("Runs compared", body)
+
+    def _header(self):
+        metrics = dict.fromkeys(tables.main_metric(report) for report in self.reports.values())
+        return [cell.format(metric=" or ".join(metrics)) for cell in _HEADER]
+
+    def _rows(self):
+        return [(name, *tables.run_row(report)) for name, report in self.reports.items()]
+
+
+def compare_runs(folders) -> RunComparison:
+    """Put the reports of several runs beside each other.
+
+    Args:
+        folders: run directories, each with a `report.json`, or paths of such files.
+
+    Raises:
+        ValueError: for no folder, one without a report, or a report of another version.
+
+    >>> compare_runs(["runs/nothing"])
+    Traceback (most recent call last):
+    ValueError: Received 'runs/nothing', in which there is no report.json. Expected the run ...
+    """
+    folders = [Path(folder).expanduser() for folder in folders]
+    if not folders:
+        raise ValueError("Received no run to compare. Expected run directories: runs/a runs/b.")
+    return RunComparison({name: _read(x) for name, x in zip(_names(folders), folders, strict=True)})
+
+
+def _read(folder):
+    path = folder if folder.is_file() else folder / "report.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"Received '{folder}', in which there is no report.json. Expected the run directory "
+            "of a run that is complete: start that run again, or leave it out."
+        ) from error
+    try:
+        return PruningReport.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"Received '{folder}'. {error}") from error
+
+
+def _names(folders):
+    """The folders' names, with as much of the path as tells them apart."""
+    paths = [str(folder.parent if folder.name == "report.json" else folder) for folder in folders]
+    common = os.path.commonpath([os.path.abspath(path) for path in paths])
+    short = [os.path.relpath(os.path.abspath(path), common) for path in paths]
+    return [name if name != "." else Path(paths[0]).name for name in short]
