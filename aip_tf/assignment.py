@@ -82,7 +82,7 @@ class Assignment:
         task = self.recovery.task
         transfers = self.recovery.transfers
         if transfers is None:
-            transfers = default_transfers()
+            transfers = default_transfers(self.teacher, self.teacher)
         return {
             "model": f"{self.teacher.name} ({type(self.teacher).__name__})",
             "data": {k: v for k, v in self.identity.items() if k.endswith("data")},

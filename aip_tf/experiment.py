@@ -276,7 +276,7 @@ def _read(path):
         return None
 
 
-def planned_cuts(schedule=0.5, selection="macs", criterion="l1", recovery=None):
+def planned_cuts(schedule=0.5, selection="macs", criterion="reconstruction", recovery=None):
     """The cuts of a run, as `schedules.list_cuts` gives them, and its number of epochs.
 
     Raises:
@@ -288,7 +288,7 @@ def planned_cuts(schedule=0.5, selection="macs", criterion="l1", recovery=None):
     return list_cuts(schedule, epochs), epochs
 
 
-def plan(network, data, schedule=0.5, selection="macs", criterion="l1", recovery=None):
+def plan(network, data, schedule=0.5, selection="macs", criterion="reconstruction", recovery=None):
     """Describe what `run` would cut, and when, without training anything.
 
     Network, data and the arguments of `prune` are checked against each other as `run` does.

@@ -28,7 +28,7 @@ def prune(
     *,
     schedule=0.5,
     selection="macs",
-    criterion="l1",
+    criterion="reconstruction",
     recovery=None,
     run_dir=None,
     overwrite=False,
@@ -159,6 +159,8 @@ class _Loop:
         if self.is_inside:
             self.state.restore(trained_variables(game))
             self.is_inside = False
+        else:
+            game.balance(assignment.inputs)
         keeps_best = self.recovery.keep == "best" and status.round == len(assignment.cuts)
         train(
             game,

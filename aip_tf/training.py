@@ -19,7 +19,8 @@ def trained_variables(model):
     """
     networks = [getattr(model, "student", model), *getattr(model, "discriminators", ())]
     optimizers = [model.optimizer, *getattr(model, "discriminator_optimizers", ())]
-    return [variable for owner in (*networks, *optimizers) for variable in owner.variables]
+    found = getattr(model, "pulls", {}).values()
+    return [*(v for owner in (*networks, *optimizers) for v in owner.variables), *found]
 
 
 def train(model, data, status, state, epochs, *, validation=None, callbacks=(), on_epoch=None):

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from game_models import cross_entropy, small_cnn, small_data, two_headed
 
+import aip_tf
 from aip_tf.game import (
     AdversarialDistiller,
     AdversarialTransfer,
@@ -67,7 +68,7 @@ def test_every_network_is_asked_exactly_once_per_step():
     distiller = AdversarialDistiller(
         teacher,
         student,
-        [OutputTransfer(), AttentionTransfer(), AdversarialTransfer(discriminator=judge)],
+        [OutputTransfer(), AttentionTransfer(weight=1), AdversarialTransfer(discriminator=judge)],
     )
     distiller.compile(sgd(), cross_entropy())
     distiller.fit(IMAGES, LABELS, batch_size=8, verbose=0)
@@ -452,3 +453,53 @@ def test_the_last_good_checkpoint_stays(tmp_path):
         distiller.fit(batches(), epochs=3, steps_per_epoch=1, callbacks=[callback], verbose=0)
     distiller.load_weights(path)
     assert all(np.isfinite(w).all() for w in distiller.student.get_weights())
+
+
+# --- weights that find themselves -----------------------------------------------------------------
+
+
+def pull_of(distiller, transfers):
+    """Norm of the gradient of some terms with respect to the student's weights."""
+    with tf.GradientTape() as tape:
+        _, student = distiller._read.student(IMAGES[:32], training=False)
+        _, teacher = distiller._read.teacher(IMAGES[:32], training=False)
+        loss = sum(distiller._weight_of(t) * t.loss(teacher, student) for t in transfers)
+    return float(tf.linalg.global_norm(tape.gradient(loss, distiller.student.trainable_variables)))
+
+
+def test_each_term_inside_pulls_as_hard_as_the_answers():
+    distiller = game([OutputTransfer(weight=0.3), AttentionTransfer()])
+    distiller.balance(IMAGES)
+    answers, attention = distiller.transfers
+    assert pull_of(distiller, [attention]) == pytest.approx(pull_of(distiller, [answers]), rel=1e-3)
+
+
+def test_a_weight_is_found_once_and_kept_in_the_state(tmp_path):
+    one, other = (game([OutputTransfer(), AttentionTransfer()]) for _ in range(2))
+    one.fit(IMAGES, LABELS, batch_size=8, verbose=0)
+    found = float(one.pulls["attention"])
+    one.fit(IMAGES, LABELS, batch_size=8, verbose=0)
+    assert float(one.pulls["attention"]) == found > 0
+    one.save_state(tmp_path / "state.weights.h5")
+    other.load_state(tmp_path / "state.weights.h5")
+    assert float(other.pulls["attention"]) == found
+
+
+def test_a_student_that_is_its_teacher_is_not_pulled():
+    teacher = small_cnn(seed=0)
+    twin = AdversarialDistiller(teacher, aip_tf.prune_channels(teacher, {}))
+    assert set(twin.balance(IMAGES).values()) == {AttentionTransfer.usual_weight}
+
+
+def test_auto_needs_answers_to_be_as_strong_as():
+    with pytest.raises(ValueError, match="OutputTransfer beside it, or a number"):
+        game([AttentionTransfer()]).balance(IMAGES)
+    with pytest.raises(ValueError, match="Expected a number >= 0;"):
+        OutputTransfer(weight="auto")
+
+
+def test_by_default_only_what_the_networks_can_compare_is_compared():
+    flat = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(3)])
+    smaller = aip_tf.prune_channels(flat, {})
+    names = [t.name for t in AdversarialDistiller(flat, smaller).transfers]
+    assert names == ["output", "adversarial"]

@@ -249,7 +249,7 @@ def test_what_cannot_work_is_refused_before_anything_trains(bad, message):
         aip_tf.Recovery(**bad)
 
 
-@pytest.mark.parametrize("bad", [{"epochs": 1}, {"epochs": 2.5}, {"recalibration_batches": -1}])
+@pytest.mark.parametrize("bad", [{"epochs": -1}, {"epochs": 2.5}, {"recalibration_batches": -1}])
 def test_numbers_out_of_range_are_refused(bad):
     with pytest.raises(ValueError, match=rf"Received {next(iter(bad))}="):
         aip_tf.Recovery(**bad)

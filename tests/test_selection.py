@@ -10,9 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aip_tf import selection, zoo
+from aip_tf import criteria, selection, zoo
 from aip_tf.channels import find_channel_groups, prune_channels
-from aip_tf.selection import Channels, Cost, Latency, Macs, Parameters, PerGroup, Threshold
+from aip_tf.selection import (
+    Channels,
+    Cost,
+    Latency,
+    Macs,
+    Parameters,
+    PerGroup,
+    Threshold,
+    select_channels,
+)
 
 
 @dataclass(frozen=True)
@@ -596,3 +605,26 @@ class TestWidthsAfterAFlip:
 
 def _by_name(model):
     return {g.name: g for g in find_channel_groups(model)}
+
+
+class AddsUp(criteria.Magnitude):
+    adds_up = True
+
+
+def test_scores_that_add_up_cut_inner_groups_until_these_become_too_thin():
+    keras.utils.set_random_seed(0)
+    model = zoo.digits_resnet()
+    residual = {g.name for g in find_channel_groups(model) if g.residual}
+    cut = [
+        {n for n, keep in select_channels(model, a, criterion=AddsUp()).items() if not all(keep)}
+        for a in (0.3, 0.75)
+    ]
+    assert not cut[0] & residual and cut[1] & residual
+    by_size = select_channels(model, 0.3, criterion="l1")
+    assert any(not all(by_size[name]) for name in residual & set(by_size))
+
+
+def test_scores_that_add_up_are_divided_by_what_is_saved():
+    assert Macs().suited_to(AddsUp()).per_cost and not Macs().suited_to(criteria.get("l1")).per_cost
+    assert not Macs(scope="group").suited_to(AddsUp()).per_cost
+    assert not Macs(per_cost=False).suited_to(AddsUp()).per_cost

@@ -36,6 +36,8 @@ class Criterion:
         ValueError: for another `normalize` or `aggregate`.
     """
 
+    adds_up = False  # whether scores are losses that may be summed, and divided by what is saved
+
     def __init__(self, normalize="mean", aggregate="mean"):
         self.normalize = known(normalize, NORMALIZATIONS, "normalize")
         self.aggregate = known(aggregate, AGGREGATIONS, "aggregate")

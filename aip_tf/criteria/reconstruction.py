@@ -36,7 +36,7 @@ class Reconstruction(Criterion):
        on inputs that no covariance has seen. Divergence over error is the group's factor.
 
     The score of a channel is its error times the factor of its group, in nats: such scores add up,
-    and are best divided by what a channel costs: `selection.Macs(per_cost=True)`. `refit` then
+    so selections divide them by what a channel costs. `refit` then
     gives the layers of the cut model the weights that the scores supposed.
 
     Layers of other kinds than convolutions and dense layers (recurrent ones, attention) are counted
@@ -59,6 +59,8 @@ class Reconstruction(Criterion):
     >>> len(criterion.refit(model, smaller, keep_masks, images).layers)
     1
     """
+
+    adds_up = True
 
     def __init__(self, num_samples=512, ridge=1e-3):
         super().__init__(normalize="none", aggregate="sum")

@@ -32,6 +32,8 @@ class DetectionTransfer(Transfer):
             have the outputs `boxes` and `classes`.
     """
 
+    is_of_answers = True
+
     def __init__(self, temperature=2.0, box_weight=1.0, weight=1.0, name="detection"):
         super().__init__(weight, name)
         if not temperature > 0 or not box_weight >= 0:

@@ -37,7 +37,8 @@ class Transfer:
     """Base class: a loss between what teacher and student say about the same batch.
 
     Args:
-        weight: factor of the loss, >= 0.
+        weight: factor of the loss, >= 0; "auto": whatever makes its pull on the student as strong
+            as that of the answers (`AdversarialDistiller.balance`), where a subclass offers it.
         name: names the log entry `<name>_loss`; unique within a distiller.
 
     Raises:
@@ -48,13 +49,17 @@ class Transfer:
     ...         return ops.mean(ops.square(teacher.outputs[0] - student.outputs[0]))
     """
 
+    usual_weight = None  # of one that may be "auto": where no pull can be measured
+    is_of_answers = False  # whether it compares what the networks answer
+
     def __init__(self, weight=1.0, name="transfer"):
-        if not weight >= 0:
+        if not (weight == "auto" and self.usual_weight) and not _is_weight(weight):
+            auto = ", or 'auto'" if self.usual_weight else ""
             raise ValueError(
-                f"Received weight={weight!r} for the transfer {name!r}. Expected a number >= 0; "
-                "leave the transfer out to do without it."
+                f"Received weight={weight!r} for the transfer {name!r}. Expected a number >= 0"
+                f"{auto}; leave the transfer out to do without it."
             )
-        self.weight = float(weight)
+        self.weight = weight if weight == "auto" else float(weight)
         self.name = name
 
     def bind(self, teacher, student):
@@ -128,6 +133,8 @@ class OutputTransfer(Transfer):
         ValueError: for a temperature <= 0 or a negative weight; when bound, for unknown outputs.
     """
 
+    is_of_answers = True
+
     def __init__(
         self, temperature=4.0, weight=0.9, outputs=None, from_logits="auto", name="output"
     ):
@@ -163,6 +170,8 @@ class OutputTransfer(Transfer):
 
 class _TapTransfer(Transfer):
     """A transfer that compares tensors inside two networks, pair by pair."""
+
+    usual_weight = 10.0
 
     def __init__(self, taps, weight, name):
         super().__init__(weight, name)
@@ -221,15 +230,16 @@ class AttentionTransfer(_TapTransfer):
         taps: `"auto"` (the last tensor of each spatial resolution, paired by resolution where the
             layers have other names, see `pair_taps`), layer paths that exist in both networks, or
             {teacher path: student path}; widths may differ, sizes must not.
-        weight: see above; the default is the paper's at 16x16. It is worth a search: ResNet-20 on
-            CIFAR-10 recovered best at 50, the demo on digits at 10 or less (benchmarks/README.md).
+        weight: "auto", see `AdversarialDistiller.balance`, or a number, see above. By search
+            ResNet-20 on CIFAR-10 recovered best at 50, the demo on digits at 10 or less; "auto"
+            finds 32 and 9 (benchmarks/README.md).
         name: see `Transfer`.
 
     Raises:
         ValueError: when bound, for taps that do not exist or differ in size.
     """
 
-    def __init__(self, taps="auto", weight=0.2, name="attention"):
+    def __init__(self, taps="auto", weight="auto", name="attention"):
         super().__init__(taps, weight, name)
 
     @property
@@ -261,7 +271,7 @@ class FeatureTransfer(_TapTransfer):
     Args:
         taps: `"auto"` (where residual sums end, or else the last tensor of each resolution, see
             `find_feature_taps`), or as for `AttentionTransfer`.
-        weight: see `Transfer`.
+        weight: "auto", see `AdversarialDistiller.balance`, or a number.
         kept: {teacher path: which of its channels (last axis) the student has there}, for students
             whose cuts are not known: loaded from a file, or made elsewhere. None: from the cuts.
         name: see `Transfer`.
@@ -273,7 +283,7 @@ class FeatureTransfer(_TapTransfer):
     'feature'
     """
 
-    def __init__(self, taps="auto", weight=1.0, kept=None, name="feature"):
+    def __init__(self, taps="auto", weight="auto", kept=None, name="feature"):
         super().__init__(taps, weight, name)
         self.kept = kept and {path: [int(i) for i in indices] for path, indices in kept.items()}
         self._takes = {}
@@ -331,6 +341,10 @@ class FeatureTransfer(_TapTransfer):
 
     def get_config(self):
         return super().get_config() | {"kept": self.kept}
+
+
+def _is_weight(value):
+    return not isinstance(value, str) and value >= 0
 
 
 class LogitViews:

@@ -74,6 +74,8 @@ def select_channels(
     graph = ChannelGraph.of(model, input_shape)
     plain = graph if graph.plain_model is graph.model else ChannelGraph(graph.plain_model)
     cost = Cost(plain, reference, input_shape)
+    if isinstance(selection, Selection):
+        selection = selection.suited_to(criterion)
     return selection(criterion(plain.model, cost.groups, data), cost.groups, amount, cost)
 
 

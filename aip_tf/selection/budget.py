@@ -1,5 +1,6 @@
 """Selections that meet a budget: one ranking, one bisection."""
 
+import copy
 import math
 
 import numpy as np
@@ -16,6 +17,7 @@ from aip_tf.selection.candidates import (
 )
 
 SCOPES = ("global", "group", "inner", "isomorphic")
+_NEAR_THE_END = 2 / 3  # of what inner groups can give: beyond it they become too thin
 
 
 class Selection:
@@ -28,7 +30,11 @@ class Selection:
             "isomorphic": groups of equal structure compete by score, and every such family gives up
                 the same share (Isomorphic Pruning, arXiv 2407.04616);
             "inner": as "global", but groups whose channels pass through a residual sum are kept
-                whole (AIP, arXiv 2108.13591, cuts only these).
+                whole (AIP, arXiv 2108.13591, cuts only these);
+            None: as suits the criterion. Where its scores add up, as those of "reconstruction" do,
+                "inner" as long as the amount is within two thirds of what inner groups can give;
+                else "global". A residual stream that stays whole is worth more in the recovery than
+                it costs in the cut (benchmarks/README.md).
         round_to: kept counts are rounded up to multiples of this; never to zero, and a group that
             loses nothing keeps its width.
         max_sparsity: largest fraction of its original width that a group may lose, in [0, 1]; a
@@ -37,7 +43,8 @@ class Selection:
             producers or channel-wise layers.
         per_cost: whether scores are divided by what one channel of the group saves, in the scopes
             "global" and "inner". Then the importance lost for a saving is least; that is right for
-            scores which add up, as "taylor" does, and a matter of trial for others.
+            scores which add up, as "taylor" does, and a matter of trial for others. None: whether
+            the criterion says that its scores add up so (`Criterion.adds_up`).
 
     Patterns are regular expressions that must match a whole group name or layer path.
 
@@ -46,12 +53,12 @@ class Selection:
     channel (or `round_to` channels) of one group. With fixed scores a larger amount keeps a subset.
     """
 
-    def __init__(self, scope="global", round_to=1, max_sparsity=0.9, ignore=(), per_cost=False):
-        if scope not in SCOPES:
+    def __init__(self, scope=None, round_to=1, max_sparsity=0.9, ignore=(), per_cost=None):
+        if scope is not None and scope not in SCOPES:
             raise ValueError(f"Unknown scope {scope!r}; expected one of {', '.join(SCOPES)}.")
         if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
             raise ValueError(f"`round_to` is {round_to!r}; expected an integer of at least 1.")
-        if per_cost and scope not in ("global", "inner"):
+        if per_cost and scope not in (None, "global", "inner"):
             raise ValueError(
                 f"`per_cost` divides scores, which the scope {scope!r} does not compare between "
                 "groups; expected the scope 'global' or 'inner', or per_cost=False."
@@ -61,6 +68,15 @@ class Selection:
         self.max_sparsity = as_shares(max_sparsity, "max_sparsity")
         self.ignore = (ignore,) if isinstance(ignore, (str, type)) else tuple(ignore)
         self.per_cost = per_cost
+        self.prefers_inner = False
+
+    def suited_to(self, criterion):
+        """A copy in which what is None is as suits a criterion."""
+        suited, adds_up = copy.copy(self), getattr(criterion, "adds_up", False)
+        if self.per_cost is None:
+            suited.per_cost = adds_up and self.scope in (None, "global", "inner")
+        suited.prefers_inner = adds_up
+        return suited
 
     def measure(self, cost, keep_masks):
         """The cost (a number) of `cost.model` under `keep_masks`."""
@@ -71,9 +87,14 @@ class Selection:
             raise ValueError(
                 f"`amount` is {amount!r}; expected the fraction removed of the original, in [0, 1)."
             )
+        total = self.measure(cost.original, {})
+        if self.scope is None:
+            inner = self._within("inner")
+            if self.prefers_inner and inner._is_easy(scores, groups, amount, cost, total):
+                return inner(scores, groups, amount, cost)
+            return self._within("global")(scores, groups, amount, cost)
         candidates = self._candidates(scores, groups, cost)
         sequence = self._sequence(candidates, cost)
-        total = self.measure(cost.original, {})
         budget = total - amount * total
 
         def masks(length):
@@ -85,6 +106,18 @@ class Selection:
         if not fits(len(sequence)):
             self._refuse(amount, total, self.measure(cost, masks(len(sequence))), candidates)
         return masks(_first_true(fits, len(sequence)))
+
+    def _within(self, scope):
+        """A copy with another scope."""
+        other = copy.copy(self)
+        other.scope = scope
+        return other
+
+    def _is_easy(self, scores, groups, amount, cost, total):
+        """Whether the amount is well within what can be removed."""
+        candidates = self._candidates(scores, groups, cost)
+        least = {c.name: c.keep(c.floor) for c in candidates}
+        return amount <= _NEAR_THE_END * (1 - self.measure(cost, least) / total)
 
     def _candidates(self, scores, groups, cost):
         ignored = Matcher(self.ignore, groups, cost, "ignore")
