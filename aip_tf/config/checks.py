@@ -6,6 +6,7 @@ exempt. A value must be of the kind that its argument takes. A typing error cost
 night.
 """
 
+import dataclasses
 import inspect
 import types
 import typing
@@ -159,9 +160,11 @@ def _expected(selector, argument, value):
 
 
 def _annotation(function, argument):
-    """The annotation of a dataclass' field, if it says more than `object`."""
+    """The annotation of an argument or of a dataclass' field, if it says more than `object`."""
+    is_plain_class = inspect.isclass(function) and not dataclasses.is_dataclass(function)
+    annotated = function.__init__ if is_plain_class else function
     try:
-        annotation = typing.get_type_hints(function).get(argument)
+        annotation = typing.get_type_hints(annotated).get(argument)
     except (NameError, TypeError):
         return None
     kinds = annotation.__args__ if isinstance(annotation, types.UnionType) else (annotation,)

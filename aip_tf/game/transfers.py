@@ -239,7 +239,7 @@ class AttentionTransfer(_TapTransfer):
         ValueError: when bound, for taps that do not exist or differ in size.
     """
 
-    def __init__(self, taps="auto", weight="auto", name="attention"):
+    def __init__(self, taps="auto", weight: float | str = "auto", name="attention"):
         super().__init__(taps, weight, name)
 
     @property
@@ -283,7 +283,7 @@ class FeatureTransfer(_TapTransfer):
     'feature'
     """
 
-    def __init__(self, taps="auto", weight="auto", kept=None, name="feature"):
+    def __init__(self, taps="auto", weight: float | str = "auto", kept=None, name="feature"):
         super().__init__(taps, weight, name)
         self.kept = kept and {path: [int(i) for i in indices] for path, indices in kept.items()}
         self._takes = {}
