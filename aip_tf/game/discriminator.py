@@ -6,7 +6,8 @@ from keras import ops
 
 from aip_tf import _keras, losses
 from aip_tf.game import taps as taps_module
-from aip_tf.game.transfers import LogitViews, Move, Transfer
+from aip_tf.game.transfers import Move, Transfer
+from aip_tf.game.views import LogitViews
 
 
 def build_discriminator(num_inputs, widths=(128, 256, 128), name="discriminator"):
