@@ -18,6 +18,7 @@ from keras import tree
 from aip_tf._keras.comparing import are_alike, disagreement, open_sizes
 from aip_tf._keras.graph import Graph, graph_inside
 from aip_tf._keras.recording import CALLS_DIFFER, CannotOpenError, Recording
+from aip_tf._keras.specs import Specs
 
 _lock = threading.RLock()  # classes of layers are changed while they are recorded
 
@@ -101,10 +102,10 @@ class Openings:
         return self.is_composite(operation) or _is_of_own_function(operation)
 
     def _open(self, layer, args, kwargs):
-        recordings = []
+        recordings, specs = [], Specs()
         with _lock:
             for training in (False, True):
-                recordings.append(Recording(self._is_opened_inside, training))
+                recordings.append(Recording(self._is_opened_inside, training, specs))
                 recordings[-1].run(layer, args, kwargs)
         inference, training = recordings
         self._layers += [layer, *inference.layers.values()]

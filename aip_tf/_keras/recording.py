@@ -18,6 +18,7 @@ from aip_tf._keras.comparing import (
 )
 from aip_tf._keras.graph import Graph, mask_of, own_variables, with_mask_of
 from aip_tf._keras.held import Given, Held, symbolic_class
+from aip_tf._keras.specs import stand_in
 
 CALLS_DIFFER = "its calls differ"
 _TRIAL_BATCHES = (2, 3)  # where an open batch size fails: what follows it differs between the two
@@ -38,7 +39,8 @@ class Recording:
         layers: `{id(layer): layer}` of both.
     """
 
-    def __init__(self, is_composite, training):
+    def __init__(self, is_composite, training, specs):
+        self.specs = specs
         self.graphs, self.reasons, self.layers = {}, {}, {}
         self._is_composite = is_composite
         self._training = training
@@ -57,7 +59,8 @@ class Recording:
         inside = [layer, *layer._flatten_layers(include_self=False)]
         self._lasting = {id(x) for x in inside}
         composites = [x for x in inside if self._is_composite(x)]
-        leaves = [x for x in inside if x.variables and x not in composites]
+        known = {id(x) for x in composites}
+        leaves = [x for x in inside if id(x) not in known]
         with _without_new_nodes(inside), self._swapped(composites, leaves), _Watch(self):
             try:
                 layer(*args, **(kwargs | {"training": self._training}))
@@ -79,7 +82,7 @@ class Recording:
                 raise error from None
         self._hold_variables(layer, graph)
         self._note(layer, graph)
-        flat = [_stand_in(x) if is_symbol(x) else x for x in tree.flatten(outputs)]
+        flat = [stand_in(x) if is_symbol(x) else x for x in tree.flatten(outputs)]
         self.returned[id(layer)] = tree.pack_sequence_as(outputs, flat)
         return [x for x in flat if is_symbol(x)]
 
@@ -270,7 +273,8 @@ def _leaf_class(recording, cls):
         def __call__(self, *args, **kwargs):
             args, kwargs = recording.with_symbols(self, args, kwargs)
             with recording.placed(None):
-                return super().__call__(*args, **kwargs)
+                outputs = recording.specs.call(self, args, kwargs)
+                return super().__call__(*args, **kwargs) if outputs is None else outputs
 
     return _named_as(cls, Leaf)
 
@@ -315,10 +319,6 @@ def _why_not_held(variable):
         kind = type(variable.regularizer).__name__
         return f"its variable {variable.path!r} has the regularizer {kind}, which sees its shape"
     return None
-
-
-def _stand_in(x):
-    return keras.KerasTensor(x.shape, x.dtype, sparse=x.sparse)
 
 
 def _placeholders(args, kwargs, batch=None):
