@@ -342,6 +342,7 @@ def test_an_input_shape_in_another_form_is_one_sentence(shape):
 def test_an_input_shape_of_a_functional_model_goes_by_names():
     model = Model(i := Input((None, 3), name="image"), layers.Dense(2)(i))
     assert ChannelGraph(model, {"image": [5, 3]}).input_shapes == [(5, 3)]
+    assert ChannelGraph(model, {"image": (5, 3), "size": (2,)}).input_shapes == [(5, 3)]
     with pytest.raises(ValueError, match=r"Expected one shape.*image"):
         ChannelGraph(model, {"other": (5, 3)})
 

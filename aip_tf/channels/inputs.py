@@ -161,7 +161,7 @@ def _flat(graph, input_shape):
     names, structure = [x.name for x in graph.inputs], graph.structure
     by_key = isinstance(structure, dict) and {*structure} == {*input_shape}
     if isinstance(input_shape, dict) and not by_key:
-        if {*names} != {*input_shape}:
+        if {*names} - {*input_shape}:  # data may have more than the model takes, as in `fit`
             raise ValueError(
                 f"Received as `input_shape` a dict of {list(input_shape)}. Expected one shape "
                 f"without the batch size for each of {names}."
