@@ -100,6 +100,27 @@ def accepted(function, **arguments):
     return {name: value for name, value in arguments.items() if name in wanted}
 
 
+def takes(function, count, by_name=False):
+    """Whether a function can be called with `count` arguments by position.
+
+    Args:
+        function: anything callable.
+        count: how many.
+        by_name: whether others are given by their names.
+
+    >>> takes(max, 2), takes(lambda x: x, 2)
+    (True, False)
+    """
+    try:
+        signature = inspect.signature(function)
+        (signature.bind_partial if by_name else signature.bind)(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # some functions in C say nothing of themselves
+        return True
+    return True
+
+
 def shown(value, most=_MOST):
     """A value in a message: on one line, and not longer than `most` characters.
 

@@ -12,7 +12,7 @@ from aip_tf.distribution import share_batches
 from aip_tf.game.distiller import default_transfers
 from aip_tf.recovery import recovery_from
 from aip_tf.selection import select_channels
-from aip_tf.task.checks import check_model, check_weights, found_in, parts
+from aip_tf.task.batches import check_model, check_weights, found_in, parts
 
 _BUDGETED = (selections.Macs, selections.Parameters, selections.Channels, selections.PerGroup)
 
@@ -27,6 +27,7 @@ class Assignment:
         inputs: a batch of inputs.
         graph: the `ChannelGraph` of the model.
         cuts: list of `schedules.Cut`.
+        transfers: list of `Transfer`s, as given or by default.
         selection, criterion, recovery: resolved, the recovery with its task.
         identity: what makes two runs the same, as plain values.
 
@@ -64,6 +65,12 @@ class Assignment:
         self.criterion = criteria.for_task(criterion, task)
         shared = [task.prepare(share_batches(passes.dataset)) for passes in self.passes]
         self.train, self.validation = (*shared, None)[:2]
+        for data in shared:
+            task.rehearse(self.teacher, data.element_spec)
+        self.transfers = self.recovery.transfers
+        if self.transfers is None:
+            self.transfers = default_transfers(self.teacher, self.teacher)
+        self._check_transfers()
         self._check_last_cut()
 
     @property
@@ -80,9 +87,7 @@ class Assignment:
     def describe(self):
         """What runs, for its report: model, data, task and transfers, as plain values."""
         task = self.recovery.task
-        transfers = self.recovery.transfers
-        if transfers is None:
-            transfers = default_transfers(self.teacher, self.teacher)
+        transfers = self.transfers
         return {
             "model": f"{self.teacher.name} ({type(self.teacher).__name__})",
             "data": {k: v for k, v in self.identity.items() if k.endswith("data")},
@@ -127,6 +132,13 @@ class Assignment:
         }
         data = {n: p.identity for n, p in zip(names, self.passes, strict=False)}
         return {"model": identity.of_model(self.teacher), **data, "settings": described}
+
+    def _check_transfers(self):
+        """Fail before training if one cannot work on such a model; what is made is thrown away."""
+        random = _keras.random_state()
+        for transfer in self.transfers:
+            transfer.bind(self.teacher, self.teacher)
+        _keras.set_random_state(random)
 
     def _check_last_cut(self):
         """Fail before training if it cannot be made (whatever the scores) or no transfer fit it."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from aip_tf import failures, interruption
+from aip_tf import failures, files, interruption
 
 HELP = """\
 aip_run makes a Keras CNN smaller and faster and keeps its accuracy.
@@ -141,10 +141,12 @@ def _usage_error(unexpected):
 
 def _guarded(options, arguments):
     """Start, and put every ending that is not the planned one into one paragraph."""
-    run_dir = options.run_dir or str(Path("runs") / Path(options.gin_file[-1]).stem)
+    run_dir = options.run_dir
+    if run_dir is None:
+        run_dir = str(Path("runs") / Path(options.gin_file[-1]).stem)
     try:
         with interruption.noted(_tell):
-            return _start(options, str(Path(run_dir).expanduser()))
+            return _start(options, str(files.expand(run_dir)))
     except BaseException as error:
         # Whatever was made of an interruption on its way here, it is one.
         if isinstance(error, KeyboardInterrupt) or interruption.is_requested():
@@ -167,7 +169,7 @@ def _start(options, run_dir):
     configuration = config.load(options.gin_file, options.gin_param, weights=not options.dry_run)
     if options.dry_run:
         print(configuration)
-        print(config.describe())
+        print(config.describe(run_dir))
         return 0
     _show_progress(options.verbose)
     _print_outcome(config.run(run_dir, configuration, options.overwrite), run_dir)

@@ -7,6 +7,7 @@ import keras
 
 from aip_tf import _keras, schedules
 from aip_tf.arguments import shown
+from aip_tf.failures import words
 
 _TABLE_SIZE = 2000
 _SETTERS = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
@@ -114,6 +115,7 @@ def _check_optimizer(optimizer):
         _check_rate(optimizer)
         return
     if isinstance(optimizer, dict):
+        _check_configuration(optimizer)
         return
     is_name = isinstance(optimizer, str)
     if not is_name or not (
@@ -131,6 +133,16 @@ def _needs_nothing(optimizer_class):
     return optimizer_class is not keras.optimizers.Optimizer and all(
         p.default is not p.empty or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters
     )
+
+
+def _check_configuration(optimizer):
+    try:
+        keras.optimizers.get(optimizer)
+    except Exception as error:  # Keras has many words for it
+        raise ValueError(
+            f"Received optimizer={shown(optimizer)}, of which Keras makes none: {words(error)} "
+            "Expected a configuration as keras.optimizers.serialize gives it."
+        ) from error
 
 
 def _check_rate(optimizer):

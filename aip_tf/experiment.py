@@ -6,31 +6,23 @@ with plain ones just as well.
 """
 
 import dataclasses
-import functools
 import inspect
-import json
 import logging
-import warnings
 from pathlib import Path
 
 import keras
 
-from aip_tf import criteria, failures, files, identity
+from aip_tf import criteria, failures, files
 from aip_tf import selection as selections
 from aip_tf.arguments import accepted
-from aip_tf.assignment import Assignment
 from aip_tf.cost import count_macs, count_parameters, summary
-from aip_tf.datasets import Data
-from aip_tf.datasets.adapt import first_batch
-from aip_tf.datasets.passes import counted
 from aip_tf.deploy import stage
-from aip_tf.distribution import STRATEGIES, is_chief, strategy_from
+from aip_tf.distribution import is_chief, strategy_from
+from aip_tf.preparation import check_parts, check_start, prepare, rehearse
 from aip_tf.recovery import recovery_from
 from aip_tf.report import ModelRecord, PruningReport
-from aip_tf.run_state import replace
-from aip_tf.saving import check_saving, save_report
+from aip_tf.saving import save_report
 from aip_tf.schedules import list_cuts
-from aip_tf.task import Task
 from aip_tf.text import when
 
 _log = logging.getLogger("aip_tf")
@@ -86,24 +78,15 @@ def run(
     Raises:
         ValueError: for an unknown strategy; and whatever the parts raise.
     """
-    check_start(strategy, seed)
-    if data is None and prune is not None:
-        raise ValueError("Received data=None. Expected data to prune with, or prune=None as well.")
+    check_parts(teacher, data, prune, export)
+    check_start(strategy, seed, run_dir)
     run_dir = files.expand(run_dir)
     strategy = strategy_from(strategy)  # before anything else touches TensorFlow
     is_writer = is_chief(strategy)
     with files.Lock(run_dir if is_writer else None):
         keras.utils.set_random_seed(seed)
         with strategy.scope():
-            network = _untrained(teacher, run_dir, overwrite)
-            images = None if data is None else data(**accepted(data, model=network))
-            _log.info("Data: %s.", "none" if images is None else images.describe())
-            check = functools.partial(_check, images=images, prune=prune, run_dir=run_dir)
-            if network is None:
-                network = _trained(teacher, images, seed, run_dir, overwrite, check)
-            else:
-                _check(network, images)
-                replace(run_dir / "teacher.keras", network.save)
+            network, images = prepare(teacher, data, prune, seed, run_dir, overwrite)
             if is_writer and configuration:  # only now is there something worth a claim
                 files.write_text(run_dir / CONFIG_FILE, configuration)
             if prune is None:
@@ -126,18 +109,6 @@ def run(
         return Outcome(report, paths)
 
 
-def check_start(strategy, seed):
-    """Whether a run can start with a strategy and a seed.
-
-    Raises:
-        ValueError: for an unknown strategy, or a seed that random generators do not take.
-    """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"Received strategy={strategy!r}. Expected one of {list(STRATEGIES)}.")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(f"Received seed={seed!r}. Expected an integer from 0 to 2**32 - 1.")
-
-
 def _sides(images):
     return images.train, images.test
 
@@ -153,100 +124,6 @@ def _macs(network):
         return count_macs(network)
     except ValueError:  # of open size
         return 0
-
-
-def _check(network, images, prune=None, run_dir=None):
-    """Whether a network, trained or not, fits the data, and what `prune` is told fits both."""
-    _check_types(network, images)
-    if images is None:
-        return
-    try:
-        task = Task().read(network, first_batch(counted(images.train).dataset))
-    except ValueError:
-        task = None  # `prune` may be told what the network alone does not say; it refuses the rest
-    if task is not None:
-        task.check_classes(images.num_classes, images.class_names)
-    if prune is not None:
-        options = accepted(prune, check_only=True)
-        if options:
-            prune(network, images.train, images.test, run_dir=run_dir, **options)
-
-
-def _check_types(network, images):
-    if not isinstance(network, keras.Model):
-        raise ValueError(
-            f"Received {type(network).__name__} as the network. Expected a keras.Model: a teacher "
-            "is a function that returns one, and train_teacher.model is one, such as "
-            "@digits_resnet()."
-        )
-    if not isinstance(images, Data | None):
-        raise ValueError(
-            f"Received {type(images).__name__} as the data. Expected datasets.Data: run.data is a "
-            "function that returns it, such as @digits."
-        )
-
-
-def _untrained(teacher, run_dir, overwrite):
-    """The network of a function that takes no data, so it trains nothing; else None.
-
-    It is always built by that function, so that it may hold what no file does.
-    """
-    if accepted(teacher, data=None):
-        return None
-    return teacher(**accepted(teacher, checkpoint_dir=run_dir / "teacher", overwrite=overwrite))
-
-
-def _trained(teacher, data, seed, run_dir, overwrite, check):
-    """The teacher that a function trains on the data.
-
-    One that keeps snapshots (it takes `checkpoint_dir`) goes on from them, and builds its network
-    itself. Only of a function that keeps nothing is the result read from a file.
-    """
-    at_hand = {
-        "data": data,
-        "checkpoint_dir": run_dir / "teacher",
-        "overwrite": overwrite,
-        "check": check,
-    }
-    arguments = accepted(teacher, **at_hand)
-    path, inputs = run_dir / "teacher.keras", _inputs(teacher, data, seed)
-    if "checkpoint_dir" in arguments:
-        network = teacher(**arguments)
-        if "check" not in arguments:
-            _check(network, data)
-        replace(path, network.save)
-        return network
-    return _cached_teacher(lambda: teacher(**arguments), path, inputs, overwrite)
-
-
-def _inputs(teacher, data, seed):
-    """What a teacher's function makes its network of."""
-    function = identity.describe(inspect.unwrap(teacher))
-    return {"function": function, "data": counted(data.train).identity, "seed": seed}
-
-
-def _cached_teacher(make, path, inputs, overwrite):
-    """The network in `path` if it was made of the same inputs, else a new one."""
-    record = path.with_suffix(".json")
-    saved = _read(record)
-    if saved and saved["inputs"] != inputs and not overwrite:
-        raise ValueError(
-            f"Received the folder '{path.parent}', whose teacher was made of {saved['inputs']}, "
-            f"not of {inputs}. Expected the same: give this run a folder of its own, or start it "
-            "with overwrite=True (--overwrite on the command line), which makes the teacher anew."
-        )
-    if saved and saved["inputs"] == inputs:
-        if files.is_whole(path, saved["sha256"]):
-            with warnings.catch_warnings():  # Keras misses the state of a fresh optimizer
-                warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
-                return keras.saving.load_model(path)
-        _log.warning("'%s' is damaged or missing; the teacher is made anew.", path)
-    network = make()
-    replace(path, network.save)
-    if is_chief():
-        saved = {"inputs": inputs, "sha256": files.digest(path)}
-        files.write_text(record, json.dumps(saved, indent=1))
-    return network
 
 
 def _completed(report, paths, delivery, data, seed, configuration):
@@ -268,14 +145,6 @@ def _completed(report, paths, delivery, data, seed, configuration):
     )
 
 
-def _read(path):
-    """A record that an earlier process wrote, or None: what cannot be read is made anew."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
 def planned_cuts(schedule=0.5, selection="macs", criterion="reconstruction", recovery=None):
     """The cuts of a run, as `schedules.list_cuts` gives them, and its number of epochs.
 
@@ -288,66 +157,60 @@ def planned_cuts(schedule=0.5, selection="macs", criterion="reconstruction", rec
     return list_cuts(schedule, epochs), epochs
 
 
-def plan(network, data, schedule=0.5, selection="macs", criterion="reconstruction", recovery=None):
+def plan(teacher, data, prune, export=None, strategy="none", seed=0, *, run_dir=None):
     """Describe what `run` would cut, and when, without training anything.
 
-    Network, data and the arguments of `prune` are checked against each other as `run` does.
+    All that `run` can refuse before it trains is refused here, by the same checks.
 
     Args:
-        network: the network to prune; its weights do not matter.
-        data: function that returns a `datasets.Data`; the plan says so if it cannot.
-        schedule, selection, criterion, recovery: as for `aip_tf.prune`.
+        teacher, data, prune, export, strategy, seed: as for `run`; the plan says so where the data
+            are not on this machine, and where only training makes the network.
+        run_dir: folder of the run, or None; nothing is written to it.
 
     Returns:
         str: the data, the network's channel groups, each with the reason where it is kept whole,
         and the planned cuts: round, epoch after which it comes, what it removes.
 
     Raises:
-        ValueError: for what cannot work together.
+        ValueError: for what cannot work.
     """
-    cuts, epochs = planned_cuts(schedule, selection, criterion, recovery)
-    images, missing = _available(data, network)
-    if images is not None:
-        with failures.checking("`prune` cannot work with what it is given"):
-            _check(network, images)
-            data = images.train, images.test
-            told = Assignment(network, *data, schedule, selection, criterion, recovery)
-            check_saving(told.graph.prune({}), told.inputs)
-    sizes = {"macs": count_macs(network), "parameters": count_parameters(network)}
+    check_start(strategy, seed, run_dir)
+    check_parts(teacher, data, prune, export)
+    told = {} if prune is None else _told(prune)
+    timetable = None if prune is None else planned_cuts(**told)
+    with failures.checking("`run` cannot work with what it is given"):
+        network, images, missing = rehearse(teacher, data, prune, run_dir)
+    lines = [missing or f"Data: {images.describe()}."]
+    if prune is None:
+        lines.append(f"{_words(network)}, is exported as it is: nothing is pruned.")
+        return "\n".join(lines)
+    sizes = {}
+    if network is None:
+        lines.append(f"{_words(network)}.")
+    else:
+        lines += [f"Network {network.name}:", summary(network)]
+        sizes = {"macs": count_macs(network), "parameters": count_parameters(network)}
+    return "\n".join([*lines, *_timetable(*timetable, told.get("selection", "macs"), sizes)])
+
+
+def _words(network):
+    if network is None:
+        return "Network: known when it is trained"
+    return f"Network {network.name}, {count_parameters(network):,} parameters"
+
+
+def _timetable(cuts, epochs, selection, sizes):
     name = selection if isinstance(selection, str) else type(selection).__name__
-    lines = [
-        missing or f"Data: {images.describe()}.",
-        f"Network {network.name}:",
-        summary(network),
-        f"Cuts in {epochs} epochs (selection {name}):",
-    ]
+    yield f"Cuts in {epochs} epochs (selection {name}):"
     for round_, cut in enumerate(cuts, start=1):
-        lines.append(f"  round {round_}, {when(cut.epoch)}: {_target(cut, selection, sizes)}")
-    return "\n".join(lines)
+        yield f"  round {round_}, {when(cut.epoch)}: {_target(cut, selection, sizes)}"
 
 
-def plan_export(network, data):
-    """Describe what `run` would export where nothing is pruned; arguments as for `plan`."""
-    images, missing = _available(data, network)
-    if images is not None:
-        _check(network, images)
-    return "\n".join(
-        [
-            missing or f"Data: {images.describe()}.",
-            f"Network {network.name}, {count_parameters(network):,} parameters, is exported as it "
-            "is: nothing is pruned.",
-        ]
-    )
-
-
-def _available(data, network):
-    """The data and an empty text, or None and the reason."""
-    if data is None:
-        return None, "Data: none; files are compared on random samples."
-    try:
-        return data(**accepted(data, model=network)), ""
-    except ValueError as error:
-        return None, f"Data: not available. {error}"
+def _told(prune):
+    """What a function like `aip_tf.prune` is told of the cuts, bound in it or by default."""
+    parameters = inspect.signature(prune).parameters
+    names = inspect.signature(planned_cuts).parameters
+    return {name: parameters[name].default for name in names if name in parameters}
 
 
 def _target(cut, selection, sizes):

@@ -44,10 +44,56 @@ _REMEDIES = {
 def expand(path):
     """`path` as a `Path`, in which `~` means the home folder.
 
+    Raises:
+        ValueError: for what names no path: an empty text, bytes, the home of nobody.
+
     >>> expand("~/runs") == Path.home() / "runs"
     True
     """
-    return Path(path).expanduser()
+    if not isinstance(path, str | os.PathLike) or str(path) == "" or "\0" in str(path):
+        raise ValueError(
+            f"Received the path {path!r}. Expected the name of a file or folder, a str or a "
+            "pathlib.Path; '.' is the working directory."
+        )
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"Received the path '{path}', which begins with the home of a user who is not known "
+            "here. Expected '~/...' for your own, or a whole path."
+        ) from error
+
+
+def check_folder(path):
+    """Whether a folder is there and can be written to, or can be made; nothing is made.
+
+    Raises:
+        ValueError: as `make_folder`, in the same words.
+    """
+    folder = expand(path)
+    with explained(folder):
+        nearest = next(place for place in (folder, *folder.parents) if _is_there(place))
+        if not nearest.is_dir():
+            code = errno.EEXIST if nearest == folder else errno.ENOTDIR
+            raise OSError(code, os.strerror(code))
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _is_there(path):
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def read_record(path):
+    """A JSON file that an earlier process wrote, or None: what cannot be read is made anew."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import logging
 import keras
 
 from aip_tf import failures, files
+from aip_tf.arguments import FLAG, check
 from aip_tf.assignment import Assignment
 from aip_tf.books import Books
 from aip_tf.channels import check_copy
@@ -77,6 +78,9 @@ def prune(
     >>> print(report.render())
     """
     with failures.checking("`prune` cannot work with what it is given"):
+        check({"overwrite": FLAG, "check_only": FLAG}, locals())
+        if run_dir is not None:
+            files.check_folder(run_dir)
         assignment = Assignment(
             model, train_data, validation_data, schedule, selection, criterion, recovery
         )

@@ -1,5 +1,6 @@
 """Teachers: load one from a file, build one by name, or train one with resume."""
 
+import inspect
 from pathlib import Path
 
 import keras
@@ -15,7 +16,7 @@ from aip_tf.distribution import is_chief, share_batches
 from aip_tf.progress import Progress
 from aip_tf.run_state import RunState, Status
 from aip_tf.task import Task
-from aip_tf.task.checks import check_model, check_weights
+from aip_tf.task.batches import check_model, check_weights
 from aip_tf.training import train, trained_variables
 from aip_tf.zoo.weights import load_weights
 
@@ -23,7 +24,12 @@ __all__ = ["load_model", "train_teacher"]
 
 # Learning rate of the optimizer "sgd": for networks that start from nothing.
 _RATE = 0.1
-_KINDS = {"epochs": integer(1), "check": OPTIONAL_FUNCTION, "overwrite": FLAG}
+_KINDS = {
+    "epochs": integer(1),
+    "check": OPTIONAL_FUNCTION,
+    "overwrite": FLAG,
+    "check_only": FLAG,
+}
 
 
 def load_model(source, weights=None, **arguments):
@@ -56,17 +62,17 @@ def load_model(source, weights=None, **arguments):
         name = getattr(source, "__name__", "")
         if getattr(keras.applications, name, None) is source:
             return zoo.application(name, weights=weights, **arguments)
-        return load_weights(source(**arguments), weights)
+        return load_weights(_built(source, **arguments), weights)
     if not isinstance(source, str | Path):
         raise ValueError(
             "source must be a path, a name, a builder or a keras.Model, received "
             f"{type(source).__name__}."
         )
     if str(source) in zoo.builder_names():
-        return getattr(zoo, str(source))(weights=weights, **arguments)
+        return _built(getattr(zoo, str(source)), weights=weights, **arguments)
     if str(source) in zoo.application_names():
         return zoo.application(str(source), weights=weights, **arguments)
-    return load_weights(_load_file(Path(source).expanduser(), arguments), weights)
+    return load_weights(_load_file(files.expand(source), arguments), weights)
 
 
 def train_teacher(
@@ -80,6 +86,7 @@ def train_teacher(
     callbacks=(),
     overwrite=False,
     check=None,
+    check_only=False,
 ):
     """Trains `model` on `data.train` and returns it compiled, ready to be the teacher of `prune`.
 
@@ -103,6 +110,8 @@ def train_teacher(
         overwrite: whether the training of another model, on other data or with other settings in
             that folder may be dropped; otherwise it is refused.
         check: None, or `check(model)`, called before anything trains; it may raise a ValueError.
+        check_only: whether to return the model as it is, once all arguments are checked. Data of
+            None then are left out of that.
 
     Raises:
         ValueError: if an argument is out of range, model and data do not fit together, the folder
@@ -114,24 +123,23 @@ def train_teacher(
     >>> train_teacher(zoo.digits_resnet(width=4), datasets.digits(), epochs=1).compiled
     True
     """
-    _check_arguments(model, data)
+    check_model(model)
     epochs = check_kinds(_KINDS, locals())["epochs"]
     callbacks = decays.check(optimizer, decay, callbacks)
-    train_data = as_dataset(data.train, role="data.train")
-    test_data = as_dataset(data.test, shuffle=False, role="data.test")
-    check_weights(model)
-    batch = first_batch(train_data, "data.train")
-    task = Task().read(model, batch)
-    check_data(task, model, "training data", data.train, batch)
-    check_data(task, model, "test data", data.test, first_batch(test_data, "data.test"))
+    if checkpoint_dir is not None:
+        files.check_folder(checkpoint_dir)
+    if data is None and check_only:
+        return model
+    task, passes = _read(model, data)
     if check is not None:
         check(model)
-    steps = epochs * int(train_data.cardinality())
+    if check_only:
+        return model
+    steps = epochs * int(passes[0].dataset.cardinality())
     trainer = _keras.ReplicaModel(model)
     jit_compile = False if tf.distribute.has_strategy() else "auto"
     stretch = decays.decayed_optimizer(optimizer, decay, steps, _RATE)
     task.compile(trainer, stretch, jit_compile=jit_compile)
-    passes = [counted(train_data), counted(test_data)]
     described = {
         "epochs": epochs,
         "optimizer": identity.describe(optimizer),
@@ -151,6 +159,25 @@ def train_teacher(
         _train(model, trainer, *shared, epochs, state, callbacks)
     task.compile(model, decays.decayed_optimizer(optimizer, decay, None, _RATE))
     return model
+
+
+def _read(model, data):
+    """The task of a model on `data`, which fit together, and the passes over training and test."""
+    if not hasattr(data, "train") or not hasattr(data, "test"):
+        raise ValueError(
+            "data must have `train` and `test` datasets, received "
+            f"{type(data).__name__}; aip_tf.datasets.from_arrays makes one from arrays."
+        )
+    train_data = as_dataset(data.train, role="data.train")
+    test_data = as_dataset(data.test, shuffle=False, role="data.test")
+    check_weights(model)
+    batch = first_batch(train_data, "data.train")
+    task = Task().read(model, batch)
+    check_data(task, model, "training data", data.train, batch)
+    check_data(task, model, "test data", data.test, first_batch(test_data, "data.test"))
+    for dataset in (train_data, test_data):
+        task.rehearse(model, task.prepare(dataset).element_spec)
+    return task, [counted(train_data), counted(test_data)]
 
 
 def _train(model, trainer, train_data, validation, epochs, state, callbacks):
@@ -184,6 +211,17 @@ def _identity(model, passes, settings):
     return {"model": of_model, **data, "settings": settings}
 
 
+def _built(builder, **arguments):
+    parameters = inspect.signature(builder).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if not takes_any and (unknown := sorted(set(arguments) - set(parameters))):
+        raise ValueError(
+            f"Received {', '.join(unknown)} for {getattr(builder, '__name__', 'the builder')}. "
+            f"Expected the arguments that it takes: {', '.join(parameters)}."
+        )
+    return builder(**arguments)
+
+
 def _load_file(path, arguments):
     if path.is_dir():
         path = _keras_twin(path)
@@ -213,12 +251,3 @@ def _keras_twin(directory):
         f"'{directory}' is a directory, and Keras loads only .keras files; found "
         f"{len(twins)} of them in or beside it: give the path of one."
     )
-
-
-def _check_arguments(model, data):
-    check_model(model)
-    if not hasattr(data, "train") or not hasattr(data, "test"):
-        raise ValueError(
-            "data must have `train` and `test` datasets, received "
-            f"{type(data).__name__}; aip_tf.datasets.from_arrays makes one from arrays."
-        )

@@ -1,6 +1,7 @@
 """What cannot work is found before the teacher is trained, and by a dry run."""
 
 import functools
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -10,6 +11,8 @@ from game_models import small_cnn, small_data
 import aip_tf
 from aip_tf import config, datasets, experiment
 from aip_tf.game import AttentionTransfer
+
+ODD = (5, b"runs/a", "", "runs/\0", "~nobody_of_that_name/a")
 
 
 class TrainedError(Exception):
@@ -21,10 +24,9 @@ class Never(keras.callbacks.Callback):
         raise TrainedError
 
 
-def teacher(model, data, checkpoint_dir, check):
-    return aip_tf.train_teacher(
-        model, data, 1, checkpoint_dir=checkpoint_dir, check=check, callbacks=[Never()]
-    )
+def teacher(model, data, checkpoint_dir, check, check_only=False):
+    options = {"checkpoint_dir": checkpoint_dir, "check": check, "check_only": check_only}
+    return aip_tf.train_teacher(model, data, 1, callbacks=[Never()], **options)
 
 
 def data(shape=(8, 8, 1), num_classes=4, **options):
@@ -57,16 +59,52 @@ def test_a_mistake_costs_no_training(network, images, settings, message, tmp_pat
     with pytest.raises(ValueError, match=message):
         experiment.run(train, made, prune, run_dir=tmp_path)
     with pytest.raises(ValueError, match=message):
-        experiment.plan(model, made, **settings)
+        experiment.plan(lambda: model, made, prune)
+    with pytest.raises(ValueError, match=message):
+        experiment.plan(train, made, prune, run_dir=tmp_path)
 
 
 def test_where_all_is_well_training_starts(tmp_path):
     train = functools.partial(teacher, small_cnn())
     with pytest.raises(TrainedError):
         experiment.run(train, data, aip_tf.prune, run_dir=tmp_path)
-    assert "4 classes (a: 4, b: 5, c: 4, d: 3)" in experiment.plan(
-        small_cnn(), functools.partial(data, class_names=list("abcd"))
-    )
+    named = functools.partial(data, class_names=list("abcd"))
+    for anything in (small_cnn, train):
+        prune = functools.partial(aip_tf.prune, schedule=0.25)
+        plan = experiment.plan(anything, named, prune, run_dir=tmp_path / "plan")
+        assert "4 classes (a: 4, b: 5, c: 4, d: 3)" in plan and "25.00% removed" in plan
+        assert "channel group" in plan and not (tmp_path / "plan").exists()
+
+
+def made_by_training(data):
+    raise TrainedError
+
+
+def test_what_only_training_makes_and_what_is_not_here_is_said():
+    plan = experiment.plan(made_by_training, data, aip_tf.prune)
+    assert "Network: known when it is trained." in plan and "50.00% removed" in plan
+    absent = functools.partial(datasets.image_folder, "absent")
+    plan = experiment.plan(functools.partial(teacher, small_cnn()), absent, aip_tf.prune)
+    assert "not available" in plan and "channel group" in plan
+    with pytest.raises(ValueError, match="batch_size"):
+        experiment.plan(small_cnn, functools.partial(absent, batch_size=0), aip_tf.prune)
+
+
+@pytest.mark.parametrize("wrong", ["file", "file/below", "a" * 300, *ODD])
+def test_a_folder_that_cannot_be_is_refused_at_once(wrong, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    arrays, model = small_data(8), small_cnn()
+    both = SimpleNamespace(train=arrays, test=arrays)
+    for refuses in (
+        lambda: aip_tf.prune(model, arrays, run_dir=wrong, check_only=True),
+        lambda: aip_tf.train_teacher(model, both, 1, checkpoint_dir=wrong),
+        lambda: experiment.plan(small_cnn, data, aip_tf.prune, run_dir=wrong),
+        lambda: experiment.run(small_cnn, data, aip_tf.prune, run_dir=wrong),
+    ):
+        with pytest.raises(ValueError, match=r"(?s)Received the path .*(: |Expected)"):
+            refuses()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize(
@@ -101,6 +139,32 @@ def test_a_run_file_that_cannot_work_is_not_read_to_the_end(line, message, tmp_p
     (tmp_path / "run.gin").write_text(RUN_FILE + line + "\n")
     with pytest.raises(config.ConfigError, match=message):
         config.load([str(tmp_path / "run.gin")])
+
+
+TRAINED = "run.teacher = @train_teacher\ntrain_teacher.model = @digits_resnet()\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("digits.batch_size = 0", "batch_size"),
+        ("digits.batch_size = -4", "batch_size"),
+        (TRAINED + "train_teacher.epochs = 0", "epochs=0"),
+        (TRAINED + "train_teacher.optimizer = 'foo'", "optimizer='foo'"),
+        (TRAINED + "train_teacher.decay = 'bar'", "'bar'"),
+        (TRAINED + "digits_resnet.width = 0", "width=0"),
+        (TRAINED + "digits_resnet.num_classes = 4", "labels from 0 to 9"),
+        ("run.data = @digits_resnet", "Expected datasets.Data"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_does(line, message, tmp_path):
+    (tmp_path / "run.gin").write_text(RUN_FILE + line + "\n")
+    config.load([str(tmp_path / "run.gin")])
+    with pytest.raises(ValueError, match=message) as planned:
+        config.describe(tmp_path / "runs")
+    with pytest.raises(ValueError, match=message) as run:
+        config.run(tmp_path / "runs")
+    assert str(planned.value) == str(run.value) and "bug" not in str(run.value)
 
 
 def test_a_teacher_that_learnt_nothing_is_doubted_in_one_line(caplog):

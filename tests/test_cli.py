@@ -254,7 +254,12 @@ def test_what_libraries_say_to_nobody_is_left_out(run_file, tmp_path):
             ["prune.recovery = @Recovery()", "Recovery.transfers = @digits()"],
             r"Received transfers=Data\(.*Expected a list of Transfer objects",
         ),
-        (["digits.seed = @Recovery()"], "digits failed with TypeError.*digits.seed = @"),
+        (
+            ["prune.recovery = @Recovery()", "Recovery.optimizer = @SGD()", "SGD.momentum = 5"],
+            "SGD failed with ValueError: .*SGD.momentum = 5. Expected what keras.optimizers.SGD",
+        ),
+        (["run.prune = @digits"], "Received prune=.*Expected a function of a model, training"),
+        (["run.export = @digits"], "Received export=.*Expected a function of a model and a folder"),
     ],
 )
 def test_what_no_check_foresaw_is_a_paragraph_too(run_file, capsys, parameters, expected):

@@ -104,7 +104,7 @@ def test_images_keep_their_labels_and_integers_become_fractions():
         ({"train": (np.zeros((4, 8, 8, 1)), -np.arange(4))}, "from 0 upwards"),
         ({"test": (np.zeros((4, 9, 9, 1)), np.arange(4))}, "one shape"),
         ({"class_names": ["a", "b"]}, "class_names"),
-        ({"batch_size": 0}, "batch_size must be a positive integer"),
+        ({"batch_size": 0}, "batch_size=0. Expected an integer of at least 1"),
     ],
 )
 def test_unhappy_arrays(change, message):

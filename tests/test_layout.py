@@ -23,6 +23,7 @@ FLOORS = [
     {"cutting", "run_state"},
     {"assignment", "books", "saving", "training"},
     {"pruner", "teacher"},
+    {"preparation"},
     {"experiment"},
     {"__init__"},
     {"config"},

@@ -1,5 +1,6 @@
 """Selections: never above the target, close below it, caps hold, larger amounts keep subsets."""
 
+import functools
 import math
 from dataclasses import dataclass, field
 
@@ -350,8 +351,8 @@ class TestLimits:
         ("options", "message"),
         [
             ({"scope": "local"}, "global, group, inner, isomorphic"),
-            ({"round_to": 0}, "`round_to`"),
-            ({"round_to": 8.0}, "`round_to`"),
+            ({"round_to": 0}, "round_to=0"),
+            ({"round_to": 8.0}, "round_to=8.0"),
             ({"max_sparsity": 1.5}, "`max_sparsity`"),
             ({"scope": "group", "per_cost": True}, "`per_cost` divides scores"),
             ({"max_sparsity": {"a": "half"}}, "`max_sparsity`"),
@@ -478,7 +479,8 @@ class TestGet:
         own = Macs(scope="inner")
         assert selection.get(own) is own
         assert isinstance(selection.get(Macs), Macs)
-        assert selection.get(counts) is counts
+        rule = functools.partial(own.__call__)
+        assert selection.get(rule) is rule
 
     @pytest.mark.parametrize("identifier", ["flops", None, 0.5])
     def test_unknown_names_list_the_known(self, identifier):

@@ -1,6 +1,7 @@
 """Typing errors: each is one sentence that names what was given, before anything trains."""
 
 import math
+import random
 from types import SimpleNamespace
 
 import keras
@@ -10,7 +11,7 @@ import tensorflow as tf
 from game_models import small_cnn, small_data, two_headed
 
 import aip_tf
-from aip_tf import schedules, task
+from aip_tf import criteria, datasets, schedules, selection, task, transfers, zoo
 from aip_tf.datasets.adapt import as_dataset
 
 NAN, INF = math.nan, math.inf
@@ -250,3 +251,118 @@ def test_a_batch_that_cannot_be_had_is_named():
     with pytest.raises(ValueError) as caught:
         as_dataset(([[1.0] * 500, [1.0]], [0, 1]))
     is_one_paragraph(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: zoo.digits_resnet(width=0),
+        lambda: zoo.digits_resnet(width="x"),
+        lambda: zoo.digits_resnet(width=4.5),
+        lambda: zoo.digits_resnet(num_classes=0),
+        lambda: zoo.digits_resnet(num_classes=True),
+        lambda: zoo.digits_resnet(input_shape=8),
+        lambda: zoo.digits_resnet(input_shape=(8, 8, 3)),
+        lambda: zoo.digits_resnet(input_shape=(8, "8", 1)),
+        lambda: zoo.cifar_resnet(None),
+        lambda: zoo.cifar_resnet(21),
+        lambda: zoo.cifar_resnet(20, shortcut="C"),
+        lambda: zoo.imagenet_resnet(20),
+        lambda: zoo.densenet40(growth_rate=-1),
+        lambda: zoo.mobilenet_v2(10, alpha=0, input_shape=(32, 32, 3)),
+        lambda: zoo.mobilenet_v2("x", input_shape=(32, 32, 3)),
+        lambda: zoo.mobilenet_v2(input_shape=(32, 32)),
+        lambda: datasets.digits(batch_size=0),
+        lambda: datasets.digits(batch_size="x"),
+        lambda: datasets.digits(batch_size=NAN),
+    ],
+)
+def test_networks_and_data_refuse_sizes_that_cannot_be(make):
+    with pytest.raises(ValueError) as caught:
+        make()
+    is_one_paragraph(str(caught.value))
+
+
+def test_sizes_of_numpy_are_sizes():
+    assert zoo.digits_resnet(np.int64(3), width=np.int32(2)).output_shape == (None, 3)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: transfers.OutputTransfer(temperature="x"),
+        lambda: transfers.OutputTransfer(weight="x"),
+        lambda: transfers.OutputTransfer(weight=INF),
+        lambda: transfers.OutputTransfer(from_logits="x"),
+        lambda: transfers.AttentionTransfer(taps=3),
+        lambda: transfers.AttentionTransfer(taps=[3]),
+        lambda: transfers.AttentionTransfer(taps={"a": 3}),
+        lambda: transfers.AdversarialTransfer(max_pull="x"),
+        lambda: transfers.AdversarialTransfer(discriminator=3),
+        lambda: transfers.AdversarialTransfer(optimizer="foo"),
+        lambda: selection.Macs(ignore=3),
+        lambda: selection.Macs(ignore=["("]),
+        lambda: selection.Macs(max_sparsity={"(": 0.5}),
+        lambda: selection.Macs(max_sparsity=NAN),
+        lambda: selection.Macs(per_cost="x"),
+        lambda: selection.Macs(round_to=1.0),
+        lambda: selection.get(lambda scores: scores),
+        lambda: criteria.get(lambda model: model),
+        lambda: task.Task(main_metric=3),
+        lambda: task.Task(higher_is_better="x"),
+        lambda: aip_tf.load_model("resnet20", foo=3),
+        lambda: aip_tf.load_model("resnet20", weights=3),
+        lambda: aip_tf.load_model(""),
+        lambda: datasets.from_arrays(5, 5),
+        lambda: datasets.from_arrays((X, Y), (X,)),
+        lambda: datasets.from_arrays((X, Y), (X, Y), class_names=3),
+        lambda: datasets.from_arrays((X, Y), (X, Y), class_names="abcd"),
+        lambda: datasets.from_arrays((X, Y), (X, Y), augment=3),
+        lambda: datasets.from_arrays((X, Y), (X, Y), seed="x"),
+        lambda: datasets.from_arrays((X, Y.astype(str)), (X, Y)),
+        lambda: datasets.from_arrays((X.astype(str), Y), (X, Y)),
+        lambda: datasets.digits(seed=-1),
+        lambda: datasets.digits(augment="x"),
+        lambda: datasets.image_folder(5),
+        lambda: datasets.image_folder("/", validation_fraction="x"),
+        lambda: datasets.image_folder("/", input_shape=5),
+        lambda: datasets.image_folder("/", input_shape=(0, 8, 3)),
+        lambda: datasets.image_folder("/", views=3),
+        lambda: datasets.Views(crop_fraction="x"),
+        lambda: datasets.Views(value_range=3),
+        lambda: datasets.Views(color_jitter=None),
+        lambda: datasets.voc(train=3),
+    ],
+)
+def test_every_part_refuses_what_it_cannot_use(make):
+    with pytest.raises(ValueError) as caught:
+        make()
+    is_one_paragraph(str(caught.value))
+
+
+WISHES = [
+    {"loss": lambda truth: 0.0},
+    {"metrics": [lambda truth: 0.0]},
+    {"metrics": {"nowhere": ["accuracy"]}},
+    {"metrics": [["accuracy"], ["accuracy"]]},
+    {"loss": {"nowhere": "mse"}},
+    {"task": task.Task(main_metric="foo")},
+    {"task": task.Task(loss_weights={"nowhere": 1.0})},
+    {"transfers": [transfers.AdversarialTransfer(outputs=[7])]},
+    {"transfers": [transfers.OutputTransfer(outputs="x")]},
+    {"transfers": [transfers.AttentionTransfer(["nowhere"])]},
+]
+
+
+@pytest.mark.parametrize("wish", WISHES)
+def test_wishes_are_rehearsed_on_the_model_before_anything_trains(wish):
+    recovery = aip_tf.Recovery(2, **{"transfers": [], **wish})
+    with pytest.raises(ValueError) as caught:
+        aip_tf.prune(small_cnn(), (X, Y), recovery=recovery, check_only=True)
+    is_one_paragraph(str(caught.value))
+
+
+def test_a_rehearsal_draws_nothing_at_random():
+    model, before = small_cnn(), random.getstate()
+    aip_tf.prune(model, (X, Y), check_only=True)
+    assert random.getstate() == before

@@ -7,14 +7,15 @@ say, `checks` looks at it before anything runs.
 """
 
 import contextlib
+import functools
 import inspect
 import re
 
 import gin
 
-from aip_tf import deploy, experiment, failures, pruner, teacher
+from aip_tf import deploy, experiment, failures, preparation, pruner
 from aip_tf.config.checks import check_all_read, check_complete, check_kinds, reach
-from aip_tf.config.offer import RUN
+from aip_tf.config.offer import RUN, callable_of
 from aip_tf.config.reading import (
     ConfigError,
     bind_file,
@@ -95,7 +96,7 @@ def _check_values():
     try:
         with failures.checking("The arguments of run or export_model cannot be used"):
             bound = gin.get_bindings(RUN)
-            experiment.check_start(bound.get("strategy", "none"), bound.get("seed", 0))
+            preparation.check_start(bound.get("strategy", "none"), bound.get("seed", 0))
             deploy.check_formats(gin.get_bindings(deploy.export_model).get("formats", ("tflite",)))
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -130,18 +131,13 @@ def run(run_dir, configuration="", overwrite=False):
         )
 
 
-def describe():
+def describe(run_dir=None):
     """What the experiment that was loaded would cut, without training; see `experiment.plan`."""
     with _gin_explained():
         bound = gin.get_bindings(RUN)
-        build = bound["teacher"]
-        trained = inspect.unwrap(build) is teacher.train_teacher
-        network = gin.get_bindings(teacher.train_teacher)["model"] if trained else build()
-        # As in `run`, data to train a teacher on are made before there is a network.
-        data = (lambda: bound["data"]()) if trained else bound["data"]
-        if bound["prune"] is None:
-            return experiment.plan_export(network, data)
-        return experiment.plan(network, data, **_pruning(experiment.plan))
+        if (prune := bound.get("prune")) is not None:
+            bound["prune"] = functools.partial(prune, **_pruning(pruner.prune))
+        return experiment.plan(**bound, run_dir=run_dir)
 
 
 @contextlib.contextmanager
@@ -171,8 +167,13 @@ def _without_gin(error):
 def _blame(name, error):
     bound = gin.get_bindings(name, resolve_references=False)
     bindings = ", ".join(f"{name}.{argument} = {value!r}" for argument, value in bound.items())
+    module = callable_of(name).__module__
+    remedy = "If that is as it should be, this is a bug: --traceback shows where."
+    if module.partition(".")[0] == "keras":
+        remedy = f"Expected what keras.optimizers.{name} takes."
+    elif not module.startswith("aip_tf"):
+        remedy = f"That is code of yours, in {module}: --traceback shows where."
     return (
-        f"{name} failed with {type(error).__name__}: {error}. Received "
-        f"{bindings or 'no bindings'}. If that is as it should be, this is a bug: --traceback "
-        "shows where."
+        f"{name} failed with {type(error).__name__}: {failures.words(error).rstrip('.')}. Received "
+        f"{bindings or 'no bindings'}. {remedy}"
     )

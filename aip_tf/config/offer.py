@@ -30,7 +30,7 @@ HANDED_OVER = {
     "imagenet2012": ["model"],
     "prune": ["model", "train_data", "validation_data", "run_dir", "check_only", "overwrite"],
     "run": ["run_dir", "configuration", "overwrite"],
-    "train_teacher": ["data", "checkpoint_dir", "check", "overwrite"],
+    "train_teacher": ["data", "checkpoint_dir", "check", "check_only", "overwrite"],
 }
 
 

@@ -7,6 +7,7 @@ of scores from each; each vector is *normalised*, then they are *aggregated*. No
 lets one ranking run over groups of different size ("global" selection, thresholds).
 """
 
+from aip_tf.arguments import shown, takes
 from aip_tf.criteria.base import Criterion
 from aip_tf.criteria.data import FeatureMagnitude, Taylor
 from aip_tf.criteria.reconstruction import Reconstruction
@@ -58,11 +59,11 @@ def get(identifier):
         return _CRITERIA[identifier]()
     if isinstance(identifier, type) and issubclass(identifier, Criterion):
         return identifier()
-    if callable(identifier):
+    if callable(identifier) and takes(identifier, 3):
         return identifier
     known = ", ".join(repr(name) for name in _CRITERIA)
     raise ValueError(
-        f"Unknown criterion {identifier!r}; expected one of {known}, or a callable "
+        f"Unknown criterion {shown(identifier)}; expected one of {known}, or a callable "
         "(model, groups, data) -> {group name: scores}."
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from aip_tf import _keras
+from aip_tf.arguments import check, integer
 from aip_tf.channels.members import (
     by_channel,
     entries_of,
@@ -19,6 +20,7 @@ from aip_tf.criteria.base import Criterion, known
 from aip_tf.criteria.weights import Magnitude
 from aip_tf.task import Task
 
+_KINDS = {"num_samples": integer(1)}
 _SLICE = 32
 
 
@@ -44,7 +46,7 @@ class FeatureMagnitude(Criterion):
     def __init__(self, absolute="after_mean", num_samples=512, normalize="max", aggregate="mean"):
         super().__init__(normalize, aggregate)
         self.absolute = known(absolute, ("after_mean", "before_mean"), "absolute")
-        self.num_samples = num_samples
+        self.num_samples = check(_KINDS, locals())["num_samples"]
 
     def observe(self, model, groups, data):
         paths = {path for group in groups for path in producer_kernels(model, group)}
@@ -105,7 +107,7 @@ class Taylor(Criterion):
 
     def __init__(self, loss=None, num_samples=512, normalize="none", aggregate="mean"):
         super().__init__(normalize, aggregate)
-        self.loss, self.num_samples = loss, num_samples
+        self.loss, self.num_samples = loss, check(_KINDS, locals())["num_samples"]
         self._task = Task(loss=loss)
 
     def for_task(self, task):

@@ -6,6 +6,7 @@ import logging
 import keras
 import numpy as np
 
+from aip_tf.arguments import check, integer, number
 from aip_tf.channels import find_channel_groups
 from aip_tf.channels.members import entries_of, variable_of
 from aip_tf.criteria.base import Criterion
@@ -22,6 +23,10 @@ from aip_tf.reconstruction import (
 _log = logging.getLogger("aip_tf")
 _UNSEEN = 0.25
 _FEWEST = 8
+_KINDS = {
+    "num_samples": integer(_FEWEST),
+    "ridge": number("a number > 0, such as 1e-3", above=0),
+}
 
 
 class Reconstruction(Criterion):
@@ -64,10 +69,7 @@ class Reconstruction(Criterion):
 
     def __init__(self, num_samples=512, ridge=1e-3):
         super().__init__(normalize="none", aggregate="sum")
-        if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 8:
-            raise ValueError(f"`num_samples` is {num_samples!r}; expected an integer >= 8.")
-        if not ridge > 0:
-            raise ValueError(f"`ridge` is {ridge!r}; expected a number > 0, 1e-3 for instance.")
+        check(_KINDS, locals())
         self.num_samples, self.ridge = num_samples, ridge
         self._kinds = None
 

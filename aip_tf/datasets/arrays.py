@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from aip_tf.arguments import FLAG, OPTIONAL_FUNCTION, Kind, check, integer, shown
 from aip_tf.datasets import augment as augmentations
 from aip_tf.datasets.data import Data, count_classes
 from aip_tf.datasets.pipeline import check_batch_size, evaluation_batches, training_batches
@@ -10,6 +11,24 @@ from aip_tf.datasets.pipeline import check_batch_size, evaluation_batches, train
 # sklearn's 1,797 digits are split once and for all, whatever the seed of the run.
 _DIGITS_SPLIT_SEED = 1797
 _DIGITS_NUM_TEST = 450
+
+
+def _is_pair(value):
+    return isinstance(value, list | tuple) and len(value) == 2
+
+
+def _are_names(value):
+    return value is None or (isinstance(value, list | tuple | np.ndarray) and len(value) > 0)
+
+
+_PAIR = Kind(_is_pair, "a pair of arrays (images, labels)")
+_KINDS = {
+    "train": _PAIR,
+    "test": _PAIR,
+    "augment": OPTIONAL_FUNCTION,
+    "class_names": Kind(_are_names, "a list with a name for each class, or None"),
+    "seed": integer(0),
+}
 
 
 def from_arrays(
@@ -44,6 +63,7 @@ def from_arrays(
     ((4, 4, 1), 2, 2)
     """
     check_batch_size(batch_size)
+    check(_KINDS, locals())
     train_images, train_labels = _checked("train", *train)
     test_images, test_labels = _checked("test", *test)
     if train_images.shape[1:] != test_images.shape[1:]:
@@ -92,6 +112,7 @@ def digits(batch_size=64, *, augment=True, seed=0):
     >>> data.input_shape, data.num_classes, int(data.test.cardinality())
     ((8, 8, 1), 10, 9)
     """
+    check({"augment": FLAG}, locals())
     from sklearn.datasets import load_digits
 
     source = load_digits()
@@ -110,6 +131,10 @@ def digits(batch_size=64, *, augment=True, seed=0):
 
 def _checked(name, images, labels):
     images, labels = np.asarray(images), np.asarray(labels)
+    if images.dtype.kind not in "fiub":
+        raise ValueError(
+            f"{name} images must be numbers, received dtype {images.dtype}; decode them first."
+        )
     if images.ndim != 4 or len(images) == 0:
         raise ValueError(
             f"{name} images must have shape (num, height, width, channels) with num > 0, received "
@@ -122,7 +147,7 @@ def _checked(name, images, labels):
         )
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
         raise ValueError(
-            f"{name} labels must be integers from 0 upwards, received dtype {labels.dtype} and "
-            f"minimum {labels.min()}; number the classes from 0."
+            f"{name} labels must be integers from 0 upwards, received "
+            f"{shown(labels.ravel()[:3].tolist())}, ...; number the classes from 0."
         )
     return images, labels.astype("int32")

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from aip_tf.arguments import check, number
+
 _SHOWN_CLASSES = 20
+_KINDS = {"validation_fraction": number("a share of the images, in (0, 1)", 0, 1 - 1e-9, above=0)}
+
+
+class DataNotFoundError(ValueError):
+    """The data are not on this machine; the message says where they were looked for."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,7 @@ def name_some(names, most=5):
 
 def check_fraction(validation_fraction):
     """Raises `ValueError` unless a share of the images can be held out."""
-    if not 0 < validation_fraction < 1:
-        raise ValueError(f"validation_fraction must be in (0, 1), received {validation_fraction}.")
+    check(_KINDS, locals())
 
 
 def hold_out(examples, validation_fraction, seed):

@@ -7,11 +7,18 @@ import numpy as np
 import tensorflow as tf
 
 from aip_tf import files
-from aip_tf.datasets.data import Data, check_fraction, count_classes, hold_out, name_some
+from aip_tf.datasets.data import (
+    Data,
+    DataNotFoundError,
+    check_fraction,
+    count_classes,
+    hold_out,
+    name_some,
+)
 from aip_tf.datasets.lists import read_list
 from aip_tf.datasets.photographs import image_shape, photograph_batches, photograph_test_batches
 from aip_tf.datasets.pipeline import check_batch_size
-from aip_tf.datasets.views import Views
+from aip_tf.datasets.views import views_from
 
 _LOG = logging.getLogger(__name__)
 _LAYOUT = (
@@ -62,11 +69,13 @@ def image_folder(
         ValueError: if nothing readable is found, or the list cannot be understood.
     """
     check_batch_size(batch_size)
-    shape, views = image_shape(input_shape, model), views or Views()
+    shape, views = image_shape(input_shape, model), views_from(views)
     check_fraction(validation_fraction)
     directory = files.expand(directory)
     if not directory.is_dir():
-        raise ValueError(f"directory must be an existing folder, received '{directory}'.")
+        raise DataNotFoundError(
+            f"directory must be an existing folder, received '{directory}'; name another one."
+        )
     train, test, names = _find(directory, labels)
     train, skipped = _readable(train, shape[-1])
     if test is not None:

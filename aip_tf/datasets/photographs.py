@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from aip_tf.arguments import Kind, check, integer
 from aip_tf.datasets.pipeline import CACHE_BYTES, finish, with_seeds
 
 _SHAPE = (224, 224, 3)
@@ -56,14 +57,21 @@ def image_shape(input_shape, model=None):
             "it is the shape of one image, (height, width, channels)."
         )
     sizes = zip(shape[1:], _SHAPE, strict=True)
-    return _checked(size or usual for size, usual in sizes)  # None: the model takes any
+    return _checked([size or usual for size, usual in sizes])  # None: the model takes any
 
 
 def _checked(shape):
-    shape = tuple(shape)
-    if len(shape) != 3 or shape[-1] not in (1, 3) or not all(isinstance(n, int) for n in shape):
-        raise ValueError(
-            f"input_shape must be (height, width, channels) with 1 or 3 channels, received {shape};"
-            " it is the shape that the model takes."
-        )
-    return shape
+    check(_KINDS, {"input_shape": shape})
+    return tuple(map(int, shape))
+
+
+def _is_image(shape):
+    is_triple = isinstance(shape, list | tuple) and len(shape) == 3
+    return is_triple and all(map(integer(1).accepts, shape)) and shape[-1] in (1, 3)
+
+
+_KINDS = {
+    "input_shape": Kind(
+        _is_image, "(height, width, channels) with 1 or 3 channels, as the model takes them"
+    )
+}

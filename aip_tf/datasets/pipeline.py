@@ -2,8 +2,11 @@
 
 import tensorflow as tf
 
+from aip_tf.arguments import check, integer
+
 # Decoded examples up to this size are kept in memory after the first epoch.
 CACHE_BYTES = 512 * 2**20
+_KINDS = {"batch_size": integer(1)}
 
 
 def training_batches(examples, num_examples, batch_size, augment=None, *, seed=0, cached=False):
@@ -66,8 +69,4 @@ def finish(batches, num_batches):
 
 def check_batch_size(batch_size):
     """Raises `ValueError` unless `batch_size` is a positive integer."""
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise ValueError(
-            f"batch_size must be a positive integer, received {batch_size!r}; "
-            "128 suits CIFAR, 32 to 64 small images on a CPU."
-        )
+    check(_KINDS, locals())

@@ -3,10 +3,10 @@
 import tensorflow as tf
 
 from aip_tf.datasets import augment as augmentations
-from aip_tf.datasets.data import Data
+from aip_tf.datasets.data import Data, DataNotFoundError
 from aip_tf.datasets.photographs import image_shape, photograph_batches, photograph_test_batches
 from aip_tf.datasets.pipeline import check_batch_size, evaluation_batches, training_batches
-from aip_tf.datasets.views import Views
+from aip_tf.datasets.views import views_from
 
 _MANUAL = {
     "imagenet2012": (
@@ -69,7 +69,7 @@ def imagenet2012(
         ValueError: if the data is absent; says how to get it.
     """
     check_batch_size(batch_size)
-    shape, views = image_shape(input_shape, model), views or Views()
+    shape, views = image_shape(input_shape, model), views_from(views)
     (train, test), info = load("imagenet2012", ("train", "validation"), data_dir, download, seed)
     train, test = train.map(_int32_labels), test.map(_int32_labels)
     num_train, num_test = int(train.cardinality()), int(test.cardinality())
@@ -115,7 +115,7 @@ def load(name, splits, data_dir, download, seed, supervised=True):
             for index, split in enumerate(splits)
         ]
     except Exception as error:
-        raise ValueError(_how_to_get(name, data_dir, download, error)) from error
+        raise DataNotFoundError(_how_to_get(name, data_dir, download, error)) from error
     return [dataset for dataset, _ in builder_data], builder_data[0][1]
 
 

@@ -3,11 +3,28 @@
 The random-resized crop is decoded fused: only the JPEG blocks that the crop touches are decoded.
 """
 
+import math
 from dataclasses import dataclass
 
 import tensorflow as tf
 
+from aip_tf.arguments import FLAG, Kind, check, instance, number
 from aip_tf.datasets import augment
+
+
+def _is_range(value):
+    is_pair = isinstance(value, list | tuple) and len(value) == 2
+    return is_pair and all(map(number("").accepts, value)) and value[0] < value[1]
+
+
+_SHARE = number("a number in (0, 1]", most=1, above=0)
+_KINDS = {
+    "crop_fraction": _SHARE,
+    "min_area": _SHARE,
+    "color_jitter": number("a number in [0, 1)", 0, math.nextafter(1, 0)),
+    "flip": FLAG,
+    "value_range": Kind(_is_range, "(black, white), two numbers with black < white"),
+}
 
 
 @dataclass(frozen=True)
@@ -36,16 +53,7 @@ class Views:
     value_range: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self):
-        for name in ("crop_fraction", "min_area"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in (0, 1], received {getattr(self, name)!r}.")
-        if not 0 <= self.color_jitter < 1:
-            raise ValueError(f"color_jitter must be in [0, 1), received {self.color_jitter!r}.")
-        low, high = self.value_range
-        if low >= high:
-            raise ValueError(
-                f"value_range must be (black, white) with black < white, received {(low, high)}."
-            )
+        check(_KINDS, vars(self))
 
     def training_view(self, encoded, shape, seed):
         """A random crop of aspect 3:4 to 4:3, perhaps mirrored, recoloured, resized to `shape`.
@@ -100,6 +108,16 @@ class Views:
         extent = tf.round(scale * (height, width))
         begin = tf.floor((size - extent) / 2)
         return tf.cast(tf.concat([begin, extent], axis=0), tf.int32)
+
+
+def views_from(views):
+    """`views`, or the default ones for None.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    check({"views": instance(Views, "a datasets.Views", or_none=True)}, locals())
+    return views or Views()
 
 
 def _decode(encoded, channels, window_of):

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from aip_tf.datasets.annotations import describe_faults, read_examples
-from aip_tf.datasets.data import Data, check_fraction, count_classes, hold_out
+from aip_tf.datasets.data import Data, DataNotFoundError, check_fraction, count_classes, hold_out
 from aip_tf.datasets.tfds import load
 
 _LOG = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def voc(
         test = _listed(test).map(_read)
     else:
         if test is None:
-            raise ValueError(
+            raise DataNotFoundError(
                 f"Received voc.test = None, and '{data_dir}' is no VOCdevkit folder. Expected one: "
                 "images are held out of the lists in its ImageSets/Main alone."
             )
@@ -117,7 +117,7 @@ def voc(
 
 def _check_sets(**arguments):
     for argument, sets in arguments.items():
-        if isinstance(sets, str) or not sets:
+        if not isinstance(sets, list | tuple) or not sets:
             raise ValueError(
                 f"voc.{argument} must be a tuple of at least one set, received {sets!r}; "
                 f"e.g. voc.{argument} = ('2012/train',)."

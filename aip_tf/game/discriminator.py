@@ -5,9 +5,23 @@ import tensorflow as tf
 from keras import ops
 
 from aip_tf import _keras, losses
+from aip_tf.arguments import Kind, check, instance, number
 from aip_tf.game import taps as taps_module
 from aip_tf.game.transfers import Move, Transfer
 from aip_tf.game.views import LogitViews
+
+
+def _is_optimizer(value):
+    known = [name.lower() for name in dir(keras.optimizers)]
+    is_name = isinstance(value, str) and value.lower() in known
+    return value is None or isinstance(value, keras.optimizers.Optimizer) or is_name
+
+
+_KINDS = {
+    "max_pull": number("a number > 0", above=0, or_none=True),
+    "discriminator": instance(keras.Model, "a built keras.Model", or_none=True),
+    "optimizer": Kind(_is_optimizer, "a keras.optimizers.Optimizer, its name, or None"),
+}
 
 
 def build_discriminator(num_inputs, widths=(128, 256, 128), name="discriminator"):
@@ -85,8 +99,7 @@ class AdversarialTransfer(Transfer):
         name="adversarial",
     ):
         super().__init__(weight, name)
-        if max_pull is not None and not max_pull > 0:
-            raise ValueError(f"Received max_pull={max_pull!r}. Expected a number > 0, or None.")
+        check(_KINDS, locals())
         self.discriminator = discriminator
         self.optimizer = optimizer
         self.features = features

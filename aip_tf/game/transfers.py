@@ -4,18 +4,39 @@ A new one subclasses `Transfer` and implements `loss`; the distiller needs no ch
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import keras
 from keras import ops
 
 from aip_tf import losses
+from aip_tf.arguments import Kind, check, choice, number
 from aip_tf.channels.ancestry import kept_channels
 from aip_tf.game import taps as taps_module
 from aip_tf.game.views import LogitViews
 
 _PACKAGE = "aip_tf"
+_WEIGHT = number("a number >= 0", 0)
+_OUTPUT_KINDS = {
+    "temperature": number("a number > 0 (2 to 20 is usual)", above=0),
+    "from_logits": choice("auto", True, False),
+}
+
+
+def _are_taps(taps):
+    if isinstance(taps, Mapping):
+        return _are_taps([*taps, *taps.values()])
+    is_list = isinstance(taps, list | tuple | set) and len(taps) > 0
+    return taps == "auto" or (is_list and all(isinstance(path, str) for path in taps))
+
+
+_TAP_KINDS = {
+    "taps": Kind(
+        _are_taps,
+        "'auto', a non-empty list of layer paths, or {teacher path: student path}",
+    )
+}
 
 
 class Move(NamedTuple):
@@ -139,10 +160,7 @@ class OutputTransfer(Transfer):
         self, temperature=4.0, weight=0.9, outputs=None, from_logits="auto", name="output"
     ):
         super().__init__(weight, name)
-        if not temperature > 0:
-            raise ValueError(
-                f"Received temperature={temperature!r}. Expected a number > 0 (2 to 20 is usual)."
-            )
+        check(_OUTPUT_KINDS, locals())
         self.temperature = float(temperature)
         self.outputs = outputs
         self.from_logits = from_logits
@@ -175,11 +193,7 @@ class _TapTransfer(Transfer):
 
     def __init__(self, taps, weight, name):
         super().__init__(weight, name)
-        if (isinstance(taps, str) and taps != "auto") or not taps:
-            raise ValueError(
-                f"Received taps={taps!r}. Expected 'auto', a non-empty list of layer paths, or "
-                "{teacher path: student path}."
-            )
+        check(_TAP_KINDS, locals())
         self._taps = taps if taps == "auto" else taps_module.as_pairs(taps)
         self._pairs = {}
 
@@ -344,4 +358,4 @@ class FeatureTransfer(_TapTransfer):
 
 
 def _is_weight(value):
-    return not isinstance(value, str) and value >= 0
+    return _WEIGHT.accepts(value)

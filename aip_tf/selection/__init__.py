@@ -10,6 +10,7 @@ and the widths that caps and shares refer to; `model` may already have been cut.
 """
 
 from aip_tf import criteria
+from aip_tf.arguments import shown, takes
 from aip_tf.channels import ChannelGraph
 from aip_tf.cost import Cost
 from aip_tf.selection.budget import Channels, Latency, Macs, Parameters, Selection
@@ -101,10 +102,10 @@ def get(identifier):
         return _SELECTIONS[identifier]()
     if isinstance(identifier, type) and issubclass(identifier, Selection):
         return identifier()
-    if callable(identifier):
+    if callable(identifier) and takes(identifier, 4):
         return identifier
     known = ", ".join(repr(name) for name in _SELECTIONS)
     raise ValueError(
-        f"Unknown selection {identifier!r}; expected one of {known}, or a callable "
+        f"Unknown selection {shown(identifier)}; expected one of {known}, or a callable "
         "(scores, groups, amount, cost) -> keep_masks."
     )

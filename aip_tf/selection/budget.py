@@ -5,17 +5,23 @@ import math
 
 import numpy as np
 
+from aip_tf.arguments import check, instance, integer
 from aip_tf.channels import prune_channels
 from aip_tf.latency import measure_latency
 from aip_tf.selection.candidates import (
     Candidate,
     Matcher,
     as_shares,
+    check_patterns,
     checked_scores,
     quantiles_by_family,
     structure,
 )
 
+_KINDS = {
+    "round_to": integer(1),
+    "per_cost": instance(bool, "True or False", or_none=True),
+}
 SCOPES = ("global", "group", "inner", "isomorphic")
 _NEAR_THE_END = 2 / 3  # of what inner groups can give: beyond it they become too thin
 
@@ -56,8 +62,7 @@ class Selection:
     def __init__(self, scope=None, round_to=1, max_sparsity=0.9, ignore=(), per_cost=None):
         if scope is not None and scope not in SCOPES:
             raise ValueError(f"Unknown scope {scope!r}; expected one of {', '.join(SCOPES)}.")
-        if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
-            raise ValueError(f"`round_to` is {round_to!r}; expected an integer of at least 1.")
+        check(_KINDS, locals())
         if per_cost and scope not in (None, "global", "inner"):
             raise ValueError(
                 f"`per_cost` divides scores, which the scope {scope!r} does not compare between "
@@ -66,7 +71,8 @@ class Selection:
         self.scope = scope
         self.round_to = round_to
         self.max_sparsity = as_shares(max_sparsity, "max_sparsity")
-        self.ignore = (ignore,) if isinstance(ignore, (str, type)) else tuple(ignore)
+        self.ignore = tuple(ignore) if isinstance(ignore, list | tuple | set) else (ignore,)
+        check_patterns(self.ignore, "ignore")
         self.per_cost = per_cost
         self.prefers_inner = False
 

@@ -3,7 +3,12 @@
 import re
 from dataclasses import dataclass
 
+import keras
 import numpy as np
+
+from aip_tf.arguments import number, shown
+
+_SHARE = number("a number in [0, 1]", 0, 1)
 
 
 @dataclass(frozen=True)
@@ -104,11 +109,30 @@ def checked_scores(scores, group):
     return values
 
 
+def check_patterns(patterns, argument):
+    """Whether each is a regular expression or a layer class.
+
+    Raises:
+        ValueError: for the first that is not.
+    """
+    for pattern in patterns:
+        if isinstance(pattern, type) and issubclass(pattern, keras.layers.Layer):
+            continue
+        try:
+            re.compile(pattern)
+        except (TypeError, re.error) as error:
+            raise ValueError(
+                f"Received {shown(pattern)} in {argument}. Expected a layer's name, a regular "
+                f"expression for some, or a layer class: {error}."
+            ) from error
+
+
 def as_shares(value, name):
     """One number for all groups, or one for each pattern, as {pattern: number in [0, 1]}."""
     shares = dict(value) if isinstance(value, dict) else {".*": value}
+    check_patterns(shares, name)
     for pattern, share in shares.items():
-        if not isinstance(share, (int, float)) or not 0 <= share <= 1:
+        if not _SHARE.accepts(share):
             raise ValueError(
                 f"`{name}` gives {share!r} for {pattern!r}; expected a number in [0, 1]."
             )

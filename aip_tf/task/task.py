@@ -6,9 +6,16 @@ import keras
 import numpy as np
 
 from aip_tf import _keras
-from aip_tf.task import checks, labels
+from aip_tf.arguments import check, instance, shown
+from aip_tf.failures import words
+from aip_tf.task import batches, checks, labels
 from aip_tf.task.outputs import output_kinds
 from aip_tf.task.wishes import check_wishes
+
+_KINDS = {
+    "main_metric": instance(str, "the name of a metric", or_none=True),
+    "higher_is_better": instance(bool, "True, False", or_none=True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +79,7 @@ class Task:
     outputs: tuple = ()
 
     def __post_init__(self):
+        check(_KINDS, vars(self))
         check_wishes(self.loss, self.metrics, self.weighted_metrics)
 
     # --- read once ------------------------------------------------------------------------------
@@ -89,10 +97,10 @@ class Task:
             ValueError: if inputs, labels, outputs and loss do not fit together, or no loss is
                 given and none can be told.
         """
-        inputs, truth = checks.parts(batch)
+        inputs, truth = batches.parts(batch)
         task = self._with_compiled(model)
         model = opened or model
-        checks.check_inputs(model, inputs)
+        batches.check_inputs(model, inputs)
         answers = _keras.output_specs(model, inputs)
         names = _keras.names_of_outputs(model, answers)
         given = checks.labels_by_output(truth, names)
@@ -105,12 +113,20 @@ class Task:
                 labels.default_loss(*each) for each in zip(names, kinds, shapes, given, strict=True)
             ]
             task = dataclasses.replace(task, loss=_packed(answers, found))
+        task._check_names(names)
         losses = map(labels.resolved, labels.spread(task.loss, names), shapes, given)
         outputs = tuple(map(_output, names, kinds, shapes, losses))
         checks.check_labels(outputs, given)
         checks.check_scales(outputs)
         task = dataclasses.replace(task, outputs=outputs)
         return task._with_metrics(answers, task.convert(truth))
+
+    def _check_names(self, names):
+        """Whether wishes are for outputs that there are; Keras leaves others out without a word."""
+        for value in (self.metrics, self.weighted_metrics, self.loss_weights):
+            is_nested = isinstance(value, list | tuple) and any(map(_is_list, value))
+            if isinstance(value, dict) or is_nested:
+                labels.spread(value, names)
 
     def check(self, model, batch):
         """Whether a batch of other data (validation, test) fits this task, which was read.
@@ -122,8 +138,8 @@ class Task:
         Raises:
             ValueError: if inputs or labels do not fit.
         """
-        inputs, truth = checks.parts(batch)
-        checks.check_inputs(model, inputs)
+        inputs, truth = batches.parts(batch)
+        batches.check_inputs(model, inputs)
         given = checks.labels_by_output(truth, [output.name for output in self.outputs])
         checks.check_labels(self.outputs, given)
 
@@ -166,6 +182,12 @@ class Task:
         names = [output.name for output in self.outputs]
         rising = _keras.metric_directions(*task._fresh_metrics(), names, truth, answers)
         main = self.main_metric or next(iter(rising), "loss")
+        known = [*rising, "loss", *(f"{name}_loss" for name in names if len(names) > 1)]
+        if type(self).evaluate is Task.evaluate and main not in known:
+            raise ValueError(
+                f"Received main_metric={main!r}. Expected one that is measured: "
+                f"{', '.join(map(repr, known))}."
+            )
         higher = self.higher_is_better
         if higher is None:
             higher = rising.get(main, not main.endswith(("loss", "error")))
@@ -236,6 +258,29 @@ class Task:
         """
         return {}
 
+    def rehearse(self, model, elements):
+        """Whether loss and metrics can be computed of such batches: traced once, on symbols.
+
+        Args:
+            model: a keras.Model with this task's outputs; not changed.
+            elements: specification of a batch, as `dataset.element_spec` gives it, see `prepare`.
+
+        Raises:
+            ValueError: if they cannot: a function that takes other arguments, a weight or a metric
+                for an output that is not there.
+        """
+        try:
+            judge = _keras.ReplicaModel(model)
+            self.compile(judge)
+            _keras.build_metrics(judge, elements)
+        except Exception as error:  # Keras has many words for it, and so have functions of users'
+            raise ValueError(
+                f"Received loss={shown(self.loss)} and metrics={shown(self.metrics)}, which cannot "
+                f"be computed of a batch: {type(error).__name__}: {words(error)} Expected such as "
+                "`compile` takes for the outputs "
+                f"{', '.join(repr(output.name) for output in self.outputs)}."
+            ) from error
+
     def loss_of(self, truth, answers, sample_weight=None):
         """The scalar loss of a batch: labels and outputs in the structure that `fit` takes."""
         names = [output.name for output in self.outputs]
@@ -266,6 +311,10 @@ class Task:
             keras.tree.map_structure(_keras.fresh_metric, x)
             for x in (self.metrics, self.weighted_metrics)
         )
+
+
+def _is_list(value):
+    return isinstance(value, list | tuple)
 
 
 def _output(name, kind, shape, loss):

@@ -3,7 +3,9 @@
 import keras
 from keras import layers, ops
 
-from aip_tf.zoo.layers import RGB_MEAN, RGB_VARIANCE
+from aip_tf.arguments import check
+from aip_tf.failures import words
+from aip_tf.zoo.layers import RGB_MEAN, RGB_VARIANCE, image_shape
 from aip_tf.zoo.weights import load_weights
 
 # How each family was trained; the others (EfficientNet, MobileNetV3, ConvNeXt) scale [0, 255]
@@ -63,6 +65,8 @@ def application(name, *, weights=None, input_shape=None, classifier_activation=N
     (None, 10)
     """
     builder = _builder(name)
+    if input_shape is not None:
+        check({"input_shape": image_shape(3)}, locals())
     image = layers.Input(input_shape or (_SIZES.get(name, 224),) * 2 + (3,), name="image")
     arguments = {
         **arguments,
@@ -75,7 +79,10 @@ def application(name, *, weights=None, input_shape=None, classifier_activation=N
         model = builder(**arguments)
     except Exception as error:
         if weights != "imagenet":
-            raise
+            raise ValueError(
+                f"keras.applications.{name} cannot be built for images of {image.shape[1:]}: "
+                f"{words(error)} Expected the arguments that it takes, in its ranges."
+            ) from error
         raise ValueError(
             f"keras.applications.{name} could not get its ImageNet weights: {error}\n"
             "Connect to a network, or give `weights` a file fetched elsewhere."

@@ -3,6 +3,7 @@
 import keras
 from keras import layers
 
+from aip_tf.arguments import check, integer
 from aip_tf.zoo.layers import batch_norm, classifier, conv, normalised_input, relu
 from aip_tf.zoo.weights import load_weights
 
@@ -25,6 +26,7 @@ def densenet40(num_classes=10, *, growth_rate=12, input_shape=(32, 32, 3), weigh
     >>> densenet40(growth_rate=4).output_shape
     (None, 10)
     """
+    growth_rate = check({"growth_rate": integer(1)}, locals())["growth_rate"]
     image, x = normalised_input(input_shape)
     x = conv(x, 2 * growth_rate, 3, "conv1")
     for block in (1, 2, 3):

@@ -2,6 +2,8 @@
 
 from keras import initializers, layers
 
+from aip_tf.arguments import Kind, check, integer
+
 # Mean and variance of ImageNet's training images, for RGB in [0, 1].
 RGB_MEAN = (0.485, 0.456, 0.406)
 RGB_VARIANCE = (0.229**2, 0.224**2, 0.225**2)
@@ -9,13 +11,20 @@ RGB_VARIANCE = (0.229**2, 0.224**2, 0.225**2)
 
 def normalised_input(input_shape, mean=RGB_MEAN, variance=RGB_VARIANCE):
     """An input named "image" for pixels in `[0, 1]`, and its normalised value."""
-    if len(input_shape) != 3 or input_shape[-1] != len(mean):
-        raise ValueError(
-            f"input_shape must be (height, width, {len(mean)}), received {tuple(input_shape)}; "
-            "this network takes channels-last images of that many channels."
-        )
+    check({"input_shape": image_shape(len(mean))}, locals())
     image = layers.Input(input_shape, name="image")
     return image, layers.Normalization(mean=mean, variance=variance, name="normalise")(image)
+
+
+def image_shape(channels):
+    """The kind of a shape of channels-last images; open sizes are None."""
+    size = integer(1, or_none=True)
+
+    def accepts(shape):
+        is_triple = isinstance(shape, list | tuple) and len(shape) == 3
+        return is_triple and shape[2] == channels and all(map(size.accepts, shape[:2]))
+
+    return Kind(accepts, f"(height, width, {channels}), as this network takes channels-last images")
 
 
 def conv(x, filters, kernel_size, name, strides=1, use_bias=False):
@@ -54,7 +63,6 @@ def max_pool(x, name):
 
 def classifier(x, num_classes, name):
     """Global average, then a Dense layer of logits named `name`."""
-    if not isinstance(num_classes, int) or num_classes < 1:
-        raise ValueError(f"num_classes must be a positive integer, received {num_classes!r}.")
+    num_classes = check({"num_classes": integer(1)}, locals())["num_classes"]
     x = layers.GlobalAveragePooling2D(name="average")(x)
     return layers.Dense(num_classes, name=name)(x)

@@ -1,5 +1,6 @@
 """MobileNets: small networks of depthwise convolutions, by `keras.applications`."""
 
+from aip_tf.arguments import check, number
 from aip_tf.zoo.applications import application
 
 
@@ -15,6 +16,7 @@ def mobilenet_v2(num_classes=1000, *, alpha=1.0, input_shape=(224, 224, 3), weig
     >>> mobilenet_v2(10, alpha=0.35, input_shape=(32, 32, 3)).output_shape
     (None, 10)
     """
+    check({"alpha": number("a number > 0", above=0)}, locals())
     return application(
         "MobileNetV2", weights=weights, input_shape=input_shape, classes=num_classes, alpha=alpha
     )

@@ -8,9 +8,18 @@ and of torchvision load by name (`aip_tf.zoo.load_state_dict`).
 import keras
 from keras import layers
 
+from aip_tf.arguments import Kind, check, choice, integer
 from aip_tf.zoo.applications import application
 from aip_tf.zoo.layers import batch_norm, classifier, conv, max_pool, normalised_input, relu
 from aip_tf.zoo.weights import load_weights
+
+_CIFAR_KINDS = {
+    "depth": Kind(
+        lambda depth: integer(8).accepts(depth) and depth % 6 == 2,
+        "an integer 6n+2, such as 20, 32, 44, 56 or 110",
+    ),
+    "shortcut": choice("A", "B"),
+}
 
 
 def resnet20(num_classes=10, *, shortcut="A", input_shape=(32, 32, 3), weights=None):
@@ -56,12 +65,7 @@ def cifar_resnet(depth, num_classes=10, shortcut="A", input_shape=(32, 32, 3), w
     >>> cifar_resnet(20).count_params()
     271098
     """
-    if depth < 8 or (depth - 2) % 6:
-        raise ValueError(f"depth must be 6n+2 (20, 32, 44, 56, 110, ...), received {depth!r}.")
-    if shortcut not in ("A", "B"):
-        raise ValueError(
-            f"shortcut must be 'A' (zero-padding) or 'B' (1x1), received {shortcut!r}."
-        )
+    check(_CIFAR_KINDS, locals())
     image, x = normalised_input(input_shape)
     x = relu(batch_norm(conv(x, 16, 3, "conv1"), "bn1"), "relu1")
     blocks = [(depth - 2) // 6] * 3
@@ -118,8 +122,7 @@ def imagenet_resnet(depth, num_classes=1000, input_shape=(224, 224, 3), weights=
     >>> imagenet_resnet(18, num_classes=10, input_shape=(64, 64, 3)).output_shape
     (None, 10)
     """
-    if depth not in _IMAGENET_BLOCKS:
-        raise ValueError(f"depth must be one of {sorted(_IMAGENET_BLOCKS)}, received {depth!r}.")
+    check({"depth": choice(*_IMAGENET_BLOCKS)}, locals())
     image, x = normalised_input(input_shape)
     x = max_pool(relu(batch_norm(conv(x, 64, 7, "conv1", 2), "bn1"), "relu"), "maxpool")
     block = _bottleneck if depth == 50 else _basic_block
@@ -143,6 +146,7 @@ def digits_resnet(num_classes=10, *, width=32, input_shape=(8, 8, 1), weights=No
         A Functional model, input "image", output logits: 77,290 parameters, 2.1 M MACs.
         `train_teacher` takes it to 98.7-99.6% on the digits' test images in 12 epochs.
     """
+    width = check({"width": integer(1)}, locals())["width"]
     # Mean and variance of the digits' pixels.
     image, x = normalised_input(input_shape, mean=(0.305,), variance=(0.141,))
     x = relu(batch_norm(conv(x, width, 3, "conv1"), "bn1"), "relu1")

@@ -1,8 +1,8 @@
 """Weights for a freshly built network: Keras files, or PyTorch state dictionaries as `.npz`."""
 
-from pathlib import Path
-
 import numpy as np
+
+from aip_tf import files
 
 # PyTorch's names for the variables of a layer, by Keras' names.
 _TORCH_NAMES = {
@@ -28,7 +28,7 @@ def load_weights(model, path):
     """
     if path is None:
         return model
-    path = Path(path).expanduser()
+    path = files.expand(path)
     if not path.exists():
         raise ValueError(
             f"weights must name an existing file, received '{path}'; "

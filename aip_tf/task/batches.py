@@ -1,0 +1,144 @@
+"""Whether a batch can be fed to a model at all: its parts, its inputs, the model's weights.
+
+Every message says what was received, what was expected, and how to mend it.
+"""
+
+import contextlib
+
+import keras
+import numpy as np
+
+from aip_tf import _keras, failures
+from aip_tf.arguments import shown
+
+_NUMBERS = ("float", "bfloat", "int", "uint", "bool")  # how names of types begin
+
+
+@contextlib.contextmanager
+def found_in(what):
+    """Names the data in front of what is wrong with them, such as "validation data"."""
+    try:
+        yield
+    except ValueError as error:
+        if not failures.is_on_purpose(error):
+            raise
+        raise ValueError(f"In the {what}: {error}") from error
+
+
+def check_model(model):
+    """Whether something is a model at all."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"Received model={shown(model)}. Expected a keras.Model: call the builder first, as in "
+            "aip_tf.zoo.resnet20(), or load a file by aip_tf.load_model."
+        )
+
+
+def check_weights(model):
+    """Whether every weight of a model is a number: what is learnt from others is none."""
+    broken = [v.path for v in model.weights if not are_finite(v)]
+    if broken:
+        raise ValueError(
+            f"Received the model {model.name!r} with NaN or infinity in {len(broken)} of its "
+            f"weights, first in {broken[0]!r}. Expected finite weights: build it anew, or load "
+            "them from a file of before its training failed."
+        )
+
+
+def parts(batch):
+    """Inputs and labels of a batch.
+
+    Raises:
+        ValueError: for a batch without labels.
+    """
+    if isinstance(batch, list | tuple) and len(batch) in (2, 3) and batch[1] is not None:
+        _check_sample_weights(batch[2:])
+        return batch[0], batch[1]
+    raise ValueError(
+        f"Received a batch of {_described(batch)}. Expected (inputs, labels) or (inputs, labels, "
+        "sample_weights): the labels say what the student must keep."
+    )
+
+
+def _check_sample_weights(weights):
+    for x in keras.tree.flatten(weights):
+        if x is not None and not (are_numbers(x) and are_finite(x)):
+            raise ValueError(
+                f"Received sample weights of type {type_of(x)} that are not all finite numbers. "
+                "Expected a number >= 0 for each sample."
+            )
+
+
+def check_inputs(model, inputs):
+    """Whether a batch of inputs can be fed to a model: how many, their sizes, their types."""
+    if not _keras.is_graph(model):
+        return
+    expected = keras.tree.flatten(model.inputs)
+    try:
+        given = _keras.flat_inputs(_keras.graph_of(model), inputs)
+    except KeyError as error:
+        raise ValueError(
+            f"Received inputs named {sorted(inputs)}. Expected {[x.name for x in expected]}: "
+            f"{error} is missing."
+        ) from error
+    if len(given) != len(expected):
+        raise ValueError(
+            f"Received {len(given)} inputs in a batch. Expected {len(expected)}, one for each of "
+            f"{[x.name for x in expected]}."
+        )
+    for x, symbol in zip(given, expected, strict=True):
+        _check_input(x, symbol)
+
+
+def _check_input(x, symbol):
+    shape, wanted = tuple(np.shape(x)), tuple(symbol.shape)
+    fits = len(shape) == len(wanted) and all(
+        b in (None, a) for a, b in zip(shape[1:], wanted[1:], strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"Received a batch of inputs of shape {shape}. Expected {wanted}, as the model's input "
+            f"{symbol.name!r} is: {_remedy(shape[1:], wanted[1:])}"
+        )
+    if not are_numbers(x):
+        raise ValueError(
+            f"Received inputs of type {type_of(x)} for {symbol.name!r}. Expected numbers, as "
+            f"{symbol.dtype}."
+        )
+    if not are_finite(x):
+        raise ValueError(
+            f"Received inputs that hold NaN or infinity for {symbol.name!r}. Expected finite "
+            "numbers: leave those samples out, or replace the values."
+        )
+
+
+def type_of(x):
+    """The name of the type of an array, tensor or variable."""
+    dtype = x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
+    return getattr(dtype, "name", str(dtype))
+
+
+def are_numbers(x):
+    """Whether an array holds numbers, or truth values."""
+    return type_of(x).startswith(_NUMBERS)
+
+
+def are_finite(x):
+    """Whether an array of numbers is free of NaN and infinity."""
+    return "float" not in type_of(x) or bool(np.isfinite(np.asarray(x, "float32")).all())
+
+
+def _remedy(shape, wanted):
+    if len(shape) == len(wanted) == 3 and shape[:2] == wanted[:2]:
+        return f"give images of {wanted[2]} channels instead of {shape[2]}."
+    if len(shape) == len(wanted) == 3 and shape[2] == wanted[2]:
+        return f"resize the images to {wanted[0]}x{wanted[1]} pixels, or build the model for them."
+    if len(shape) == len(wanted) - 1:
+        return "add the missing axis (a batch, or one channel: images[..., None])."
+    return "reshape the data, or build the model for it."
+
+
+def _described(batch):
+    if isinstance(batch, list | tuple):
+        return f"{len(batch)} parts"
+    return f"one {type(batch).__name__}, without labels"
