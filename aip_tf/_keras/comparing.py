@@ -68,7 +68,7 @@ def disagreement(graph, other):
     return ""
 
 
-def _share_constants(graphs, nodes):
+def _share_constants(graphs, nodes, place):
     """Constants of two calls that repeat one entry for every sample become that entry; in place.
 
     As a causal mask does that was made for a batch. Where the call would then give other sizes, the
@@ -79,7 +79,7 @@ def _share_constants(graphs, nodes):
         return
     shared = [_replaced(node, places, lambda x: x[:1]) for node in nodes]
     if not all(map(_keeps_sizes, nodes, shared)):
-        hung = [functools.partial(_hung, graph) for graph in graphs]
+        hung = [functools.partial(_hung, graph, place) for graph in graphs]
         shared = [_replaced(node, places, f) for node, f in zip(nodes, hung, strict=True)]
     for node, arguments in zip(nodes, shared, strict=True):
         node.arguments = arguments
@@ -103,20 +103,26 @@ def _keeps_sizes(node, arguments):
     return all(_fit(x.shape, y.shape) for x, y in zip(found, node.outputs, strict=True))
 
 
-def _hung(graph, x):
+def _hung(graph, place, x):
     """A symbol for a constant that repeats one entry for every sample."""
     given = Given(x.shape[1:])
-    y = given(graph.inputs[0], x[:1])
+    y = given(graph.inputs[place], x[:1])
     if y.shape != x.shape:
         raise BatchSizeError
     graph.add(given._inbound_nodes[-1])
     return y
 
 
-def _repeated(graphs, nodes):
+def _batched(graphs):
+    """Which input says how many samples there are: the first whose sizes differ, or None."""
+    pairs = enumerate(zip(*(g.inputs for g in graphs), strict=True))
+    return next((i for i, (x, y) in pairs if x.shape != y.shape), None)
+
+
+def _repeated(graphs, nodes, place):
     """The sizes behind the batch axis of what two calls repeat for every sample; else None."""
     sizes = [node.outputs[0].shape for node in nodes]
-    batches = [graph.inputs[0].shape[:1] for graph in graphs]
+    batches = [graph.inputs[place].shape[:1] for graph in graphs]
     if sizes[0] == sizes[1] or [s[:1] for s in sizes] != batches:
         return None
     if isinstance(nodes[0].operation, Given):
@@ -130,7 +136,7 @@ def _repeated(graphs, nodes):
     return source[1:] if is_repeated and source[1:] == sizes[0][1:] else None
 
 
-def _give(graph, node, rest):
+def _give(graph, node, place, rest):
     """Let a call be one of `Given`: for any number of samples; in place."""
     if isinstance(node.operation, Given):
         value = node.arguments.args[1][:1]
@@ -138,7 +144,7 @@ def _give(graph, node, rest):
         value = node.input_tensors[0]
     name = graph.names[id(node.operation)]
     node.operation = Given(rest)
-    node.arguments = SymbolicArguments(graph.inputs[0], value)
+    node.arguments = SymbolicArguments(graph.inputs[place], value)
     graph.names[id(node.operation)] = name
 
 
@@ -226,13 +232,8 @@ def open_batch(graph, other):
     """
     if other is None or len(graph.nodes) != len(other.nodes):
         raise BatchSizeError
-    graphs = (graph, other)
-    for nodes in list(zip(graph.nodes, other.nodes, strict=True)):
-        if (rest := _repeated(graphs, nodes)) is not None:
-            for g, node in zip(graphs, nodes, strict=True):
-                _give(g, node, rest)
-        _share_constants(graphs, nodes)
-    places = [_numbered(g) for g in graphs]
+    _share_samples((graph, other))
+    places = [_numbered(g) for g in (graph, other)]
     for a, b in zip(graph.nodes, other.nodes, strict=True):
         if isinstance(a.operation, operation_type("Reshape")):
             sizes = zip(a.outputs[0].shape, b.outputs[0].shape, strict=True)  # a -1 is known there
@@ -247,7 +248,21 @@ def open_batch(graph, other):
             same = _same_call(a, b, *places)
         if not same:
             raise BatchSizeError
-        for x, y in zip(a.outputs, b.outputs, strict=True):
-            x._shape = tuple(s if s == t else None for s, t in zip(x.shape, y.shape, strict=True))
-    for x in graph.inputs:
-        x._shape = (None, *x.shape[1:]) if x.shape else ()
+        _open_shapes(a.outputs, b.outputs)
+    _open_shapes(graph.inputs, other.inputs)
+
+
+def _open_shapes(tensors, others):
+    for x, y in zip(tensors, others, strict=True):
+        x._shape = tuple(s if s == t else None for s, t in zip(x.shape, y.shape, strict=True))
+
+
+def _share_samples(graphs):
+    """Let two graphs repeat for any number of samples what they repeat for their own; in place."""
+    place = _batched(graphs)
+    calls = [] if place is None else list(zip(*(g.nodes for g in graphs), strict=True))
+    for nodes in calls:
+        if (rest := _repeated(graphs, nodes, place)) is not None:
+            for graph, node in zip(graphs, nodes, strict=True):
+                _give(graph, node, place, rest)
+        _share_constants(graphs, nodes, place)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 
 import keras
 from keras import tree
@@ -207,9 +208,9 @@ class Recording:
         return None
 
     def fail(self, layer, error):
-        text = str(error).strip().split("\n")[0]
+        text = str(error)
         if not isinstance(error, CannotOpenError):
-            text = f"its call on symbolic tensors fails ({type(error).__name__}: {text[:160]})"
+            text = f"its call on symbolic tensors fails ({type(error).__name__}: {_gist(text)})"
         self.layers[id(layer)] = layer
         self.reasons.setdefault(id(layer), text)
 
@@ -311,6 +312,13 @@ def _without_new_nodes(layers):
             del nodes[length:]
 
 
+def _gist(text):
+    """What a message says, without the words and colors that Keras puts around it."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[\d+m", "", text).split("\n")]
+    told = [x for x in lines if x and not x.startswith("Exception encountered when calling")]
+    return (told or [""])[0][:160]
+
+
 def _why_not_held(variable):
     """Why no stock layer can stand for an own variable of a composite, or None."""
     if variable.constraint is not None:
@@ -328,7 +336,8 @@ def _placeholders(args, kwargs, batch=None):
     def replaced(x):
         if not is_symbol(x):
             return x
-        shape = x.shape if batch is None or not x.shape else (batch, *x.shape[1:])
+        is_open = batch is not None and x.shape and x.shape[0] is None
+        shape = (batch, *x.shape[1:]) if is_open else x.shape
         symbol = keras.KerasTensor(shape, x.dtype, sparse=x.sparse)
         symbols.append(symbol)
         return with_mask_of(x, symbol)
