@@ -140,7 +140,12 @@ def _code_of_the_user(error):
 def _is_not_library(frame):
     path = Path(frame.filename).resolve()
     is_file = Path(frame.filename).is_absolute() and path.suffix == ".py"
-    return is_file and not any(path.is_relative_to(folder) for folder in _LIBRARIES)
+    return is_file and not is_of_a_library(path)
+
+
+def is_of_a_library(path):
+    """Whether a file of code came with Python or was installed."""
+    return any(Path(path).resolve().is_relative_to(folder) for folder in _LIBRARIES)
 
 
 def _chain(error):

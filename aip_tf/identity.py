@@ -1,8 +1,9 @@
 """What makes two runs the same run: models and settings as plain values, alike in every process.
 
 Keras numbers the names of layers anew in every process, sets have no order, objects show their
-address: none of that may make a difference. Another architecture, other weights, another function
-under the same name must make one.
+address, code moves in its file: none of that may make a difference. Another architecture, other
+weights, other code under the same name must make one: what a function does is its code, its
+defaults, and what it takes from around it and from its module.
 """
 
 import codecs
@@ -10,14 +11,20 @@ import functools
 import hashlib
 import json
 import marshal
+import sys
+import types
 from collections.abc import Mapping
+from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from aip_tf import _keras
+from aip_tf.failures import is_of_a_library
 
+_PACKAGE = Path(__file__).resolve().parent
+_DATA = (bool, int, float, complex, str, bytes, tuple, list, dict, set, frozenset, type(None))
 _MOST_VALUES = 64  # of an array: longer ones are known by their sum
 
 
@@ -50,20 +57,25 @@ def describe(value):
 
     Args:
         value: anything that `prune` takes: numbers, names, sets, arrays, callables (by name and
-            code), Keras objects and other objects (by class and what they hold).
+            code), Keras objects and other objects (by class and what they hold; a class that is
+            not of a library by its code, too).
 
     >>> describe({"a": np.float32(0.5), "b": {3, 1, 2}})
     {'a': 0.5, 'b': [1, 2, 3]}
     """
-    return _describe(value, ())
+    return _describe(value, (), {})
 
 
-def _describe(value, around):
+def _describe(value, around, told):
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if any(value is x for x in around):  # an object that holds itself
         return type(value).__name__
-    inner = functools.partial(_describe, around=(*around, value))
+    if isinstance(value, types.FunctionType | type):
+        if id(value) in told:  # once is enough, and functions may call one another
+            return value.__name__
+        told[id(value)] = value
+    inner = functools.partial(_describe, around=(*around, value), told=told)
     for kind, describe_kind in _KINDS:
         if isinstance(value, kind):
             return describe_kind(value, inner)
@@ -71,16 +83,15 @@ def _describe(value, around):
 
 
 def _object(value, inner):
-    if callable(value) and hasattr(value, "__code__"):
-        return _function(value, inner)
+    class_ = inner(type(value))
     if (config := _config(value)) is not None:
         config = {k: v for k, v in config.items() if k != "name"}
-        return {"class": type(value).__name__, **inner(_unnamed(config))}
+        return {"class": class_, **inner(_unnamed(config)), **inner(_own_functions(value))}
     held = getattr(value, "__dict__", None)
     if held is None:
-        return getattr(value, "__name__", type(value).__name__)
+        return getattr(value, "__name__", class_)
     public = {k: v for k, v in held.items() if k != "name"}
-    return {"class": type(value).__name__, **inner(public)}
+    return {"class": class_, **inner(public)}
 
 
 def _config(value):
@@ -96,13 +107,64 @@ def _array(value, inner):
     return array.tolist() if array.size <= _MOST_VALUES else f"array {digest([array])}"
 
 
+# --- code -----------------------------------------------------------------------------------------
+
+
 def _function(function, inner):
-    """By name and code, and by what it takes from around it."""
-    held = [cell.cell_contents for cell in function.__closure__ or ()]
+    """By name and code, and by what it takes from around it and from its module."""
+    if is_of_a_library(function.__code__.co_filename):
+        return function.__qualname__
+    held = [_content(cell) for cell in function.__closure__ or ()]
     held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    parts = [*_code(function.__code__), json.dumps([inner(x) for x in held], default=str)]
-    sum_ = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
-    return f"{function.__name__} (code {sum_})"
+    held += [_globals_of(function)]
+    return f"{function.__name__} (code {_sum([*_code(function.__code__), *map(inner, held)])})"
+
+
+def _method(method, inner):
+    """A bound method is of its owner."""
+    return {"method": inner(method.__func__), "of": inner(method.__self__)}
+
+
+def _class(class_, inner):
+    """By name; one of the user's by the code of its methods, too, those of its bases included."""
+    members = {
+        f"{base.__name__}.{name}": getattr(member, "__func__", member)
+        for base in class_.__mro__
+        if _is_of_the_user(base)
+        for name, member in vars(base).items()
+        if isinstance(getattr(member, "__func__", member), (types.FunctionType, *_DATA))
+        and name not in ("__module__", "__doc__", "__firstlineno__", "__static_attributes__")
+    }
+    return f"{class_.__name__} (code {_sum([inner(members)])})" if members else class_.__name__
+
+
+def _is_of_the_user(class_):
+    file = getattr(sys.modules.get(class_.__module__), "__file__", None)
+    if file is None:  # a notebook, or built in
+        return class_.__module__ not in sys.builtin_module_names
+    return not is_of_a_library(file) and not Path(file).resolve().is_relative_to(_PACKAGE)
+
+
+def _content(cell):
+    try:
+        return cell.cell_contents
+    except ValueError:  # an empty one
+        return None
+
+
+def _globals_of(function):
+    """Data, functions and classes that the code reads from its module, by name."""
+    names = sorted(set(_names_in(function.__code__)) & function.__globals__.keys())
+    found = {name: function.__globals__[name] for name in names}
+    kinds = (*_DATA, np.ndarray, np.generic, type, types.FunctionType, functools.partial)
+    return {name: value for name, value in found.items() if isinstance(value, kinds)}
+
+
+def _names_in(code):
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names_in(constant)
 
 
 def _code(code):
@@ -110,10 +172,39 @@ def _code(code):
     yield code.co_code.hex()
     yield repr(code.co_names)
     for constant in code.co_consts:
-        if hasattr(constant, "co_code"):
+        if isinstance(constant, types.CodeType):
             yield from _code(constant)
         else:
-            yield repr(sorted(constant) if isinstance(constant, frozenset) else constant)
+            yield repr(sorted(constant, key=repr) if isinstance(constant, frozenset) else constant)
+
+
+def _sum(parts):
+    text = json.dumps(list(parts), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _own_functions(owner):
+    """Functions and objects of the user's among the attributes of a Keras object, by name."""
+    kept = _keras.layer_attributes() if isinstance(owner, keras.layers.Layer) else ()
+    return {
+        name: value
+        for name, value in getattr(owner, "__dict__", {}).items()
+        if name not in kept and _is_own_code(value)
+    }
+
+
+def _is_own_code(value):
+    if isinstance(value, types.MethodType):
+        return _is_own_code(value.__func__)
+    if isinstance(value, functools.partial):
+        return _is_own_code(value.func)
+    if isinstance(value, types.FunctionType):
+        return not is_of_a_library(value.__code__.co_filename)
+    is_part = isinstance(value, keras.layers.Layer | keras.Variable | keras.KerasTensor)
+    return callable(value) and not is_part and _is_of_the_user(type(value))
+
+
+# --- data, objects of Keras -----------------------------------------------------------------------
 
 
 def _partial(value, inner):
@@ -143,7 +234,9 @@ def _model(value, inner):
 
 
 _KINDS = (
-    (type, lambda value, inner: value.__name__),
+    (type, _class),
+    (types.MethodType, _method),
+    (types.FunctionType, _function),
     (Mapping, _mapping),
     (set | frozenset, _set),
     (list | tuple, lambda value, inner: [inner(item) for item in value]),
@@ -161,8 +254,25 @@ def _architecture(model):
     except Exception:  # whatever a foreign get_config does: its classes and shapes are left
         config = [type(layer).__name__ for layer in _keras.all_layers(model)]
     shapes = [list(weight.shape) for weight in model.weights]
-    text = json.dumps([type(model).__name__, config, shapes], sort_keys=True, default=describe)
+    own = [_layer(layer) for layer in [model, *_keras.all_layers(model)]]
+    parts = [type(model).__name__, config, shapes, own]
+    text = json.dumps(parts, sort_keys=True, default=describe)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _layer(layer):
+    """What no configuration tells: the functions a layer holds; of one of the user's its code."""
+    found = describe(_own_functions(layer))
+    if _is_of_the_user(type(layer)):
+        fresh = _keras.layer_attributes()
+        held = {k: v for k, v in vars(layer).items() if k not in fresh and v is not layer.name}
+        data = {k: v for k, v in held.items() if _is_data(v)}
+        found = {**found, "class": describe(type(layer)), **describe(data)}
+    return found
+
+
+def _is_data(value):
+    return all(isinstance(x, (*_DATA, np.ndarray, np.generic)) for x in keras.tree.flatten(value))
 
 
 def _unnamed(config):

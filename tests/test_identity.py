@@ -1,6 +1,7 @@
 """The same run in another process is the same, and another one is another."""
 
 import functools
+import types
 
 import keras
 import numpy as np
@@ -73,6 +74,83 @@ def scaled(factor):
     return lambda x: factor * x
 
 
+def by_default(factor):
+    def function(x, factor=factor):
+        return factor * x
+
+    return function
+
+
+def of_a_module(source):
+    """The function `f` of a module of one's own, as another process would import it."""
+    module = types.ModuleType("own")
+    exec(source, vars(module))
+    return module.f
+
+
+class Scale:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def times(self, x):
+        return self.factor * x
+
+    def __call__(self, x):
+        return self.factor * x
+
+
+class Shift(Scale):
+    def __call__(self, x):
+        return self.factor + x
+
+
+Shifted = type("Scale", (Shift,), {})
+
+
+class Own(layers.Layer):
+    """Without a `get_config` that would tell of the factor."""
+
+    def __init__(self, factor=2.0, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, x):
+        return self.factor * x
+
+
+class Other(Own):
+    def call(self, x):
+        return self.factor + x
+
+
+Changed = type("Own", (Other,), {})  # the same name, other code
+
+
+@pytest.mark.parametrize(
+    ("one", "same", "other"),
+    [
+        (lambda: Own(2.0), lambda: Own(2.0), lambda: Own(3.0)),
+        (lambda: Own(2.0), lambda: Own(2.0), lambda: Changed(2.0)),
+        *(
+            tuple(functools.partial(layers.Activation, f) for f in functions)
+            for functions in [
+                (scaled(2), scaled(2), scaled(3)),
+                (by_default(1), by_default(1), by_default(2)),
+                (Scale(2), Scale(2), Scale(3)),
+                (Scale(2).times, Scale(2).times, Scale(3).times),
+            ]
+        ),
+    ],
+)
+def test_layers_are_known_by_their_code_and_by_what_they_hold(one, same, other):
+    def model(layer):
+        inputs = keras.Input((6,))
+        return keras.Model(inputs, layer()(inputs))
+
+    sums = [identity.of_model(model(x))["architecture"] for x in (one, same, other)]
+    assert sums[0] == sums[1] != sums[2]
+
+
 class Setting:
     def __init__(self, value, name="setting"):
         self.value, self.name, self.me = value, name, self
@@ -83,6 +161,24 @@ class Setting:
     [
         (loss_a, loss_a, other_loss_a()),
         (scaled(2), scaled(2), scaled(3)),
+        (by_default(2), by_default(2), by_default(3)),
+        (Scale(2).times, Scale(2).times, Scale(3).times),
+        (Scale(2), Scale(2), Shifted(2)),
+        *(
+            tuple(map(of_a_module, sources))
+            for sources in [
+                (
+                    "k = 2\ndef f(x): return k * x",
+                    "\nk = 2\ndef f(x): return k * x",
+                    "k = 3\ndef f(x): return k * x",
+                ),
+                (
+                    "def g(x): return x\ndef f(x): return g(x)",
+                    "def f(x): return g(x)\n\ndef g(x): return x",
+                    "def g(x): return -x\ndef f(x): return g(x)",
+                ),
+            ]
+        ),
         (functools.partial(loss_a, y=1), functools.partial(loss_a, y=1), loss_a),
         ({"b", "a", "c"}, {"c", "a", "b"}, {"a", "b"}),
         (np.float32(0.5), 0.5, 0.25),
