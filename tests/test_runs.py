@@ -353,7 +353,12 @@ def test_the_report_says_what_ran(complete):
     assert "SparseCategoricalCrossentropy" in complete[2].render()
     _, report = prune(transfers=None, epochs=2, schedule=0.3)
     names = [transfer["class"] for transfer in report.run["transfers"]]
-    assert names == ["OutputTransfer", "AttentionTransfer", "AdversarialTransfer"]
+    assert names == [
+        "OutputTransfer",
+        "FeatureTransfer",
+        "AttentionTransfer",
+        "AdversarialTransfer",
+    ]
 
 
 def test_a_student_that_its_file_does_not_give_back_is_noticed(tmp_path):
