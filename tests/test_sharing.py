@@ -108,3 +108,16 @@ def test_a_cut_of_a_cut_knows_the_same_names():
     copy = aip_tf.prune_channels(model, {})
     names = [[g.name for g in channels.find_channel_groups(m)] for m in (model, copy)]
     assert names[0] == names[1]
+
+
+def test_what_is_shared_on_every_step(tmp_path):
+    inside = in_functional(two_composites(layers.Dense(6, name="shared")))
+    steps = keras.Input((4, 6))
+    model = keras.Model(steps, layers.TimeDistributed(inside, name="steps")(steps))
+    batch = np.random.default_rng(0).normal(size=(3, 4, 6)).astype("float32")
+    masks = laws.random_masks(channels.find_channel_groups(model), np.random.default_rng(1))
+    cut = aip_tf.prune_channels(model, masks)
+    assert masks and channels.check_cut(model, cut, masks, batch) <= 1e-5
+    cut.save(tmp_path / "cut.keras")
+    again = keras.saving.load_model(tmp_path / "cut.keras")
+    assert laws.relative_error(laws.run(again, batch), laws.run(cut, batch)) == 0

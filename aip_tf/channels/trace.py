@@ -85,9 +85,15 @@ class Tracer:
 
         return _keras.walk(graph, inputs, visit)
 
+    def dissolve(self, graph, prefix=""):
+        """Make nested graphs that share layers part of `graph`; they count as opened."""
+        for name in _keras.dissolve_sharing(graph, self.openings.inside):
+            self.opened.setdefault(prefix + name)
+
     def run_inside(self, model, x, path):
         """Trace a model that a layer calls by itself on `x`; returns its outputs and its calls."""
         graph = self.openings.enter(model)
+        self.dissolve(graph, path + "/")
         self.agree((id(model), "inputs"), [x])
         self.nested_inputs[id(model)] = [x]
         self.inner_inputs[id(model)] = x
@@ -305,7 +311,7 @@ def trace(model, input_shape=None):
     graph = root_graph(model, openings, input_shape)
     openings.open_graph(graph)
     tracer = Tracer(rule_of, openings)
-    tracer.opened.update(dict.fromkeys(_keras.dissolve_sharing(graph, openings.inside)))
+    tracer.dissolve(graph)
     arrays = []
     for x, shape in zip(graph.inputs, input_shapes(graph, input_shape), strict=True):
         ids = tracer.identities.new(shape[-1] if shape else 1)
