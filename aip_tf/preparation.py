@@ -20,7 +20,7 @@ from aip_tf.datasets.data import DataNotFoundError
 from aip_tf.datasets.passes import counted
 from aip_tf.distribution import STRATEGIES, is_chief
 from aip_tf.failures import words
-from aip_tf.run_state import replace
+from aip_tf.saving import save_model
 from aip_tf.task import Task
 
 _log = logging.getLogger("aip_tf")
@@ -85,7 +85,7 @@ def prepare(teacher, data, prune, seed, run_dir, overwrite):
         network = _trained(teacher, images, seed, run_dir, overwrite, check)
     else:
         check_pair(network, images)  # `prune` begins with its own checks
-        replace(run_dir / "teacher.keras", network.save)
+        save_model(run_dir / "teacher.keras", network)
     return network, images
 
 
@@ -194,7 +194,7 @@ def _trained(teacher, data, seed, run_dir, overwrite, check):
         network = teacher(**arguments)
         if "check" not in arguments:
             check_pair(network, data)
-        replace(path, network.save)
+        save_model(path, network)
         return network
     return _cached_teacher(lambda: teacher(**arguments), path, inputs, overwrite)
 
@@ -222,7 +222,7 @@ def _cached_teacher(make, path, inputs, overwrite):
                 return keras.saving.load_model(path)
         _log.warning("'%s' is damaged or missing; the teacher is made anew.", path)
     network = make()
-    replace(path, network.save)
+    save_model(path, network)
     if is_chief():
         saved = {"inputs": inputs, "sha256": files.digest(path)}
         files.write_text(record, json.dumps(saved, indent=1))

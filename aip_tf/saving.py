@@ -21,7 +21,7 @@ _TOLERANCE = 1e-4  # of the largest output; the same weights in the same layers 
 # What Keras says where a file needs a class or a function of the user's, or his consent.
 _CUSTOM = re.compile("Could not locate|cannot be imported|is a custom class|safe_mode=False")
 _REMEDY = (
-    "Without a run_dir nothing is written: the student can be pruned all the same, and its weights "
+    "`prune` without a run_dir writes nothing: the student is pruned all the same, and its weights "
     "can be saved by `save_weights`."
 )
 
@@ -43,10 +43,19 @@ def check_saving(model, inputs):
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "student.keras"
-        obstacle = _failure(lambda: model.save(path))
-        if obstacle is not None:
-            raise ValueError(_unwritten(model, obstacle))
+        save_model(path, model)
         _check(path, model, inputs)
+
+
+def save_model(path, model):
+    """Write a model to a `.keras` file, whole or not at all.
+
+    Raises:
+        ValueError: names the layer that Keras cannot write down.
+    """
+    obstacle = _failure(lambda: replace(path, model.save))
+    if obstacle is not None:
+        raise ValueError(_unwritten(model, obstacle))
 
 
 def _failure(action):
@@ -102,7 +111,7 @@ def save_student(path, student, inputs, recovery):
     if not needs_us:
         recovery.compile(student)
     if path is not None:
-        replace(path, student.save)
+        save_model(path, student)
         if not _keras.is_multi_worker(tf.distribute.get_strategy()):
             _check(path, student, inputs)
     if needs_us:

@@ -9,7 +9,7 @@ import pytest
 from keras import layers, ops
 
 import aip_tf
-from aip_tf.saving import check_saving
+from aip_tf.saving import check_saving, save_model
 
 BATCH = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
 LABELS = np.array([0, 1, 2, 0])
@@ -52,12 +52,17 @@ class Never(keras.callbacks.Callback):
 def test_what_keras_cannot_write_is_named_before_anything_trains(layer, tmp_path):
     model = network(lambda x: layers.Flatten()(layer()(layers.Reshape((2, 4))(x))))
     recovery = aip_tf.Recovery(1, transfers=[], callbacks=[Never()])
-    run = functools.partial(aip_tf.prune, model, (BATCH, LABELS), schedule=0.2, recovery=recovery)
+    run = functools.partial(
+        aip_tf.prune, model, (BATCH, LABELS), schedule=0.2, criterion="l1", recovery=recovery
+    )
     for options in ({}, {"check_only": True}):
         with pytest.raises(ValueError, match=r"'odd' cannot be written .*run_dir"):
             run(run_dir=tmp_path / "run", **options)
     with pytest.raises(RuntimeError, match="trained"):
         run()
+    with pytest.raises(ValueError, match="'odd' cannot be written"):
+        save_model(tmp_path / "teacher.keras", model)
+    assert not (tmp_path / "teacher.keras").exists()
 
 
 def test_a_file_that_does_not_load_is_told_truly():
