@@ -33,14 +33,24 @@ def strategy_from(name):
     >>> with strategy_from("none").scope():
     ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     """
-    if name not in STRATEGIES:
-        raise ValueError(f"Received the strategy {name!r}. Expected one of {list(STRATEGIES)}.")
+    check_strategy(name)
     if name == "none":
         return tf.distribute.get_strategy()
     if name == "mirrored":
         return _mirrored()
-    _check_tf_config()
     return _keras.multi_worker_strategy(_HEALTH_CHECK_SECONDS)
+
+
+def check_strategy(name):
+    """Whether a strategy can be had; nothing is started.
+
+    Raises:
+        ValueError: for another name, or `"multi_worker"` without a usable TF_CONFIG.
+    """
+    if name not in STRATEGIES:
+        raise ValueError(f"Received strategy={name!r}. Expected one of {list(STRATEGIES)}.")
+    if name == "multi_worker":
+        _check_tf_config()
 
 
 def is_chief(strategy=None):

@@ -12,13 +12,13 @@ import warnings
 import keras
 
 from aip_tf import files, identity
-from aip_tf.arguments import OPTIONAL_FUNCTION, Kind, accepted, choice, integer, takes
+from aip_tf.arguments import OPTIONAL_FUNCTION, Kind, accepted, integer, takes
 from aip_tf.arguments import check as check_kinds
 from aip_tf.datasets import Data
 from aip_tf.datasets.adapt import first_batch
 from aip_tf.datasets.data import DataNotFoundError
 from aip_tf.datasets.passes import counted
-from aip_tf.distribution import STRATEGIES, is_chief
+from aip_tf.distribution import check_strategy, is_chief
 from aip_tf.failures import words
 from aip_tf.saving import save_model
 from aip_tf.task import Task
@@ -38,7 +38,7 @@ _PARTS = {
         "a function of a model and a folder, such as aip_tf.export_model, or None",
     ),
 }
-_KINDS = {"strategy": choice(*STRATEGIES), "seed": integer(0, 2**32 - 1)}
+_KINDS = {"seed": integer(0, 2**32 - 1)}
 
 
 def check_start(strategy, seed, run_dir=None):
@@ -49,6 +49,7 @@ def check_start(strategy, seed, run_dir=None):
             that cannot be made or written to.
     """
     check_kinds(_KINDS, locals())
+    check_strategy(strategy)
     if run_dir is not None:
         files.check_folder(run_dir)
 

@@ -113,11 +113,14 @@ def test_a_folder_that_cannot_be_is_refused_at_once(wrong, tmp_path, monkeypatch
         ({"strategy": "tpu"}, "strategy='tpu'"),
         ({"seed": -1}, "seed=-1"),
         ({"seed": 0.5}, "seed=0.5"),
+        ({"strategy": "multi_worker"}, "TF_CONFIG"),
     ],
 )
 def test_a_run_that_cannot_start_says_so(settings, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         experiment.run(teacher, data, aip_tf.prune, run_dir=tmp_path, **settings)
+    with pytest.raises(ValueError, match=message):
+        experiment.plan(teacher, data, aip_tf.prune, **settings)
     assert list(tmp_path.iterdir()) == []
 
 

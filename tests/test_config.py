@@ -169,7 +169,10 @@ def test_every_registered_function_can_be_named_in_full(run_file):
         ("digits_resnet.input_shape = (8, '8', 1)", "takes a sequence"),
         ("prune.selection = 3", "prune.selection takes a name, such as 'macs'"),
         ("prune.schedule = 'half'", "prune.schedule takes a number, such as 0.5"),
-        ("prune.recovery = @Recovery", r"takes what that class makes: write @Recovery\(\)"),
+        ("prune.recovery = @Recovery", r"takes what that makes: write @Recovery\(\)"),
+        ("prune.schedule = @one_shot", r"takes what that makes: write @one_shot\(\)"),
+        ("prune.schedule = @one_shot()", "calls one_shot. Expected a value for its amount"),
+        ("run.data = @image_folder", "calls image_folder. Expected a value for its directory"),
         (
             "prune.recovery = @Recovery()\nRecovery.transfers = 'all'",
             "Recovery.transfers takes list or None",

@@ -115,7 +115,7 @@ def test_a_workers_death_is_an_error_within_a_minute(tmp_path):
 
 
 def test_unknown_strategies_are_refused():
-    with pytest.raises(ValueError, match="Received the strategy 'tpu'"):
+    with pytest.raises(ValueError, match="Received strategy='tpu'"):
         distribution.strategy_from("tpu")
 
 

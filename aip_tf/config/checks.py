@@ -13,12 +13,16 @@ import typing
 
 from gin import config as gin_config
 
-from aip_tf import experiment
+from aip_tf import experiment, schedules
 from aip_tf.config.offer import HANDED_OVER, RUN, callable_of
 from aip_tf.config.reading import ConfigError
 
 _MOST_REFERENCES = 50  # one leading to the next
 _NUMBER = (int, float)
+_ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_CALLED = ((RUN, "teacher"), (RUN, "data"))  # by `run`, with what it has
+_AT_HAND = {"data", "model", "checkpoint_dir", "overwrite", "check", "check_only"}
+_MAKERS = (schedules.PolynomialDecay, schedules.one_shot, schedules.step_decay)
 
 
 def reach(bindings):
@@ -82,8 +86,10 @@ def check_all_read(bindings, configuration):
 
 def check_complete(read):
     """Raise `ConfigError` unless every `%name` read has a value, and `run` has its arguments."""
-    for binding in read.values():
+    for key, binding in read.items():
         for reference in gin_config.iterate_references(binding.value):
+            if reference.evaluate or key[1:] in _CALLED:
+                _check_call(reference, binding, read)
             name, selector = "/".join(reference.scopes), reference.configurable.selector
             if (selector, name) == ("gin.constant", "gin.REQUIRED"):
                 raise ConfigError(
@@ -101,6 +107,23 @@ def check_complete(read):
         raise ConfigError(
             f"run.{missing[0]} is not bound. A run file includes 'gin/base.gin' and binds "
             f"{', '.join(f'run.{name}' for name in sorted(needed))}; see gin/digits.gin."
+        )
+
+
+def _check_call(reference, binding, read):
+    """Whether whatever is called has a value for each argument that needs one."""
+    selector = reference.configurable.selector
+    if selector.startswith("gin."):
+        return
+    parameters = inspect.signature(callable_of(selector)).parameters.values()
+    open_ = [p.name for p in parameters if p.default is p.empty and p.kind not in _ANY_NUMBER]
+    known = {argument for _, other, argument in read if other == selector}
+    if missing := [name for name in open_ if name not in known | _AT_HAND]:
+        name = selector.split(".")[-1]
+        raise ConfigError(
+            f"{binding.place}: {binding.text} = {binding.value!r} calls {name}. Expected a value "
+            f"for its {', '.join(missing)}: add --gin_param='{name}.{missing[0]} = ...' or a line "
+            "in your run file."
         )
 
 
@@ -150,9 +173,9 @@ def _expected(selector, argument, value):
         is_named = is_optional or (_is_reference(value) and not value.evaluate)
         return None if is_named else f"a function that is named and not called, such as @{argument}"
     if _is_reference(value):
-        is_class = inspect.isclass(value.configurable.wrapped)
-        wrong = is_class and not value.evaluate
-        return f"what that class makes: write {value!r}()" if wrong else None
+        maker = value.configurable.wrapped
+        wrong = not value.evaluate and (inspect.isclass(maker) or maker in _MAKERS)
+        return f"what that makes: write {value!r}()" if wrong else None
     annotation = _annotation(function, argument)
     if annotation is not None:
         return None if _fits(value, annotation) else f"{_in_words(annotation)}"

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from aip_tf import _keras
+from aip_tf.arguments import check, integer
 from aip_tf.channels.members import by_channel, channel_rows, producer_kernels, rows_of
 from aip_tf.criteria.base import Criterion
 
@@ -102,7 +103,7 @@ class Random(Criterion):
 
     def __init__(self, seed=0):
         super().__init__(normalize="none")
-        self.seed = seed
+        self.seed = check({"seed": integer(0)}, locals())["seed"]
 
     def score(self, model, group, observed):
         name = zlib.crc32(group.name.encode())

@@ -89,7 +89,7 @@ def _check_form(output, form, truth):
         remedy = "a cross-entropy takes class numbers; this loss takes a value for each unit."
     raise ValueError(
         f"Received labels of shape {tuple(np.shape(truth))} for the output {output.name!r} of "
-        f"shape {(None, *output.shape)} with the loss {_name(output.loss)}. Expected "
+        f"shape {(None, *output.shape)} with the loss {name_of(output.loss)}. Expected "
         f"{_EXPECTED[output.labels]}: {remedy}"
     )
 
@@ -110,7 +110,7 @@ def _check_range(output, truth, most):
         is_single = units == 1 and high > 1
         raise ValueError(
             f"Received labels from {low:g} to {high:g} for the output {output.name!r} with {units} "
-            f"units and the loss {_name(output.loss)}. Expected 0 to {most}: "
+            f"units and the loss {name_of(output.loss)}. Expected 0 to {most}: "
             f"{'one unit tells two classes apart, ' if is_single else ''}number the classes from "
             "0, or give the last layer a unit for each class."
         )
@@ -126,7 +126,7 @@ def check_scales(outputs):
         _warn_once(
             f"The output {output.name!r} ends in "
             f"{'a ' + output.kind if gives_probabilities else 'no softmax or sigmoid'}, but its "
-            f"loss {_name(output.loss)} takes "
+            f"loss {name_of(output.loss)} takes "
             f"{'probabilities' if takes_probabilities else 'logits'}: compile the model with "
             f"from_logits={not gives_probabilities}, unless a layer of your own hides what it does."
         )
@@ -225,5 +225,6 @@ def doubt(outputs, metrics):
     return None
 
 
-def _name(loss):
+def name_of(loss):
+    """What a loss or a metric is called."""
     return getattr(loss, "name", None) or getattr(loss, "__name__", type(loss).__name__)

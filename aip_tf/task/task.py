@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from aip_tf import _keras
-from aip_tf.arguments import check, instance, shown
+from aip_tf.arguments import check, instance
 from aip_tf.failures import words
 from aip_tf.task import batches, checks, labels
 from aip_tf.task.outputs import output_kinds
@@ -275,9 +275,9 @@ class Task:
             _keras.build_metrics(judge, elements)
         except Exception as error:  # Keras has many words for it, and so have functions of users'
             raise ValueError(
-                f"Received loss={shown(self.loss)} and metrics={shown(self.metrics)}, which cannot "
-                f"be computed of a batch: {type(error).__name__}: {words(error)} Expected such as "
-                "`compile` takes for the outputs "
+                f"Received a loss and metrics ({_listed(self.loss)}; {_listed(self.metrics)}) that "
+                f"cannot be computed of a batch: {type(error).__name__}: {words(error)} "
+                "Expected such as `compile` takes for the outputs "
                 f"{', '.join(repr(output.name) for output in self.outputs)}."
             ) from error
 
@@ -311,6 +311,11 @@ class Task:
             keras.tree.map_structure(_keras.fresh_metric, x)
             for x in (self.metrics, self.weighted_metrics)
         )
+
+
+def _listed(wishes):
+    parts = [x for x in keras.tree.flatten(wishes) if x is not None]
+    return ", ".join(x if isinstance(x, str) else checks.name_of(x) for x in parts) or "none"
 
 
 def _is_list(value):
