@@ -118,7 +118,8 @@ def walk(graph, inputs, visit):
         The values of the outputs, in the model's structure.
     """
     values = {id(x): v for x, v in zip(graph.inputs, flat_inputs(graph, inputs), strict=True)}
-    for node in graph.nodes:
+    done = _done_behind(graph)
+    for place, node in enumerate(graph.nodes):
         if not values.keys() >= {id(x) for x in node.input_tensors}:
             continue
         args, kwargs = _fill_in(node.arguments, values)
@@ -132,8 +133,24 @@ def walk(graph, inputs, visit):
             values.update((id(x), y) for x, y in zip(node.outputs, flat, strict=True))
         else:
             values[id(node.outputs[0])] = outputs
+        del args, kwargs, outputs  # tensors live no longer than they are read
+        for key in done.get(place, ()):
+            values.pop(key, None)
     flat = [values.get(id(x), x) for x in tree.flatten(graph.outputs)]
     return tree.pack_sequence_as(graph.outputs, flat)
+
+
+def _done_behind(graph):
+    """{place of a node: ids of the tensors that nobody reads behind it}."""
+    last = {}
+    for place, node in enumerate(graph.nodes):
+        last.update((id(x), place) for x in (*node.outputs, *node.input_tensors))
+    for x in tree.flatten(graph.outputs):
+        last.pop(id(x), None)
+    done = {}
+    for key, place in last.items():
+        done.setdefault(place, []).append(key)
+    return done
 
 
 def _fill_in(arguments, values):

@@ -3,7 +3,8 @@
 import keras
 import numpy as np
 
-from aip_tf.channels import mask_channels, prune_channels
+from aip_tf import _keras
+from aip_tf.channels import ChannelGraph, prune_channels
 from aip_tf.game.taps import Reading
 from aip_tf.game.transfers import OutputTransfer
 from aip_tf.losses import feature_loss
@@ -24,12 +25,12 @@ class Trial:
         kinds = kinds or ["logits"] * len(model.outputs)
         self._values = [i for i, kind in enumerate(kinds) if kind == "values"]
         self._classes = [i for i, kind in enumerate(kinds) if kind != "values"]
-        self._copy = prune_channels(model, {}, input_shape)
-        self._batches, self._input_shape = batches, input_shape
+        self._copy = ChannelGraph(prune_channels(model, {}, input_shape), input_shape)
+        self._batches = batches
         if self._classes:
             transfer = OutputTransfer(temperature=1.0, outputs=self._classes)
             self._transfer = transfer.bind(model, model)
-        self._expected = [_reading(model, batch) for batch in batches]
+        self._expected = [_reading(_answers(model, batch)) for batch in batches]
 
     def divergence(self, fits, keep_masks):
         """How far outputs move without channels, the readers refitted: float.
@@ -41,10 +42,10 @@ class Trial:
             fits: the `Fit`s of the readers that lose inputs.
             keep_masks: `{group name: bool (num_channels,)}`.
         """
-        undo = [write(self._copy, fit.reader, *fit.refitted(keep_masks)) for fit in fits]
-        masked = mask_channels(self._copy, keep_masks, self._input_shape)
+        undo = [write(self._copy.model, fit.reader, *fit.refitted(keep_masks)) for fit in fits]
+        masked = self._copy.mask(keep_masks)
         losses = [
-            self._loss(expected, _reading(masked, batch))
+            self._loss(expected, _reading(masked(batch, training=False)))
             for expected, batch in zip(self._expected, self._batches, strict=True)
         ]
         for restore in undo:
@@ -59,5 +60,10 @@ class Trial:
         return float(loss)
 
 
-def _reading(model, batch):
-    return Reading(keras.tree.flatten(model(batch, training=False)))
+def _answers(model, batch):
+    """Run call by call: Keras keeps all tensors of a run to its end."""
+    return _keras.observe(model, batch, lambda *call: None)
+
+
+def _reading(outputs):
+    return Reading(keras.tree.flatten(outputs))
