@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import logging
 
 from aip_tf import _keras, criteria, identity, schedules
 from aip_tf import selection as selections
@@ -12,7 +13,10 @@ from aip_tf.distribution import share_batches
 from aip_tf.game.distiller import default_transfers
 from aip_tf.recovery import recovery_from
 from aip_tf.selection import select_channels
-from aip_tf.task.batches import check_model, check_weights, found_in, parts
+from aip_tf.task.answers import Answers, has_labels, inputs_of
+from aip_tf.task.batches import check_model, check_weights, found_in
+
+_log = logging.getLogger("aip_tf")
 
 _BUDGETED = (selections.Macs, selections.Parameters, selections.Channels, selections.PerGroup)
 
@@ -51,19 +55,23 @@ class Assignment:
         self.passes = list(map(counted, _datasets(train_data, validation_data, recovery)))
         self.identity = self._identify(criterion, recovery)
         check_weights(model)
-        batch = adapt.first_batch(self.passes[0].dataset)
-        self.graph = trace_on(model, parts(batch)[0])
+        datasets = [passes.dataset for passes in self.passes]
+        batch = adapt.first_batch(datasets[0])
+        self.graph = trace_on(model, inputs_of(batch))
         self.teacher = self.graph.plain_model
+        if not has_labels(datasets[0]):
+            recovery, datasets = self._with_answers(model, recovery, datasets)
+            batch = adapt.first_batch(datasets[0])
         self.recovery = recovery.for_model(model, batch, self.teacher)
         self.inputs = _keras.cast_inputs(self.teacher, batch[0])
         task = self.recovery.task
         task.check_class_weight(recovery.class_weight)
         check_data(task, self.teacher, "training data", train_data, batch)
-        for passes in self.passes[1:]:
-            batch = adapt.first_batch(passes.dataset, "validation_data")
+        for dataset in datasets[1:]:
+            batch = adapt.first_batch(dataset, "validation_data")
             check_data(task, self.teacher, "validation data", validation_data, batch)
         self.criterion = criteria.for_task(criterion, task)
-        shared = [task.prepare(share_batches(passes.dataset)) for passes in self.passes]
+        shared = [task.prepare(share_batches(dataset)) for dataset in datasets]
         self.train, self.validation = (*shared, None)[:2]
         for data in shared:
             task.rehearse(self.teacher, data.element_spec)
@@ -93,6 +101,7 @@ class Assignment:
             "data": {k: v for k, v in self.identity.items() if k.endswith("data")},
             "classes": [output.num_classes for output in task.outputs],
             "transfers": [identity.describe(transfer) for transfer in transfers],
+            "labels": "given" if has_labels(self.passes[0].dataset) else "the teacher's answers",
             "loss": identity.describe(task.loss),
             "metrics": identity.describe(task.metrics),
             "main metric": task.main_metric,
@@ -139,6 +148,15 @@ class Assignment:
         for transfer in self.transfers:
             transfer.bind(self.teacher, self.teacher)
         _keras.set_random_state(random)
+
+    def _with_answers(self, model, recovery, datasets):
+        """Recovery and data sets, where what the teacher answers stands in for missing labels."""
+        are_judged_by_labels = len(datasets) > 1 and has_labels(datasets[1])
+        answers = Answers(self.teacher, getattr(model, "loss", None))
+        metric = "accuracy" if are_judged_by_labels else "agreement"
+        recovery = recovery.without_labels(answers.task(metric))
+        _log.info("No labels: the teacher's answers stand in for them.")
+        return recovery, [d if has_labels(d) else answers.added_to(d) for d in datasets]
 
     def _check_last_cut(self):
         """Fail before training if it cannot be made (whatever the scores) or no transfer fit it."""

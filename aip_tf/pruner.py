@@ -49,7 +49,9 @@ def prune(
             its loss and metrics are used.
         train_data: what `fit` takes, inputs and labels in one object: a `tf.data.Dataset` of
             (inputs, labels) batches, a tuple of arrays (inputs, labels), a PyDataset, a generator
-            with `Recovery(steps_per_epoch=...)`; see `datasets.as_dataset`.
+            with `Recovery(steps_per_epoch=...)`; see `datasets.as_dataset`. Without labels, as a
+            dataset of inputs alone or a tuple (inputs,), the transfers teach, and the metric is
+            the agreement with the teacher, unless the validation data have labels.
         validation_data: the same, for the metrics in the report; None: none are measured.
         schedule: when to cut and how much: a float (the final amount, reached in three cuts), a
             tfmot `PruningSchedule` or a callable, see `aip_tf.schedules.list_cuts`. Amounts are

@@ -116,6 +116,26 @@ class Recovery:
         task = dataclasses.replace(task, **wishes).read(model, batch, opened)
         return dataclasses.replace(self, task=task, loss=None, metrics=None)
 
+    def without_labels(self, task):
+        """This recovery for data without labels: transfers teach, the teacher's answers judge.
+
+        Args:
+            task: of `task.answers.Answers`.
+
+        Raises:
+            ValueError: for wishes that need labels, or if nothing is left to learn from.
+        """
+        needing = ("loss", "metrics", "task", "supervised_weight", "class_weight")
+        given = [name for name in needing if getattr(self, name) is not None]
+        if given or (self.transfers is not None and not self.transfers):
+            what = ", ".join(f"Recovery({name}=...)" for name in given) or "Recovery(transfers=[])"
+            raise ValueError(
+                f"Received training data without labels, and {what}. Expected labels for it: a "
+                "batch of (inputs, labels). Without them the student learns from its teacher "
+                "alone: leave it out."
+            )
+        return dataclasses.replace(self, task=task, supervised_weight=0.0)
+
     def compile(self, model, steps=None, teacher=None):
         """Compile a student or distiller for a stretch of `steps` training steps; None: no end.
 

@@ -28,9 +28,9 @@ def as_dataset(data, steps=None, *, shuffle=True, restart=False, role="train_dat
     """Training or validation data as a dataset of batches, of known number.
 
     Args:
-        data: a `tf.data.Dataset` of batches; a tuple (inputs, labels) or (inputs, labels,
-            sample_weights) of arrays, or of lists or dictionaries of arrays, which are put in
-            batches of 32; a `keras.utils.PyDataset`, or anything else of batches with a length
+        data: a `tf.data.Dataset` of batches; a tuple (inputs,), (inputs, labels) or (inputs,
+            labels, sample_weights) of arrays, or of lists or dictionaries of arrays, which are put
+            in batches of 32; a `keras.utils.PyDataset`, or anything else of batches with a length
             (a PyTorch DataLoader); a generator of batches.
         steps: batches in an epoch; needed where the data do not end or do not say how many they
             are. An epoch goes on where the one before it ended, and starts over at the data's end.
@@ -50,7 +50,7 @@ def as_dataset(data, steps=None, *, shuffle=True, restart=False, role="train_dat
     """
     if isinstance(data, tf.data.Dataset):
         dataset = data
-    elif isinstance(data, tuple) and len(data) in (2, 3):
+    elif isinstance(data, tuple) and len(data) in (1, 2, 3):
         dataset = _from_arrays(data, shuffle, role)
     elif isinstance(data, keras.utils.PyDataset):
         dataset = _from_py_dataset(data, shuffle, role)
@@ -79,7 +79,12 @@ def weighted(dataset, class_weight):
     if class_weight is None:
         return dataset
     spec = dataset.element_spec
-    if len(spec) != 2 or tf.nest.is_nested(spec[1]) or len(spec[1].shape) > 2:
+    if (
+        not isinstance(spec, tuple)
+        or len(spec) != 2
+        or tf.nest.is_nested(spec[1])
+        or len(spec[1].shape) > 2
+    ):
         raise ValueError(
             f"Received class_weight={shown(class_weight)} with data {shown(spec)}. Expected "
             "(inputs, labels) with one class for each sample; otherwise give the weights with the "

@@ -1,0 +1,89 @@
+"""Data without labels: what the teacher answers stands in for them."""
+
+import keras
+import tensorflow as tf
+
+from aip_tf.task.labels import wanted_form
+from aip_tf.task.outputs import output_kinds, output_names, symbolic_outputs
+from aip_tf.task.task import Task
+
+
+def has_labels(dataset):
+    """Whether the batches of a `tf.data.Dataset` are more than inputs alone."""
+    spec = dataset.element_spec
+    return isinstance(spec, tuple | list) and len(spec) > 1
+
+
+def inputs_of(batch):
+    """The inputs of a batch, with labels or without."""
+    return batch[0] if isinstance(batch, tuple | list) else batch
+
+
+class Answers:
+    """A task that is known from the model alone: to answer as it does.
+
+    Classes are told by the largest answer, yes/no answers by their sign, values are what they are.
+
+    Args:
+        model: a Functional or built Sequential `keras.Model`, the teacher.
+        loss: the loss it was compiled for, which tells values from logits; or None.
+    """
+
+    def __init__(self, model, loss=None):
+        self._model = model
+        is_of_values = any(wanted_form(x) == "values" for x in keras.tree.flatten(loss))
+        sizes = [x.shape[-1] for x in symbolic_outputs(model)]
+        kinds = zip(output_kinds(model), sizes, strict=True)
+        self._kinds = ["values" if is_of_values else _kind(*each) for each in kinds]
+
+    def task(self, metric="agreement"):
+        """The `Task`; its main metric, of this name, is the agreement with the teacher."""
+        losses = [_loss(kind) for kind in self._kinds]
+        metrics = [[_agreement(kind, metric)] for kind in self._kinds]
+        names = output_names(self._model)
+        if len(names) == 1:
+            return Task(loss=losses[0], metrics=metrics[0], main_metric=metric)
+        by_name = dict(zip(names, metrics, strict=True))
+        return Task(loss=losses, metrics=by_name, main_metric=f"{names[0]}_{metric}")
+
+    def added_to(self, dataset):
+        """(inputs, answers) of a dataset of inputs, as the loss wants them."""
+
+        def answer(*batch):
+            inputs = inputs_of(batch)
+            outputs = self._model(inputs, training=False)
+            flat = zip(keras.tree.flatten(outputs), self._kinds, strict=True)
+            return inputs, keras.tree.pack_sequence_as(outputs, [_label(*each) for each in flat])
+
+        return dataset.map(answer, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _kind(kind, size):
+    """`"logits"`, `"softmax"`, `"sigmoid"`, or of a single linear unit `"sign"`."""
+    return "sign" if kind == "logits" and size == 1 else kind
+
+
+def _label(y, kind):
+    if kind == "values":
+        return y
+    if kind in ("sigmoid", "sign"):
+        return tf.cast(y > (0.5 if kind == "sigmoid" else 0), tf.float32)
+    return tf.argmax(y, axis=-1, output_type=tf.int32)
+
+
+def _loss(kind):
+    if kind == "values":
+        return keras.losses.MeanSquaredError()
+    if kind in ("sigmoid", "sign"):
+        return keras.losses.BinaryCrossentropy(from_logits=kind == "sign")
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=kind == "logits")
+
+
+def _agreement(kind, name):
+    """A metric: the share of equal answers, or of values their mean distance."""
+    if kind == "values":
+        return keras.metrics.MeanAbsoluteError(name=name)
+    if kind in ("sigmoid", "sign"):
+        threshold = 0.5 if kind == "sigmoid" else 0.0
+        return keras.metrics.BinaryAccuracy(threshold=threshold, name=name)
+    return keras.metrics.SparseCategoricalAccuracy(name=name)

@@ -1,0 +1,77 @@
+"""Without labels the teacher's answers stand in for them, and transfers teach."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import Input, Model, layers
+
+import aip_tf
+from aip_tf.task.answers import Answers
+
+X = np.random.default_rng(0).normal(size=(24, 6)).astype("float32")
+
+
+def teacher():
+    keras.utils.set_random_seed(0)
+    inputs = Input((6,))
+    x = layers.Dense(8, activation="relu", name="hidden")(inputs)
+    return Model(inputs, layers.Dense(3, name="kind")(x))
+
+
+@pytest.mark.parametrize(
+    "data", [(X,), (X, None), tf.data.Dataset.from_tensor_slices(X).batch(8)], ids=str
+)
+def test_a_model_is_pruned_on_inputs_alone(data):
+    recovery = aip_tf.Recovery(epochs=1, transfers=[aip_tf.transfers.OutputTransfer()])
+    model = teacher()
+    student, report = aip_tf.prune(model, data, data, schedule=0.3, recovery=recovery)
+    same = np.argmax(student(X), -1) == np.argmax(model(X), -1)
+    assert report.student.metrics["agreement"] == pytest.approx(same.mean(), abs=1e-6)
+    assert report.teacher.metrics["agreement"] == 1.0
+    assert report.run["labels"] == "the teacher's answers"
+
+
+def test_labels_of_the_validation_data_are_what_counts():
+    recovery, labels = aip_tf.Recovery(epochs=0), np.zeros(24, int)
+    model = teacher()
+    _, report = aip_tf.prune(model, (X,), (X, labels), schedule=0.3, recovery=recovery)
+    expected = np.mean(np.argmax(model(X), -1) == 0)
+    assert report.teacher.metrics["accuracy"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"transfers": []},
+        {"loss": keras.losses.SparseCategoricalCrossentropy()},
+        {"class_weight": {0: 2.0}},
+        {"supervised_weight": 0.5},
+    ],
+    ids=lambda wish: next(iter(wish)),
+)
+def test_what_needs_labels_is_refused_by_name_where_there_are_none(wish):
+    (name,) = wish
+    with pytest.raises(ValueError, match=f"{name}.*labels|labels.*{name}"):
+        aip_tf.prune(teacher(), (X,), recovery=aip_tf.Recovery(**wish), check_only=True)
+
+
+@pytest.mark.parametrize(
+    "units, activation, loss, metric",
+    [
+        (3, None, None, 1.0),
+        (3, "softmax", None, 1.0),
+        (3, "sigmoid", None, 1.0),
+        (1, None, None, 1.0),
+        (3, None, keras.losses.MeanSquaredError(), 0.0),
+    ],
+)
+def test_a_model_agrees_with_itself_whatever_it_answers(units, activation, loss, metric):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([Input((6,)), layers.Dense(units, activation=activation)])
+    answers = Answers(model, loss)
+    data = answers.added_to(tf.data.Dataset.from_tensor_slices(X).batch(12))
+    task = answers.task().read(model, next(iter(data)))
+    assert task.evaluate(model, data)["agreement"] == pytest.approx(metric, abs=1e-6)
+    other = keras.models.clone_model(model)
+    assert task.evaluate(other, data)["agreement"] != pytest.approx(metric, abs=1e-3)
