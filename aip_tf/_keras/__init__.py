@@ -44,21 +44,14 @@ from aip_tf._keras.functions import (
     recorded_graph,
 )
 from aip_tf._keras.graph import (
-    all_layers,
-    application_layers,
-    attention_projections,
-    built_shapes,
     flat_inputs,
-    further_arguments,
     given_tensors,
     graph_inside,
     graph_of,
     is_graph,
     layer_at,
     masks_given,
-    operation_type,
     output_shapes,
-    random_states,
     run_graph,
     run_operation,
     standardized,
@@ -71,6 +64,15 @@ from aip_tf._keras.held import (
     Held,
     give,
     hold,
+)
+from aip_tf._keras.layers import (
+    all_layers,
+    application_layers,
+    attention_projections,
+    built_shapes,
+    further_arguments,
+    operation_type,
+    random_states,
 )
 from aip_tf._keras.opening import (
     Openings,

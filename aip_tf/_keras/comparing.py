@@ -9,8 +9,8 @@ from keras import tree
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
 from aip_tf._keras.copies import copy_ops
-from aip_tf._keras.graph import operation_type
 from aip_tf._keras.held import Given, Held
+from aip_tf._keras.layers import operation_type
 
 _NOT_SETTINGS = {
     "name",

@@ -18,7 +18,7 @@ import keras
 from keras.src.backend.common import global_state
 from keras.src.saving.serialization_lib import SafeModeScope
 
-from aip_tf._keras.graph import operation_type
+from aip_tf._keras.layers import operation_type
 
 _UNFILLED = "uninitialized_variables"  # where Keras notes them
 # What a new layer has of its own; the rest of its attributes are those of the source.

@@ -1,17 +1,11 @@
 """Graphs of operations: in which order they run, layers by path."""
 
-import importlib
-import inspect
 import itertools
 
 import keras
 from keras import tree
 from keras.src.models.functional import Functional, operation_fn
-from keras.src.ops.operation import Operation
 from keras.src.utils.naming import to_snake_case
-
-_CATCH_ALL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_OPERATION_MODULES = ("core", "image", "linalg", "math", "nn", "numpy")
 
 
 class Graph:
@@ -333,80 +327,3 @@ def _inside(owner):
         graph = graph_inside(owner)
         return [node.operation for node in graph.nodes] + list(owner.layers)
     return list(owner._flatten_layers(include_self=False, recursive=False))
-
-
-# --- private classes and attributes -------------------------------------------------------------
-
-
-def operation_type(name):
-    """The class behind a function of `keras.ops`, or None where this Keras has none."""
-    for module in _OPERATION_MODULES:
-        found = getattr(importlib.import_module(f"keras.src.ops.{module}"), name, None)
-        if inspect.isclass(found) and issubclass(found, Operation):
-            return found
-    return None
-
-
-def application_layers():
-    """The layer classes that networks of `keras.applications` define for themselves, by name."""
-    from keras.src.applications import convnext, inception_resnet_v2
-
-    modules = (convnext, inception_resnet_v2)
-    names = ("LayerScale", "StochasticDepth", "CustomScaleLayer")
-    return {n: getattr(m, n) for m in modules for n in names if hasattr(m, n)}
-
-
-def own_variables(layer):
-    """The variables that a layer made itself: not those of its sublayers or random generators."""
-    return [*layer._trainable_variables, *layer._non_trainable_variables]
-
-
-def built_shapes(model):
-    """Shapes without batch size that a subclassed model was built on, or None."""
-    shapes = model._build_shapes_dict
-    if not shapes or len(shapes) != 1:
-        return None
-    return tree.map_shape_structure(lambda s: tuple(s[1:]), next(iter(shapes.values())))
-
-
-def further_arguments(model, with_optional=True):
-    """Names of what the call of a model may take beside its first argument: list of str.
-
-    Args:
-        model: a subclassed model.
-        with_optional: also those whose default is None, which may stand for a tensor or for none.
-    """
-    found = []
-    for name, parameter in list(inspect.signature(model.call).parameters.items())[1:]:
-        may_be_none = with_optional and parameter.default is None
-        is_needed = parameter.default is parameter.empty and parameter.kind not in _CATCH_ALL
-        if name not in ("training", "mask") and (may_be_none or is_needed):
-            found.append(name)
-    return found
-
-
-def sublayers(layer):
-    """The layers directly inside of a layer or model that is no graph."""
-    return list(layer._layers)
-
-
-def random_states(layer):
-    """The variables of the random generators in `layer` and in what it contains."""
-    return [g.state for x in layer._flatten_layers() for g in x._seed_generators]
-
-
-def all_layers(model):
-    """Every layer inside `model`, those of nested models and wrappers included."""
-    return list(model._flatten_layers(include_self=False))
-
-
-def attention_projections(layer):
-    """The projections of an attention layer with heads by name: query, key, value, output, gate."""
-    found = {
-        "query": layer._query_dense,
-        "key": layer._key_dense,
-        "value": layer._value_dense,
-        "output": layer._output_dense,
-    }
-    gate = getattr(layer, "_gate_dense", None)
-    return found if gate is None else found | {"gate": gate}

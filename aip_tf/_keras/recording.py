@@ -17,8 +17,9 @@ from aip_tf._keras.comparing import (
     open_batch,
     open_sizes,
 )
-from aip_tf._keras.graph import Graph, mask_of, own_variables, with_mask_of
+from aip_tf._keras.graph import Graph, mask_of, with_mask_of
 from aip_tf._keras.held import Given, Held, symbolic_class
+from aip_tf._keras.layers import own_variables
 from aip_tf._keras.specs import stand_in
 
 CALLS_DIFFER = "its calls differ"
