@@ -187,6 +187,24 @@ class IndexedTable(layers.Layer):
         return x + ops.reshape(rows, (6, 6, -1))
 
 
+class BuiltOnAnotherSize(layers.Layer):
+    """Its part was built on a larger map: Keras minds that on symbols only."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.part = keras.Sequential([layers.Conv2D(6, 3, padding="same"), layers.ReLU()])
+
+    def build(self, shape):
+        self.part.build((None, 9, 9, 4))
+        self.built = True
+
+    def call(self, x):
+        return self.part(x)
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 6)
+
+
 def in_patches(x):
     """Four patches of every sample become samples."""
     x = layers.Concatenate(1)([x[:, 3:], x[:, :3]])
@@ -203,6 +221,7 @@ MIDDLES = {
     "an activation of its own": lambda x: OwnActivation()(x),
     "None among the outputs": lambda x: WithNone()(x),
     "patches as samples": in_patches,
+    "built on another size": lambda x: BuiltOnAnotherSize(name="built")(x),
     "a table by integers": lambda x: IndexedTable(name="table")(x),
 }
 OWN = {c.__name__: c for c in (MadeInBuild, WholeAroundBlock, SizeLeftOpen)}

@@ -9,6 +9,7 @@ from keras import tree
 from keras.src.backend.common.keras_tensor import any_symbolic_tensors
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
+from aip_tf._keras.classes import leaf_class, of_classes, opened_class
 from aip_tf._keras.comparing import (
     BatchSizeError,
     are_alike,
@@ -52,8 +53,8 @@ class Recording:
         self.explicit_mask = False
         self._lasting = set()
         self._symbolic = []  # (variable, its class, the class in which it is recorded)
-        self._opened_class = functools.cache(functools.partial(_opened_class, self))
-        self._leaf_class = functools.cache(functools.partial(_leaf_class, self))
+        self._opened_class = functools.cache(functools.partial(opened_class, self))
+        self._leaf_class = functools.cache(functools.partial(leaf_class, self))
 
     def run(self, layer, args, kwargs):
         """Call `layer` on symbols like those among `args` and `kwargs`."""
@@ -222,68 +223,12 @@ class Recording:
         self._symbolic = [(v, type(v), symbolic_class(type(v))) for v in variables]
         recorded = [(x, type(x), self._opened_class(type(x))) for x in composites]
         recorded += [(x, type(x), self._leaf_class(type(x))) for x in leaves]
-        with _of_classes([*recorded, *self._symbolic]):
+        with of_classes([*recorded, *self._symbolic]):
             yield
 
     def with_real_variables(self):
         """For a while the variables are what they are: Keras looks into a layer by itself."""
-        return _of_classes([(v, recording, real) for v, real, recording in self._symbolic])
-
-
-@contextlib.contextmanager
-def _of_classes(changes):
-    """Objects are of another class for a while: list of (object, its class, the other)."""
-    for x, _, other in changes:
-        object.__setattr__(x, "__class__", other)
-    try:
-        yield
-    finally:
-        for x, cls, _ in changes:
-            object.__setattr__(x, "__class__", cls)
-
-
-def _opened_class(recording, cls):
-    """A subclass of `cls` whose calls on symbols are told to `recording`."""
-
-    class Opened(cls):
-        def __call__(self, *args, **kwargs):
-            args, kwargs = recording.with_symbols(self, args, kwargs)
-            if not any_symbolic_tensors(args, kwargs):
-                return super().__call__(*args, **kwargs)
-            recording.explicit_mask = kwargs.get("mask") is not None
-            outputs = super().__call__(*args, **kwargs)
-            return recording.returned.pop(id(self), outputs)
-
-        def symbolic_call(self, *args, **kwargs):
-            try:
-                return recording.record(self, args, kwargs)
-            except Exception as error:
-                recording.fail(self, error)
-            with recording.with_real_variables(), recording.placed(None):
-                return super().symbolic_call(*args, **kwargs)
-
-        def add_loss(self, loss):
-            recording.reasons.setdefault(id(self), "its call adds a loss")
-
-    return _named_as(cls, Opened)
-
-
-def _leaf_class(recording, cls):
-    """A subclass of `cls` whose calls on constants leave a node, too."""
-
-    class Leaf(cls):
-        def __call__(self, *args, **kwargs):
-            args, kwargs = recording.with_symbols(self, args, kwargs)
-            with recording.placed(None):
-                outputs = recording.specs.call(self, args, kwargs)
-                return super().__call__(*args, **kwargs) if outputs is None else outputs
-
-    return _named_as(cls, Leaf)
-
-
-def _named_as(cls, new):
-    new.__name__, new.__qualname__, new.__module__ = cls.__name__, cls.__qualname__, cls.__module__
-    return new
+        return of_classes([(v, recording, real) for v, real, recording in self._symbolic])
 
 
 class _Watch(keras.StatelessScope):

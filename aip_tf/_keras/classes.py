@@ -1,0 +1,79 @@
+"""Classes of layers that tell a `Recording` of their calls on symbols."""
+
+import contextlib
+
+from keras import tree
+from keras.src.backend.common.keras_tensor import any_symbolic_tensors
+
+from aip_tf._keras.graph import graph_inside, walk
+from aip_tf._keras.specs import stand_in
+
+
+@contextlib.contextmanager
+def of_classes(changes):
+    """Objects are of another class for a while: list of (object, its class, the other)."""
+    for x, _, other in changes:
+        object.__setattr__(x, "__class__", other)
+    try:
+        yield
+    finally:
+        for x, cls, _ in changes:
+            object.__setattr__(x, "__class__", cls)
+
+
+def opened_class(recording, cls):
+    """A subclass of `cls` whose calls on symbols are told to `recording`."""
+
+    class Opened(cls):
+        def __call__(self, *args, **kwargs):
+            args, kwargs = recording.with_symbols(self, args, kwargs)
+            if not any_symbolic_tensors(args, kwargs):
+                return super().__call__(*args, **kwargs)
+            recording.explicit_mask = kwargs.get("mask") is not None
+            outputs = super().__call__(*args, **kwargs)
+            return recording.returned.pop(id(self), outputs)
+
+        def symbolic_call(self, *args, **kwargs):
+            try:
+                return recording.record(self, args, kwargs)
+            except Exception as error:
+                recording.fail(self, error)
+            with recording.with_real_variables(), recording.placed(None):
+                return super().symbolic_call(*args, **kwargs)
+
+        def add_loss(self, loss):
+            recording.reasons.setdefault(id(self), "its call adds a loss")
+
+    return _named_as(cls, Opened)
+
+
+def leaf_class(recording, cls):
+    """A subclass of `cls` whose calls on constants leave a node, too."""
+
+    class Leaf(cls):
+        def __call__(self, *args, **kwargs):
+            args, kwargs = recording.with_symbols(self, args, kwargs)
+            with recording.placed(None):
+                outputs = recording.specs.call(self, args, kwargs)
+                return super().__call__(*args, **kwargs) if outputs is None else outputs
+
+        def symbolic_call(self, *args, **kwargs):
+            try:
+                return super().symbolic_call(*args, **kwargs)
+            except ValueError:
+                # Only symbols are held to the size on which a model inside was built.
+                graph = graph_inside(self)
+                if graph is None or len(args) != 1:
+                    raise
+            return tree.map_structure(stand_in, walk(graph, args[0], _spec))
+
+    return _named_as(cls, Leaf)
+
+
+def _spec(node, args, kwargs):
+    return node.operation.compute_output_spec(*args, **kwargs)
+
+
+def _named_as(cls, new):
+    new.__name__, new.__qualname__, new.__module__ = cls.__name__, cls.__qualname__, cls.__module__
+    return new
