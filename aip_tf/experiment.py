@@ -83,7 +83,7 @@ def run(
     run_dir = files.expand(run_dir)
     strategy = strategy_from(strategy)  # before anything else touches TensorFlow
     is_writer = is_chief(strategy)
-    with files.Lock(run_dir if is_writer else None):
+    with files.Lock(run_dir if is_writer else None, "experiment"):
         keras.utils.set_random_seed(seed)
         with strategy.scope():
             network, images = prepare(teacher, data, prune, seed, run_dir, overwrite)

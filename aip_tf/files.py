@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -23,7 +24,8 @@ except ImportError:  # Windows knows no advisory locks: there, nobody watches
 _log = logging.getLogger("aip_tf")
 
 _LOCK = "lock"
-_held = {}  # {folder: [open lock file, how many times]} of this process
+_held = {}  # {folder: (open lock file, thread, [who])} of this process
+_guard = threading.Lock()
 _UNFINISHED = ".aip_tf_unfinished_"  # a name that nobody else gives
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: what was saved before is whole; free some space, and the same "
@@ -185,13 +187,15 @@ def tidy(folder):
 class Lock:
     """Ownership of a folder, while its `with` block lasts; it ends with the process, however.
 
-    A process may lock a folder that it owns already.
+    What a thread does in a folder that it owns may own it again, under another name: an experiment
+    prunes in its folder. Two runs of one name, two threads or two processes may not.
 
     Args:
         folder: the folder, made where it is missing; None: nothing is owned.
+        who: what is at work, for messages.
 
     Raises:
-        ValueError: on entering, if another process owns it; the message names it.
+        ValueError: on entering, if another run owns it; the message names it.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, Lock(folder):
@@ -199,25 +203,37 @@ class Lock:
     ['lock']
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, who="run"):
         self.folder = None if folder is None else expand(folder).resolve()
+        self.who = who
 
     def __enter__(self):
         if self.folder is None or fcntl is None:
             return self
-        if self.folder not in _held:
-            _held[self.folder] = [self._take(), 0]
-        _held[self.folder][1] += 1
+        with _guard:
+            if self.folder not in _held:
+                _held[self.folder] = (self._take(), threading.get_ident(), [])
+            _, thread, owners = _held[self.folder]
+            if thread != threading.get_ident() or self.who in owners:
+                raise self._refusal(f"another {owners[-1]} of this process is at work")
+            owners.append(self.who)
         return self
 
     def __exit__(self, *_):
-        held = _held.get(self.folder)
-        if held is None:
-            return
-        held[1] -= 1
-        if held[1] == 0:
-            del _held[self.folder]
-            held[0].close()
+        with _guard:
+            if self.folder not in _held:
+                return
+            file, _, owners = _held[self.folder]
+            owners.remove(self.who)
+            if not owners:
+                del _held[self.folder]
+                file.close()
+
+    def _refusal(self, owner):
+        return ValueError(
+            f"Received the folder '{self.folder}', in which {owner}. Expected a folder of one's "
+            "own: wait for that run to end, end it, or give another folder."
+        )
 
     def _take(self):
         path = make_folder(self.folder) / _LOCK
@@ -228,11 +244,7 @@ class Lock:
         except BlockingIOError as error:
             owner = _owner(file)
             file.close()
-            raise ValueError(
-                f"Received the folder '{self.folder}', in which another process is at work"
-                f"{owner}. Expected a folder of one's own: wait for that run to end, end it, or "
-                "give another folder."
-            ) from error
+            raise self._refusal(f"another process is at work{owner}") from error
         except OSError:  # some network file systems have no locks
             _log.warning("'%s' cannot be locked: start no second run in it.", self.folder)
         _sign(file)

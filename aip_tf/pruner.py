@@ -1,5 +1,6 @@
 """`prune`: the loop of cuts and recoveries."""
 
+import dataclasses
 import logging
 
 import keras
@@ -90,7 +91,7 @@ def prune(
             check_saving(assignment.graph.prune({}), assignment.inputs)
     if check_only:
         return None
-    with files.Lock(run_dir if is_chief() else None):
+    with files.Lock(run_dir if is_chief() else None, "pruning"):
         state = RunState(
             run_dir,
             assignment.identity,
@@ -216,9 +217,10 @@ class _Loop:
         assignment, path = self.assignment, self.state.path
         save_student(path("student.keras"), self.student, assignment.inputs, self.recovery)
         written = read_report(path("report.json"))
-        if written is not None:  # a second start: artefacts may have been entered since
-            return self.student, written
         report = self.books.report(self.graph, assignment.settings, assignment.describe())
+        if written is not None:  # a second start: what was exported since is entered there
+            entered = {"artefacts": written.artefacts, "deliveries": written.deliveries}
+            report = dataclasses.replace(report, **entered)
         save_report(path("report.json"), report)
         return self.student, report
 

@@ -12,6 +12,7 @@ teacher), the random state of the process, how often the data were iterated, and
 import dataclasses
 import json
 import logging
+import re
 import tempfile
 from pathlib import Path
 
@@ -25,6 +26,15 @@ _log = logging.getLogger("aip_tf")
 
 _VERSION = 2
 _ROLLING = 2  # snapshots that are kept besides those at the end of a recovery
+_SNAPSHOT = {
+    "file": str,
+    "sha256": str,
+    "stays": bool,
+    "epoch": int,
+    "round": int,
+    "recovered": bool,
+}
+_IS_SNAPSHOT = re.compile(r"checkpoint/\d{6,}\.npz|[^/\\.]+/snapshot\.npz")
 
 
 @dataclasses.dataclass
@@ -181,14 +191,15 @@ class RunState:
 
     def _read(self):
         path = self.path("state.json")
-        if path is None or not path.is_file():
+        if path is None or not path.exists():
             return None
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
             if saved["version"] != _VERSION:
                 raise KeyError("version")
+            _check_contents(saved)
             return saved
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"Received the folder '{self.folder}', whose state.json cannot be read: it is "
                 f"damaged, or of another version of aip_tf ({type(error).__name__}: {error}). "
@@ -209,15 +220,20 @@ class RunState:
                 "'%s' held a %s of another kind (%s); %d epochs of it are dropped.",
                 *(self.folder, self._what, "; ".join(changes), lost),
             )
+        there = len(newest)
         while newest and not self._open(newest[-1]):
             newest = newest[:-1]
+        if there and not newest:
+            _log.warning("No snapshot of the %s is whole: it starts anew.", self._what)
         self._snapshots = newest
 
     def _open(self, snapshot):
         path = self.folder / snapshot["file"]
         if not files.is_whole(path, snapshot["sha256"]):
             state = "damaged" if path.is_file() else "missing"
-            _log.warning("'%s' is %s; going on from the snapshot before it.", path, state)
+            _log.warning(
+                "'%s' is %s; the snapshot before it will do, if there is one.", path, state
+            )
             return False
         with np.load(path) as found:
             self._arrays = dict(found)
@@ -250,6 +266,20 @@ class RunState:
         for path in self.folder.glob("checkpoint/*.npz"):
             if path not in valid:
                 path.unlink()
+
+
+def _check_contents(saved):
+    """Whether a state says what `_drop_old` writes; it may have been edited, or cut off.
+
+    Raises:
+        TypeError: if not.
+    """
+    if not isinstance(saved["identity"], dict) or not isinstance(saved["snapshots"], list):
+        raise TypeError("identity and snapshots are of other kinds")
+    for snapshot in saved["snapshots"]:
+        kinds = {name: type(snapshot[name]) for name in _SNAPSHOT}
+        if kinds != _SNAPSHOT or not _IS_SNAPSHOT.fullmatch(snapshot["file"]):
+            raise TypeError(f"a snapshot says {snapshot!r:.200}")
 
 
 def replace(path, save):

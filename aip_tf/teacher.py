@@ -147,7 +147,7 @@ def train_teacher(
         "loss": identity.describe(task.loss),
         "metrics": identity.describe(task.metrics),
     }
-    with files.Lock(checkpoint_dir if is_chief() else None):
+    with files.Lock(checkpoint_dir if is_chief() else None, "training"):
         state = RunState(
             checkpoint_dir,
             _identity(model, passes, described),

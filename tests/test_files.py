@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,25 @@ def test_a_folder_without_permission_is_explained(tmp_path, monkeypatch):
         files.make_folder(tmp_path / "run")
 
 
+def test_one_run_owns_a_folder_in_its_own_process_too(tmp_path):
+    refused = []
+
+    def lock_in_a_thread():
+        with pytest.raises(ValueError, match="another pruning of this process is at work"):
+            files.Lock(tmp_path, "training").__enter__()
+        refused.append(True)
+
+    with files.Lock(tmp_path, "pruning"):
+        with pytest.raises(ValueError, match="another pruning of this process"):
+            files.Lock(tmp_path, "pruning").__enter__()
+        thread = threading.Thread(target=lock_in_a_thread)
+        thread.start()
+        thread.join()
+    assert refused
+    with files.Lock(tmp_path, "pruning"):
+        pass
+
+
 def lock_elsewhere(folder):
     """Another process tries to own the folder; what it says."""
     package = Path(files.__file__).parent
@@ -114,7 +134,7 @@ def lock_elsewhere(folder):
 
 def test_a_second_process_is_told_who_owns_the_folder(tmp_path):
     with files.Lock(tmp_path / "run"):
-        with files.Lock(tmp_path / "run"):
+        with files.Lock(tmp_path / "run", "pruning"):
             pass
         assert f"process {os.getpid()} on " in lock_elsewhere(tmp_path / "run")
     assert lock_elsewhere(tmp_path / "run") == "owned\n"

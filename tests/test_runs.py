@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras import layers
 
 import aip_tf
-from aip_tf import experiment, files, interruption
+from aip_tf import experiment, files, interruption, run_state
 
 pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config")
 EPOCHS = 3
@@ -359,6 +359,38 @@ def test_the_report_says_what_ran(complete):
         "AttentionTransfer",
         "AdversarialTransfer",
     ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.update(identity="x"),
+        lambda state: state.update(snapshots={}),
+        lambda state: state["snapshots"].append(3),
+        lambda state: state["snapshots"][-1].pop("sha256"),
+        lambda state: state["snapshots"][-1].update(epoch="3"),
+        lambda state: state["snapshots"][-1].update(file="../other/snapshot.npz"),
+    ],
+    ids=range(6),
+)
+def test_a_state_that_says_something_else_is_named(copy_of_run, change):
+    path = copy_of_run / "state.json"
+    state = json.loads(path.read_text())
+    change(state)
+    path.write_text(json.dumps(state))
+    with pytest.raises(ValueError, match=r"state\.json cannot be read: it is damaged"):
+        run_state.RunState(copy_of_run, {})
+
+
+def test_numbers_of_an_edited_report_are_not_believed(complete, copy_of_run):
+    path = copy_of_run / "report.json"
+    path.write_text(path.read_text().replace('"accuracy": 0.', '"accuracy": 1.'))
+    _, report = prune(copy_of_run)
+    assert report.student == complete[2].student and report.rounds == complete[2].rounds
+    written = [
+        json.loads((f / "report.json").read_text())["student"] for f in (copy_of_run, complete[0])
+    ]
+    assert written[0] == written[1]
 
 
 def test_a_student_that_its_file_does_not_give_back_is_noticed(tmp_path):
