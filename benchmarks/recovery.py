@@ -105,14 +105,15 @@ def run(network, arm, epochs, seed, is_validation):
 
 def images(seed, is_validation):
     """CIFAR-10, or with --validation its training images in two parts."""
-    arrays = [_arrays(split) for split in ("train", "test")]
+    arrays = [cifar10_arrays(split) for split in ("train", "test")]
     if is_validation:
         first = slice(0, -NUM_HELD_OUT), slice(-NUM_HELD_OUT, None)
         arrays = [tuple(x[part] for x in arrays[0]) for part in first]
     return from_arrays(*arrays, augment=augment.pad_crop_flip, seed=seed)
 
 
-def _arrays(split):
+def cifar10_arrays(split):
+    """Images and labels of one part, "train" or "test"."""
     import tensorflow_datasets as tfds
 
     where = SHARED / "tensorflow_datasets"

@@ -14,6 +14,7 @@ from aip_tf.game import (
     AttentionTransfer,
     OutputTransfer,
     Transfer,
+    build_discriminator,
 )
 
 IMAGES, LABELS = small_data()
@@ -215,6 +216,21 @@ def test_a_discriminator_that_wins_outright_does_not_destroy_the_student():
 
 
 # --- Keras' machinery ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_pull", [None, 1.0])
+def test_one_step_of_the_student_raises_the_verdict_of_a_discriminator_that_stays(max_pull):
+    judge, still = build_discriminator(4), keras.optimizers.SGD(0.0)
+    transfer = AdversarialTransfer(discriminator=judge, optimizer=still, max_pull=max_pull)
+    step = keras.optimizers.SGD(0.01)
+    distiller = game([transfer], optimizer=step, supervised_weight=0.0)
+
+    def verdict():
+        return float(keras.ops.mean(judge(distiller.student(IMAGES, training=True))))
+
+    before = verdict()
+    distiller.train_on_batch(IMAGES, LABELS)
+    assert verdict() > before
 
 
 def test_from_its_saved_state_it_trains_on_identically(tmp_path):

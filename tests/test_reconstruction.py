@@ -11,7 +11,7 @@ import aip_tf
 from aip_tf import criteria
 from aip_tf.channels import ChannelGraph, find_channel_groups, prune_channels
 from aip_tf.cutting import apply_cut
-from aip_tf.reconstruction import Study, System, removal_order, solving
+from aip_tf.reconstruction import Study, System, first_inputs, removal_order, solving
 from aip_tf.reconstruction import study as study_module
 from aip_tf.reconstruction.statistics import settle
 from aip_tf.selection import Macs
@@ -471,3 +471,12 @@ def test_the_layers_of_an_opened_model_are_refitted_under_the_names_of_its_masks
 
     apply_cut(graph, masks, batch, data=tf.data.Dataset.from_tensors((batch,)), refit=refit)
     assert len(records[0].layers) == len(masks) == 2
+
+
+def test_of_large_inputs_fewer_are_looked_at_unless_a_number_is_given():
+    small, large = np.zeros((1100, 2)), np.zeros((8, 2**22, 4), "int8")
+    counts = [
+        sum(map(len, first_inputs(data, number)))
+        for data, number in ((small, None), (large, None), (large, 7), (small, 1050))
+    ]
+    assert counts == [1024, 4, 7, 1050]

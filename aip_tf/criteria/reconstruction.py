@@ -24,7 +24,7 @@ _log = logging.getLogger("aip_tf")
 _UNSEEN = 0.25
 _FEWEST = 8
 _KINDS = {
-    "num_samples": integer(_FEWEST),
+    "num_samples": integer(_FEWEST, or_none=True),
     "ridge": number("a number > 0, such as 1e-3", above=0),
 }
 
@@ -41,14 +41,15 @@ class Reconstruction(Criterion):
        on inputs that no covariance has seen. Divergence over error is the group's factor.
 
     The score of a channel is its error times the factor of its group, in nats: such scores add up,
-    so selections divide them by what a channel costs. `refit` then
-    gives the layers of the cut model the weights that the scores supposed.
+    so selections divide them by what a channel costs. `refit` then gives the layers of the cut
+    model the weights that the scores supposed.
 
     Layers of other kinds than convolutions and dense layers (recurrent ones, attention) are counted
     by the size of their weights and not refitted.
 
     Args:
-        num_samples: how many inputs of `data` to look at; a quarter of them is for measuring.
+        num_samples: how many inputs of `data` to look at; a quarter of them is for measuring. None:
+            1,024, fewer of large inputs, such as 512 images of 224 pixels.
         ridge: share of the mean variance that is added to every variance; grows where a layer has
             few samples for its inputs.
 
@@ -67,7 +68,7 @@ class Reconstruction(Criterion):
 
     adds_up = True
 
-    def __init__(self, num_samples=512, ridge=1e-3):
+    def __init__(self, num_samples=None, ridge=1e-3):
         super().__init__(normalize="none", aggregate="sum")
         check(_KINDS, locals())
         self.num_samples, self.ridge = num_samples, ridge
@@ -117,8 +118,8 @@ class Reconstruction(Criterion):
         if count < _FEWEST:
             raise ValueError(
                 f"The criterion 'reconstruction' received {count} inputs. Expected at least "
-                f"{_FEWEST}, better {self.num_samples}: a tf.data.Dataset of batches or arrays; "
-                "labels are not needed."
+                f"{_FEWEST}, better {self.num_samples or 1024}: a tf.data.Dataset of batches or "
+                "arrays; labels are not needed."
             )
         unseen, seen = divide(batches, max(1, round(_UNSEEN * count)))
         return seen, unseen

@@ -10,6 +10,8 @@ _SLICE = 32
 # Numbers in a slice: 4 images of 224 pixels. A network that is watched holds all its tensors, for
 # ResNet-50 a quarter of a gigabyte for each image.
 _MOST_ENTRIES = 602_112
+_USUAL = 1024
+_USUAL_ENTRIES = 128 * _MOST_ENTRIES  # of all inputs: 512 images of 224 pixels
 
 
 def first_inputs(data, num_samples):
@@ -18,7 +20,8 @@ def first_inputs(data, num_samples):
     Args:
         data: a `tf.data.Dataset` of batches, inputs alone or (inputs, ...), or a tuple of arrays
             (inputs, ...), or an array.
-        num_samples: how many.
+        num_samples: how many; None: 1,024, fewer if they are large, such as 512 images of 224
+            pixels.
 
     Returns:
         Non-empty list of batches in the structure of the inputs, of numpy arrays.
@@ -26,8 +29,10 @@ def first_inputs(data, num_samples):
     found, left = [], num_samples
     for batch in data if isinstance(data, tf.data.Dataset) else [data]:
         inputs = batch[0] if isinstance(batch, tuple | list) else batch
-        size = min(left, num_inputs_of(inputs))
         entries = sum(math.prod(x.shape[1:]) for x in keras.tree.flatten(inputs))
+        if left is None:
+            left = max(1, min(_USUAL, _USUAL_ENTRIES // max(1, entries)))
+        size = min(left, num_inputs_of(inputs))
         step = max(1, min(_SLICE, _MOST_ENTRIES // max(1, entries)))
         for start in range(0, size, step):
             part = slice(start, min(start + step, size))
