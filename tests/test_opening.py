@@ -89,7 +89,7 @@ class Causal(layers.Layer):
 
 
 class Tokens(layers.Layer):
-    """Layers called on constants; a token and zeros, repeated for every sample."""
+    """Layers called on constants; a row of a table and zeros, repeated for every sample."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -97,11 +97,12 @@ class Tokens(layers.Layer):
         self.bias = keras.Sequential([layers.Dense(6, name="wide"), layers.Dense(8)], name="bias")
 
     def build(self, shape):
-        self.token = self.add_weight(shape=(1, 1, 8), name="token", initializer="normal")
+        self.token = self.add_weight(shape=(3, 8), name="token", initializer="normal")
 
     def call(self, x):
         batch = ops.shape(x)[0]
-        token = ops.broadcast_to(self.token, (batch, 1, 8)) + ops.zeros((batch, 1, 8))
+        token = ops.broadcast_to(ops.slice(self.token, (1, 0), (1, 8)), (batch, 1, 8))
+        token = token + ops.zeros((batch, 1, 8))
         x = ops.concatenate([token, ops.reshape(x, (-1, 64, 8))], 1)
         x = x + self.position(ops.arange(65)) + self.bias(np.linspace(-1, 1, 130).reshape(65, 2))
         x = ops.concatenate([x, ops.zeros((batch, 7, 8))], 1)

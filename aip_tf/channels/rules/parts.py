@@ -131,8 +131,8 @@ def slice_by_size(call, x, start_indices):
         return keep_all(call, f"{call.label} selects by a tensor")
     starts = np.asarray(starts).tolist()
     varying = call.settle(x)
-    ends = [s + n for s, n in zip(starts, sizes, strict=True)]
-    y = np.asarray(x)[tuple(map(slice, starts, [None, *ends[1:]]))]
+    ends = [s + n if n is not None and n >= 0 else None for s, n in zip(starts, sizes, strict=True)]
+    y = np.asarray(x)[tuple(map(slice, starts, ends))]
     if varying is not None and y.shape[varying] < x.shape[varying]:
         call.pin(x, f"{call.label} selects some of these channels")
     elif varying is not None:
