@@ -172,11 +172,12 @@ def wrong_masks(masks, name, rng, num_tries=4):
 
 def masked_is_cut(model, masks, batch):
     """Law 1. Returns (relative error, the cut model); float64 decides where float32 fails."""
-    cut = aip_tf.prune_channels(model, masks)
-    masked = aip_tf.mask_channels(model, masks)
+    graph = aip_tf.ChannelGraph.of(model)
+    cut = aip_tf.prune_channels(graph, masks)
+    masked = aip_tf.mask_channels(graph, masks)
     error = relative_error(run(cut, batch), run(masked, batch))
     if error > TOLERANCE:
-        wide = as_float64(model)
+        wide = aip_tf.ChannelGraph(as_float64(graph.model))
         exact = relative_error(
             run(aip_tf.prune_channels(wide, masks), batch),
             run(aip_tf.mask_channels(wide, masks), batch),
@@ -224,13 +225,14 @@ class Verdict:
 
 def check_cut(model, batch, rng, amount=0.5, num_controls=5):
     """Cut `amount` of every group at random and hold the laws against it."""
-    costs = Cost(model)
+    graph = aip_tf.ChannelGraph(model)
+    costs = Cost(graph)
     masks = random_masks(costs.groups, rng, amount)
-    error, cut = masked_is_cut(model, masks, batch)
+    error, cut = masked_is_cut(graph, masks, batch)
     # Padded zeros (no producer) and channels that nothing reads cannot move the output.
     heard = [g.name for g in costs.groups if g.name in masks and g.producers and g.consumers]
     outputs = run(cut, batch)
-    moved = any_control(model, masks, batch, outputs, rng, heard, num_controls) if heard else None
+    moved = any_control(graph, masks, batch, outputs, rng, heard, num_controls) if heard else None
     recount = Cost(cut)
     agree = costs.macs(masks) == recount.macs() and costs.parameters(masks) == cut.count_params()
     return Verdict(masks, costs, cut, error, moved, agree)

@@ -13,7 +13,11 @@ import zoo_models
 import aip_tf
 
 REST = [name for name in zoo_models.ARCHITECTURES if name not in zoo_models.FAMILIES]
-NUM_RANDOM_GRAPHS, CHUNK = 200, 20
+NUM_RANDOM_GRAPHS, NUM_QUICK, CHUNK = 200, 100, 20
+CHUNKS = [
+    pytest.param(first, marks=[] if first < NUM_QUICK else pytest.mark.slow)
+    for first in range(0, NUM_RANDOM_GRAPHS, CHUNK)
+]
 
 
 def prepare(name, batch_size=2):
@@ -76,7 +80,7 @@ def test_uncalibrated_statistics_would_hide_a_wrong_channel():
 # --- random graphs -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("first", range(0, NUM_RANDOM_GRAPHS, CHUNK))
+@pytest.mark.parametrize("first", CHUNKS)
 def test_random_graphs(first):
     failures, num_groups = [], []
     for seed in range(first, first + CHUNK):

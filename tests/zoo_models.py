@@ -12,7 +12,6 @@ FAMILIES = [  # one architecture of each
     "DenseNet121",
     "EfficientNetB0",
     "EfficientNetV2B0",
-    "InceptionResNetV2",
     "InceptionV3",
     "MobileNet",
     "MobileNetV2",
