@@ -20,7 +20,7 @@ from aip_tf.deploy import stage
 from aip_tf.distribution import is_chief, strategy_from
 from aip_tf.preparation import check_parts, check_start, prepare, rehearse
 from aip_tf.recovery import recovery_from
-from aip_tf.report import ModelRecord, PruningReport
+from aip_tf.report import ModelRecord, PruningReport, tables
 from aip_tf.saving import save_report
 from aip_tf.schedules import list_cuts
 from aip_tf.text import when
@@ -99,8 +99,8 @@ def run(
             paths = {"student": run_dir / "student.keras", **paths}
         if is_writer:
             original = None if prune is None else network
-            facts = {"configuration": configuration}
-            delivery = stage.deliver(export, student, original, images, run_dir, facts)
+            settings, notes = {"configuration": configuration}, _notes(images, report)
+            delivery = stage.deliver(export, student, original, images, run_dir, settings, notes)
             paths |= {artefact.format: Path(artefact.path) for artefact in delivery.artefacts}
             report = _completed(report, paths, delivery, images, seed, configuration)
             save_report(run_dir / "report.json", report)
@@ -124,6 +124,21 @@ def _macs(network):
         return count_macs(network)
     except ValueError:  # of open size
         return 0
+
+
+def _notes(images, report):
+    """What the card of the exported files says of a run, in pairs."""
+    if images is not None:
+        yield "Data", images.describe()
+    if report.rounds:
+        amounts = ", ".join(f"{record.amount:.3g}" for record in report.rounds)
+        yield "Cuts", f"{len(report.rounds)} in {len(report.history)} epochs, removed {amounts}"
+    for name in ("selection", "criterion"):
+        if name in report.settings:
+            yield name.capitalize(), tables.in_words(report.settings[name])
+    metrics = [f"{n} {v:.4f}" for n, v in report.student.metrics.items()]
+    if metrics:
+        yield "The Keras model", ", ".join(metrics)
 
 
 def _completed(report, paths, delivery, data, seed, configuration):
@@ -196,7 +211,8 @@ def plan(teacher, data, prune, export=None, strategy="none", seed=0, *, run_dir=
 def _words(network):
     if network is None:
         return "Network: known when it is trained"
-    return f"Network {network.name}, {count_parameters(network):,} parameters"
+    sizes = f"{count_parameters(network):,} parameters, {_macs(network):,} MACs"
+    return f"Network {network.name}, {sizes}"
 
 
 def _timetable(cuts, epochs, selection, sizes):

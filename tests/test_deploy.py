@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import aip_tf
 from aip_tf import deploy, experiment
-from aip_tf.deploy import ExportError, export_model, samples, source
+from aip_tf.deploy import ExportError, delivery, export_model, samples, source
 from aip_tf.recovery import recalibrate
 
 layers = keras.layers
@@ -252,6 +252,8 @@ LABELS = np.arange(16) % 5
     [
         ({"formats": ["coreml"]}, r"Received formats=\['coreml'\].*Expected one or more of"),
         ({"formats": []}, r"Received formats=\[\]"),
+        ({"formats": 3}, "Received formats=3"),
+        ({"teacher": "teacher.keras"}, "Received teacher='teacher.keras'"),
         ({"tolerances": {"tflite16": 1}}, "tflite16"),
         ({"tolerances": {"tflite": -1}}, "tolerance=-1"),
         ({"formats": "tflite_int8"}, "without samples.*calibration_data"),
@@ -503,6 +505,26 @@ def test_a_mobilenet(tmp_path):
     assert whole.metrics == {} and whole.quality is None
 
 
+class Unreadable(deploy.KerasFile):
+    """A format whose runtime gives up."""
+
+    def open(self, path):
+        raise RuntimeError("no kernel")
+
+
+def test_what_its_runtime_cannot_run_is_kept_as_failed(tmp_path):
+    with pytest.raises(ExportError, match=r"Keras cannot run it \(RuntimeError: no kernel\)"):
+        export_model(make_tiny(), tmp_path, [Unreadable()])
+    assert sorted(os.listdir(tmp_path)) == ["README.md", "failed_model.keras"]
+
+
+def test_inputs_that_nobody_named_have_other_names_in_the_file(tmp_path):
+    left, right = keras.Input((4,)), keras.Input((4,))
+    model = keras.Model([left, right], layers.Subtract()([layers.Dense(2)(left), right[:, :2]]))
+    report = export_model(model, tmp_path, ["keras", "onnx", "tflite"], runs=0)
+    assert max(artefact.max_relative_difference for artefact in report.artefacts) < 1e-5
+
+
 class Weights(deploy.KerasFile):
     """A format of a user's own, whose name begins with that of another."""
 
@@ -561,11 +583,21 @@ def test_a_network_is_exported_without_pruning_and_not_twice(digits, tmp_path):
     assert outcome.report.student.metrics["accuracy"] > 0.8
     assert outcome.paths["tflite"] == tmp_path / "export" / "model.tflite"
     assert '<a href="export/model.tflite">' in (tmp_path / "report.html").read_text()
+    assert "* Data: images (8, 8, 1), 10 classes" in (tmp_path / "export/README.md").read_text()
     assert run().report.deliveries == outcome.report.deliveries
     assert CALLS == [None]
     (tmp_path / "export" / "model.tflite").write_bytes(b"damaged")
     run()
     assert CALLS == [None, None]
+
+
+def test_the_samples_are_fewer_for_a_network_that_computes_much(digits, monkeypatch):
+    student, _, _, _ = digits
+    macs = aip_tf.count_macs(student)
+    for budget, expected in ((10**15, 10_000), (1234 * macs, 1234), (0, 200)):
+        monkeypatch.setattr(delivery, "_MOST_MACS", budget)
+        assert delivery._most(student, "auto") == expected
+    assert delivery._most(student, None) is None
 
 
 def test_a_failed_artefact_ends_a_run_whose_report_speaks_of_it(digits, tmp_path):

@@ -81,7 +81,7 @@ def write(directory, model, teacher, artefacts, facts=()):
         _machine(artefacts),
         *(f"**{x.format} failed**: {' '.join(x.faults)}" for x in artefacts if not x.passed),
         "## Signatures",
-        *map(_signature, artefacts),
+        *(_signature(x) for x in artefacts if x.signature),
         "## How to load them",
         *_snippets([x for x in artefacts if x.passed]),
         "## Sums (sha256)",

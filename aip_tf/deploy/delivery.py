@@ -10,7 +10,8 @@ from pathlib import Path
 import keras
 
 from aip_tf import files
-from aip_tf.deploy import card, proof
+from aip_tf.cost import count_macs
+from aip_tf.deploy import card, proof, signature
 from aip_tf.deploy.formats import FORMATS, resolve
 from aip_tf.deploy.samples import batches, random_batch, sized
 from aip_tf.deploy.source import Source, low_precision, quiet
@@ -19,6 +20,8 @@ from aip_tf.text import text_table
 
 _log = logging.getLogger("aip_tf")
 _FAILED = "failed_"
+# A judgement on 10,000 samples tells a tenth of a point; a large network would take hours for it.
+_MOST_SAMPLES, _LEAST_SAMPLES, _MOST_MACS = 10_000, 200, 2 * 10**12
 _LOW_PRECISION_TOLERANCES = {"float16": 2e-2, "bfloat16": 1e-1}
 
 
@@ -83,7 +86,7 @@ def export_model(
     task=None,
     input_shapes: Sequence | None = None,
     tolerances: Mapping | None = None,
-    max_samples: int | None = 10_000,
+    max_samples: int | str | None = "auto",
     runs: int = 50,
 ) -> ExportReport:
     """Writes files for other runtimes, runs each by its own runtime, and compares and times it.
@@ -124,7 +127,8 @@ def export_model(
         tolerances: `{format: largest relative difference}` in place of the formats' own: 1e-4,
             1e-2 for float16, 0.1 for dynamic, 0.2 for int8; more for models in low precision. The
             accuracy of int8 may also be at most 0.01 below the Keras model's.
-        max_samples: at most so many samples of `check_data` are used; None: all.
+        max_samples: at most so many samples of `check_data` are used; None: all; "auto": 10,000,
+            but fewer, down to 200, of a model that would need more than 2e12 MACs for them.
         runs: how often each artefact is timed, in turns with the teacher's; 0: not at all.
 
     Returns:
@@ -142,9 +146,15 @@ def export_model(
     >>> report.artefacts[0].passed
     True
     """
+    signature.input_names(model)  # refuses what is no model
+    if not isinstance(teacher, keras.Model | None):
+        raise ValueError(
+            f"Received teacher={teacher!r}. Expected a keras.Model, or None. Load it first: "
+            "aip_tf.load_model(path)."
+        )
     delivery = _Delivery(
         check_formats(formats, tolerances or {}, model),
-        _Samples(check_data, calibration_data, max_samples),
+        _Samples(check_data, calibration_data, _most(model, max_samples)),
         task,
         input_shapes or [None],
         runs,
@@ -241,8 +251,6 @@ class _Delivery:
     def check(self, model):
         """Look at everything that can be wrong before anything is written."""
         _check_number("runs", self.runs, 0)
-        if self.samples.most is not None:
-            _check_number("max_samples", self.samples.most, 1)
         for source in self._sources(model, None):
             next(self.samples.batches(model, source.input_shapes))
 
@@ -278,7 +286,7 @@ class _Delivery:
 
     def compare(self, artefact, teacher):
         """The artefact, timed in turns with the teacher's, which may be None."""
-        if self.runs:
+        if self.runs and artefact.signature:
             named = {x.name + _size(asked): x for x in self.formats for asked in self.input_shapes}
             format_ = named[artefact.format]
             artefact, teacher = proof.time_together(artefact, teacher, format_, self.runs)
@@ -286,6 +294,19 @@ class _Delivery:
             return artefact
         fields = ("path", "num_bytes", "sha256", "metrics", "latency")
         return dataclasses.replace(artefact, teacher={x: getattr(teacher, x) for x in fields})
+
+
+def _most(model, max_samples):
+    """How many samples the files are run on at most; None: all."""
+    if max_samples != "auto":
+        if max_samples is not None:
+            _check_number("max_samples", max_samples, 1)
+        return max_samples
+    try:
+        macs = count_macs(model)
+    except ValueError:  # of open size: who knows
+        return _MOST_SAMPLES // 10
+    return max(_LEAST_SAMPLES, min(_MOST_SAMPLES, _MOST_MACS // max(1, macs)))
 
 
 def _size(input_shape):

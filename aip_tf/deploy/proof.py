@@ -1,6 +1,7 @@
 """The proof of delivered files: each is run by its runtime on the same samples as the model."""
 
 import ast
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -32,22 +33,69 @@ def prove(source, written, samples, task=None):
     Raises:
         ValueError: if the model's own outputs are not finite.
     """
-    programs = {name: format_.open(path) for name, (format_, path) in written.items()}
-    judges = {}
+    trials = {name: _Trial(name, *each) for name, each in written.items()}
+    judge = None
     for batch in samples:
-        if not judges:
+        if judge is None:
             task = _task_of(source.model, batch, task)
-            judges = {name: Judge(task, source.model) for name in ("", *programs)}
+            judge = Judge(task, source.model)
+            for trial in trials.values():
+                trial.judge = Judge(task, source.model)
         expected = answer_in_parts(source.answer, batch.feeds, source.batch_size)
         _check_finite(expected)
-        judges[""].see(batch, expected, expected)
-        for name, program in programs.items():
-            judges[name].see(batch, expected, program.answer(batch.feeds))
-    metric = task.main_metric if task is not None and judges[""].metrics else ""
-    return [
-        _artefact(name, *written[name], programs[name], judges[name], judges[""].metrics, metric)
-        for name in programs
-    ]
+        judge.see(batch, expected, expected)
+        for trial in trials.values():
+            trial.see(batch, expected)
+    metric = task.main_metric if task is not None and judge.metrics else ""
+    return [trial.artefact(judge.metrics, metric) for trial in trials.values()]
+
+
+class _Trial:
+    """One file, run by its runtime until that fails."""
+
+    def __init__(self, name, format_, path):
+        self.name, self.format, self.path = name, format_, path
+        self.program = self.judge = None
+        self.error = ""
+        with self._runtime():
+            self.program = format_.open(path)
+
+    @contextlib.contextmanager
+    def _runtime(self):
+        """What the runtime raises is the file's fault."""
+        try:
+            yield
+        except Exception as error:  # runtimes raise many types
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            self.error = f"{self.format.runtime} cannot run it ({reason})."
+
+    def see(self, batch, expected):
+        """Run a `Batch`."""
+        if not self.error:
+            with self._runtime():
+                self.judge.see(batch, expected, self.program.answer(batch.feeds))
+
+    def artefact(self, keras_metrics, main_metric):
+        """What came of it."""
+        judge = self.judge
+        artefact = Artefact(
+            format=self.name,
+            path=str(self.path),
+            runtime=self.format.runtime,
+            num_bytes=sum(file.stat().st_size for file in _files(self.path)),
+            sha256=digest(self.path),
+            signature={} if self.error else self.program.describe(),
+            num_samples=judge.num_samples,
+            max_absolute_difference=judge.max_absolute_difference,
+            max_relative_difference=judge.max_relative_difference,
+            tolerance=self.format.tolerance,
+            agreement=judge.agreement,
+            metrics=judge.metrics,
+            keras_metrics=keras_metrics,
+            main_metric=main_metric,
+        )
+        faults = [self.error] if self.error else _faults(artefact, self.format)
+        return dataclasses.replace(artefact, faults=tuple(faults))
 
 
 def _task_of(model, batch, task):
@@ -69,26 +117,6 @@ def _check_finite(expected):
             "Expected finite numbers, for nothing can be compared with NaN or infinity. "
             "Check the model's weights and the range of the data."
         )
-
-
-def _artefact(name, format_, path, program, judge, keras_metrics, main_metric):
-    artefact = Artefact(
-        format=name,
-        path=str(path),
-        runtime=format_.runtime,
-        num_bytes=sum(file.stat().st_size for file in _files(path)),
-        sha256=digest(path),
-        signature=program.describe(),
-        num_samples=judge.num_samples,
-        max_absolute_difference=judge.max_absolute_difference,
-        max_relative_difference=judge.max_relative_difference,
-        tolerance=format_.tolerance,
-        agreement=judge.agreement,
-        metrics=judge.metrics,
-        keras_metrics=keras_metrics,
-        main_metric=main_metric,
-    )
-    return dataclasses.replace(artefact, faults=tuple(_faults(artefact, format_)))
 
 
 def _faults(artefact, format_):

@@ -73,7 +73,7 @@ def batches(model, data, input_shapes, most=None):
 
 def _resized(feeds, input_shapes):
     """Images at the size that is delivered, where the model leaves theirs open."""
-    wanted = dict(zip(feeds, input_shapes.values(), strict=True))
+    wanted = {signature.identifier(name): shape for name, shape in input_shapes.items()}
     return {
         name: tf.image.resize(x, wanted[name][1:3]).numpy().astype(x.dtype)
         if x.ndim == 4 and None not in wanted[name][1:3] and x.shape[1:3] != wanted[name][1:3]
@@ -104,12 +104,11 @@ def random_batch(model, input_shapes, seed=0):
         ValueError: where a size is open, or an input takes no numbers.
     """
     generator = np.random.default_rng(seed)
-    names = signature.input_names(model)
-    feeds = {
-        names[tensor.name]: _random_values(tensor, input_shapes[tensor.name], generator)
+    values = {
+        tensor.name: _random_values(tensor, input_shapes[tensor.name], generator)
         for tensor in model.inputs
     }
-    return Batch(feeds)
+    return Batch(signature.feeds_from(model, values), inputs=values)
 
 
 def _random_values(tensor, shape, generator):

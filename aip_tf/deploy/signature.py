@@ -24,11 +24,33 @@ def input_names(model):
             f"Received a {type(model).__name__} without symbolic inputs. Expected a built "
             "Functional or Sequential keras.Model. Build it from keras.Input."
         )
-    return {tensor.name: _identifier(tensor.name) for tensor in model.inputs}
+    return {tensor.name: identifier(tensor.name) for tensor in model.inputs}
 
 
-def _identifier(name):
+def identifier(name):
+    """A name as signatures take it: anything but letters, digits and `_` becomes `_`."""
     return re.sub(r"\W", "_", str(name), flags=re.ASCII)
+
+
+def in_structure(model, feeds):
+    """Feeds in the structure of a model's inputs.
+
+    A loaded model may have other names for inputs that nobody named: then their order tells.
+    """
+    names = input_names(model)
+    ordered = [names[tensor.name] for tensor in _ordered(input_structure(model))]
+    by_name = (
+        feeds if set(ordered) == set(feeds) else dict(zip(ordered, feeds.values(), strict=True))
+    )
+    return keras.tree.map_structure(lambda x: by_name[names[x.name]], input_structure(model))
+
+
+def _ordered(structure):
+    """The symbolic inputs in the order in which they are written: flattening may sort keys."""
+    if isinstance(structure, Mapping | list | tuple):
+        parts = structure.values() if isinstance(structure, Mapping) else structure
+        return [leaf for part in parts for leaf in _ordered(part)]
+    return [structure]
 
 
 def feeds_from(model, data):
@@ -59,7 +81,7 @@ def feeds_from(model, data):
             f"Received data with batch sizes {sorted(sizes)}. Expected one size above 0. Give "
             "every input the same number of samples."
         )
-    return {names[name]: batch for name, batch in leaves.items()}
+    return {names[x.name]: leaves[x.name] for x in _ordered(input_structure(model))}
 
 
 def _paired_leaves(structure, data):
@@ -94,9 +116,9 @@ def _named_leaves(outputs):
     for key, output in outputs.items():
         if isinstance(output, Mapping | list | tuple):
             for name, leaf in _named_leaves(output):
-                yield f"{_identifier(key)}_{name}", leaf
+                yield f"{identifier(key)}_{name}", leaf
         else:
-            yield _identifier(key), output
+            yield identifier(key), output
 
 
 def outputs_in_structure(structure, named):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import logging
 import os
 import sys
 import warnings
@@ -88,10 +89,7 @@ class Source:
 
     def answer(self, feeds):
         """{name in the signature: the model's output} for one batch of its size, as float64."""
-        names = signature.input_names(self.model)
-        inputs = keras.tree.map_structure(
-            lambda tensor: feeds[names[tensor.name]], signature.input_structure(self.model)
-        )
+        inputs = signature.in_structure(self.model, feeds)
         outputs = signature.outputs_by_name(self.model(inputs, training=False))
         return {name: signature.as_float64(value) for name, value in outputs.items()}
 
@@ -154,8 +152,8 @@ def answer_in_parts(call, feeds, batch_size):
 @contextlib.contextmanager
 def quiet():
     """Silences TensorFlow's converter, whose C++ half writes to the file descriptors."""
-    logger = tf.get_logger()
-    level = logger.level
+    logger, root = tf.get_logger(), logging.root
+    level, handlers = logger.level, list(root.handlers)
     with contextlib.ExitStack() as stack:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -169,5 +167,6 @@ def quiet():
         stack.enter_context(contextlib.redirect_stderr(nothing))
         stack.enter_context(warnings.catch_warnings(action="ignore"))
         stack.callback(logger.setLevel, level)
+        stack.callback(setattr, root, "handlers", handlers)  # new ones write to what is closed
         logger.setLevel("ERROR")
         yield

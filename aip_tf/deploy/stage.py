@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aip_tf import files, identity
 from aip_tf.arguments import accepted
+from aip_tf.deploy import card
 from aip_tf.deploy.delivery import ExportError
 from aip_tf.deploy.proof import digest
 from aip_tf.report.artefacts import Artefact
@@ -40,7 +41,7 @@ class Delivered:
         return cls(inputs, artefacts, saved["failure"]) if is_whole else None
 
 
-def deliver(export, student, teacher, data, run_dir, facts):
+def deliver(export, student, teacher, data, run_dir, settings, notes=()):
     """Export a student, unless that was done of the same student in the same way.
 
     Outside of any strategy's scope: what is exported runs on one device.
@@ -50,7 +51,8 @@ def deliver(export, student, teacher, data, run_dir, facts):
         student, teacher: `keras.Model`s; `teacher` may be None.
         data: a `datasets.Data`, or None.
         run_dir: the files go to its folder `export`, what they were made of to `export.json`.
-        facts: dict of plain values, what else makes two exports the same.
+        settings: dict of plain values, what else makes two exports the same.
+        notes: pairs (name, text) for the card: data, cuts.
 
     Returns:
         A `Delivered`.
@@ -62,12 +64,13 @@ def deliver(export, student, teacher, data, run_dir, facts):
         "student": identity.of_model(student),
         "teacher": teacher and identity.of_model(teacher),
         "function": identity.describe(inspect.unwrap(export)),
-        **facts,
+        **settings,
     }
     delivered = Delivered.read(record, inputs)
     if delivered is None:
         delivered = _export(export, student, teacher, data, run_dir / "export", inputs)
         if delivered.artefacts:  # else nothing was written, and the next start tries again
+            card.write(run_dir / "export", student, teacher, delivered.artefacts, notes)
             files.write_text(record, json.dumps(dataclasses.asdict(delivered), indent=1))
     return delivered
 

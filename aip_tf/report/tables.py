@@ -76,7 +76,7 @@ def headline(report) -> str:
 def facts(report) -> dict[str, str]:
     """Returns what ran, in a line for each fact; the configuration, which is long, is left out."""
     return {
-        name: " ".join(_words(value).split())
+        name: " ".join(in_words(value).split())
         for name, value in report.run.items()
         if name != "configuration"
     }
@@ -281,15 +281,15 @@ def _metric_name(metrics):
     return next(iter(accuracies or others or metrics), "accuracy")
 
 
-def _words(value):
+def in_words(value):
     """A plain value as words: objects by their class, with what tells them apart."""
     if isinstance(value, dict):
         name = value.get("class", "")
         told = {k: v for k, v in value.items() if k != "class" and v is not None}
-        inner = ", ".join(f"{k} {_words(v)}" for k, v in told.items())
+        inner = ", ".join(f"{k} {in_words(v)}" for k, v in told.items())
         return f"{name} ({inner})" if name and inner else name or inner
     if isinstance(value, list):
-        return ", ".join(map(_words, value)) or "none"
+        return ", ".join(map(in_words, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

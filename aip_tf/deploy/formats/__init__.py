@@ -1,5 +1,7 @@
 """The formats, one class for each, in the order of the documentation."""
 
+from collections.abc import Iterable
+
 from aip_tf.deploy.formats.base import Format, Program
 from aip_tf.deploy.formats.keras_file import KerasFile
 from aip_tf.deploy.formats.litert import TFLite, TFLiteDynamic, TFLiteFloat16, TFLiteInt8
@@ -20,7 +22,8 @@ def resolve(formats):
     Raises:
         ValueError: for an unknown name, none at all, or a package that is missing.
     """
-    given = [formats] if isinstance(formats, str | Format) else list(formats or ())
+    given = list(formats or ()) if isinstance(formats, Iterable) else [formats]
+    given = [formats] if isinstance(formats, str) else given
     unknown = [x for x in given if not isinstance(x, Format) and x not in list(FORMATS)]
     if unknown or not given:
         raise ValueError(

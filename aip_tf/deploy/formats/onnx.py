@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import importlib.util
-import logging
 
 import keras
 import tensorflow as tf
@@ -43,7 +42,6 @@ class Onnx(Format):
             signature.input_structure(model), signature.outputs_by_name(outputs), name=model.name
         )
         specs = [source.specs(in_float32=True)]
-        _import_writer()
         with quiet(), _arrays_in_place_of_tensors(model):
             named.export(path, "onnx", verbose=False, input_signature=specs)
 
@@ -62,13 +60,6 @@ class Onnx(Format):
         """See `Format.timed`."""
         session = _session(path)
         return lambda: session.run(None, feeds)
-
-
-def _import_writer():
-    """Import tf2onnx without the handler that it gives to the user's root logger."""
-    handlers, level = list(logging.root.handlers), logging.root.level
-    importlib.import_module("tf2onnx")
-    logging.root.handlers, logging.root.level = handlers, level
 
 
 @contextlib.contextmanager
