@@ -104,10 +104,10 @@ def random_batch(model, input_shapes, seed=0):
         ValueError: where a size is open, or an input takes no numbers.
     """
     generator = np.random.default_rng(seed)
-    values = {
-        tensor.name: _random_values(tensor, input_shapes[tensor.name], generator)
-        for tensor in model.inputs
-    }
+    values = keras.tree.map_structure(
+        lambda tensor: _random_values(tensor, input_shapes[tensor.name], generator),
+        signature.input_structure(model),
+    )
     return Batch(signature.feeds_from(model, values), inputs=values)
 
 
