@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import aip_tf
 from aip_tf import deploy, experiment
-from aip_tf.deploy import ExportError, delivery, export_model, samples, source
+from aip_tf.deploy import ExportError, delivery, export_model, samples, source, stage
 from aip_tf.recovery import recalibrate
 
 layers = keras.layers
@@ -563,21 +563,22 @@ def test_metrics_of_several_outputs(tmp_path):
 # --- a run that only exports ---------------------------------------------------------------------
 
 
-CALLS = []  # out of sight: what a function closes over makes it another function
-
-
-def export_and_count(model, directory, check_data, teacher):
-    CALLS.append(teacher)
+def export_quickly(model, directory, check_data, teacher):
     return export_model(model, directory, ["tflite"], check_data=check_data, runs=0)
 
 
-def test_a_network_is_exported_without_pruning_and_not_twice(digits, tmp_path):
+def test_a_network_is_exported_without_pruning_and_not_twice(digits, tmp_path, monkeypatch):
     student, data, _, _ = digits
-    CALLS.clear()
-    export = export_and_count
+    calls, export = [], stage._export
+
+    def counted(*arguments):
+        calls.append(arguments[2])
+        return export(*arguments)
+
+    monkeypatch.setattr(stage, "_export", counted)
 
     def run():
-        return experiment.run(lambda: student, lambda: data, None, export, run_dir=tmp_path)
+        return experiment.run(lambda: student, lambda: data, None, export_quickly, run_dir=tmp_path)
 
     outcome = run()
     assert outcome.report.student.metrics["accuracy"] > 0.8
@@ -585,10 +586,10 @@ def test_a_network_is_exported_without_pruning_and_not_twice(digits, tmp_path):
     assert '<a href="export/model.tflite">' in (tmp_path / "report.html").read_text()
     assert "* Data: images (8, 8, 1), 10 classes" in (tmp_path / "export/README.md").read_text()
     assert run().report.deliveries == outcome.report.deliveries
-    assert CALLS == [None]
+    assert calls == [None]  # there is no teacher
     (tmp_path / "export" / "model.tflite").write_bytes(b"damaged")
     run()
-    assert CALLS == [None, None]
+    assert calls == [None, None]
 
 
 def test_the_samples_are_fewer_for_a_network_that_computes_much(digits, monkeypatch):
