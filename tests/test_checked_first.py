@@ -155,7 +155,7 @@ TRAINED = "run.teacher = @train_teacher\ntrain_teacher.model = @digits_resnet()\
         (TRAINED + "train_teacher.epochs = 0", "epochs=0"),
         (TRAINED + "train_teacher.optimizer = 'foo'", "optimizer='foo'"),
         (TRAINED + "train_teacher.decay = 'bar'", "'bar'"),
-        (TRAINED + "digits_resnet.width = 0", "width=0"),
+        (TRAINED + "digits_resnet.width = 0", "digits_resnet: Received width=0"),
         (TRAINED + "digits_resnet.num_classes = 4", "labels from 0 to 9"),
         ("run.data = @digits_resnet", "Expected datasets.Data"),
     ],

@@ -152,9 +152,11 @@ def _gin_explained():
     except Exception as error:
         original = _without_gin(error).with_traceback(error.__traceback__)
         part = re.search(r"In call to configurable '(?:[\w.]*\.)?(\w+)'", str(error))
-        is_slip = isinstance(original, failures.SLIPS) and not failures.is_on_purpose(original)
-        if is_slip and part and part[1] not in _STAGES:
-            raise ConfigError(_blame(part[1], original)) from original
+        if part and part[1] not in _STAGES:
+            if failures.is_on_purpose(original):
+                raise ValueError(f"{part[1]}: {original}") from original
+            if isinstance(original, failures.SLIPS):
+                raise ConfigError(_blame(part[1], original)) from original
         raise original from original.__cause__
 
 
