@@ -18,7 +18,13 @@ from aip_tf.task.batches import check_model, check_weights, found_in
 
 _log = logging.getLogger("aip_tf")
 
-_BUDGETED = (selections.Macs, selections.Parameters, selections.Channels, selections.PerGroup)
+_BUDGETED = (
+    selections.Macs,
+    selections.PaddedMacs,
+    selections.Parameters,
+    selections.Channels,
+    selections.PerGroup,
+)
 
 
 class Assignment:
@@ -160,13 +166,7 @@ class Assignment:
 
     def _check_last_cut(self):
         """Fail before training if it cannot be made (whatever the scores) or no transfer fit it."""
-        budgeted = (
-            selections.Macs,
-            selections.Parameters,
-            selections.Channels,
-            selections.PerGroup,
-        )
-        if not isinstance(self.selection, budgeted):
+        if not isinstance(self.selection, _BUDGETED):
             return
         masks = select_channels(self.graph, self.cuts[-1].amount, selection=self.selection)
         if self.recovery.transfers:

@@ -630,3 +630,37 @@ def test_scores_that_add_up_are_divided_by_what_is_saved():
     assert Macs().suited_to(AddsUp()).per_cost and not Macs().suited_to(criteria.get("l1")).per_cost
     assert not Macs(scope="group").suited_to(AddsUp()).per_cost
     assert not Macs(per_cost=False).suited_to(AddsUp()).per_cost
+
+
+# --- what a device does -----------------------------------------------------------------------
+
+
+def wide_chain():
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.Conv2D(40, 1, name="a")(inputs)
+    x = keras.layers.Conv2D(64, 1, name="b")(x)
+    return keras.Model(inputs, keras.layers.Dense(5)(keras.layers.Flatten()(x)))
+
+
+def test_padded_macs_count_whole_tiles():
+    cost = Cost(wide_chain())
+    keep = {"a": np.arange(40) < 33, "b": np.arange(64) < 16}
+    assert cost.padded_macs(keep, lanes=16) == 16 * (48 * 3 + 16 * 33) + 5 * 16 * 16
+    assert cost.padded_macs(keep, lanes=1) == cost.macs(keep)
+
+
+def test_padded_macs_keep_what_fills_a_tile_up_and_cut_narrow_layers_all_the_same():
+    model = wide_chain()
+    masks = select_channels(model, 0.5, selection="padded_macs")
+    assert all(int(keep.sum()) % 16 == 0 or keep.all() for keep in masks.values())
+    cost = Cost(model)
+    assert cost.padded_macs(masks) <= 0.5 * cost.padded_macs()
+    narrow = keras.Sequential(
+        [keras.Input((4, 4, 3)), keras.layers.Conv2D(12, 3), keras.layers.Conv2D(12, 1)]
+    )
+    masks = select_channels(narrow, 0.2, selection=selection.PaddedMacs(lanes=4))
+    assert [int(keep.sum()) for keep in masks.values()] == [8]
+    masks = select_channels(narrow, 0.3, selection=selection.PaddedMacs(lanes=8))
+    assert [int(keep.sum()) for keep in masks.values()] == [8]
+    with pytest.raises(ValueError, match="`lanes` is 0"):
+        selection.PaddedMacs(lanes=0)

@@ -13,7 +13,7 @@ from aip_tf import criteria
 from aip_tf.arguments import shown, takes
 from aip_tf.channels import ChannelGraph
 from aip_tf.cost import Cost
-from aip_tf.selection.budget import Channels, Latency, Macs, Parameters, Selection
+from aip_tf.selection.budget import Channels, Latency, Macs, PaddedMacs, Parameters, Selection
 from aip_tf.selection.paper import PerGroup, Threshold
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Cost",
     "Latency",
     "Macs",
+    "PaddedMacs",
     "Parameters",
     "PerGroup",
     "Selection",
@@ -46,8 +47,8 @@ def select_channels(
         model: the `keras.Model` to cut, or its `ChannelGraph`; not changed.
         amount: float in [0, 1), the fraction removed of the original cost (for "threshold": the
             score that a channel must exceed).
-        selection: what the amount means: "macs" (default), "parameters", "channels", "latency",
-            "threshold", an object of this module, or any callable
+        selection: what the amount means: "macs" (default), "padded_macs", "parameters", "channels",
+            "latency", "threshold", an object of this module, or any callable
             `(scores, groups, amount, cost) -> keep_masks`, where `cost` is a `Cost`.
         criterion: how channels are scored: a name, an object of `aip_tf.criteria`, or any callable
             `(model, groups, data) -> {group name: scores}`.
@@ -84,6 +85,7 @@ _SELECTIONS = {
     "channels": Channels,
     "latency": Latency,
     "macs": Macs,
+    "padded_macs": PaddedMacs,
     "parameters": Parameters,
     "threshold": Threshold,
 }

@@ -205,6 +205,45 @@ class Macs(Selection):
         return cost.macs(keep_masks)
 
 
+class PaddedMacs(Selection):
+    """The amount is a fraction of the MACs as a device counts them, see `Cost.padded_macs`.
+
+    Channels that fill a tile up cost nothing, so they stay: kept counts are multiples of the tile
+    where the amount can be reached so, else of half of it, and so on down to 1. So narrow layers
+    are cut too.
+
+    Args:
+        lanes: output channels that the device makes at a time: 8, 16 or 32 on CPUs with XNNPACK.
+        round_to: a multiple that shall not give way; None: as above.
+        **options: as for `Selection`.
+
+    >>> PaddedMacs(lanes=8).round_to
+    8
+    """
+
+    def __init__(self, lanes=16, round_to=None, **options):
+        if isinstance(lanes, bool) or not isinstance(lanes, int) or lanes < 1:
+            raise ValueError(
+                f"`lanes` is {lanes!r}; expected an integer of at least 1, such as 16."
+            )
+        super().__init__(round_to=lanes if round_to is None else round_to, **options)
+        self.lanes = lanes
+        self._gives_way = round_to is None
+
+    def measure(self, cost, keep_masks):
+        return cost.padded_macs(keep_masks, self.lanes)
+
+    def __call__(self, scores, groups, amount, cost):
+        try:
+            return super().__call__(scores, groups, amount, cost)
+        except ValueError:
+            if not self._gives_way or self.round_to == 1:
+                raise
+        finer = copy.copy(self)
+        finer.round_to = self.round_to // 2
+        return finer(scores, groups, amount, cost)
+
+
 class Parameters(Selection):
     """The amount is a fraction of the parameters. See `Selection`."""
 
