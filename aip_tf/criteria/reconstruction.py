@@ -119,7 +119,7 @@ class Reconstruction(Criterion):
             raise ValueError(
                 f"The criterion 'reconstruction' received {count} inputs. Expected at least "
                 f"{_FEWEST}, better {self.num_samples or 1024}: a tf.data.Dataset of batches or "
-                "arrays; labels are not needed."
+                "arrays; labels are not needed. criterion='l1' looks at no data."
             )
         unseen, seen = divide(batches, max(1, round(_UNSEEN * count)))
         return seen, unseen
