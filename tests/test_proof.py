@@ -113,3 +113,22 @@ def test_a_copy_in_float64_that_is_not_the_model_decides_nothing(layer, why):
     cut.layers[-1].bias.assign_add(np.full(3, 0.01))  # what looks like rounding
     with pytest.raises(ValueError, match=f"in doubt.*{why}"):
         channels.check_cut(model, cut, masks, BATCH)
+
+
+def test_groups_of_the_same_producer_are_told_apart():
+    """Heads and outputs of an attention have one producer; in float64 both must be cut."""
+    keras.utils.set_random_seed(3)
+    half = {"dtype": "mixed_float16"}
+    sequence = keras.Input((6, 5))
+    x = layers.LayerNormalization(**half)(layers.Dense(8, name="before")(sequence))
+    x = layers.MultiHeadAttention(2, 4, name="heads", **half)(x, x)
+    x = layers.LayerNormalization(**half)(x)
+    x = layers.Dense(8, activation="tanh", **half)(x)
+    x = layers.UnitNormalization(**half)(layers.GlobalAveragePooling1D()(x))
+    model = keras.Model(sequence, layers.Dense(3)(x))
+    masks, _ = halves(model)
+    assert {"heads", "heads:2"} <= set(masks)
+    cut = aip_tf.prune_channels(model, masks)
+    masked = aip_tf.mask_channels(model, masks)
+    assert laws.relative_error(laws.run(cut, BATCH), laws.run(masked, BATCH)) > 1e-5  # a doubt
+    assert channels.check_cut(model, cut, masks, BATCH) <= 1e-5

@@ -47,10 +47,15 @@ def prove_cut(graph, cut, keep_masks, inputs):
 
 
 def _renamed(keep_masks, groups, others):
-    """Keep masks by the names of the same groups in a copy: another producer may be first there."""
-    names = {frozenset(g.producers): g.name for g in others if g.producers}
-    found = {g.name: names.get(frozenset(g.producers), g.name) for g in groups}
-    return {found.get(name, name): mask for name, mask in keep_masks.items()}
+    """Keep masks by the names of the same groups in a copy: another producer may be first there.
+
+    Groups of the same producers (heads and outputs of an attention) come in the same order.
+    """
+    names = collections.defaultdict(list)
+    for group in others:
+        names[frozenset(group.producers)].append(group.name)
+    found = {g.name: names[frozenset(g.producers)].pop(0) for g in groups}
+    return {found[name]: mask for name, mask in keep_masks.items()}
 
 
 def _widened(graph, inputs, error):
