@@ -20,10 +20,12 @@ def teacher():
 
 
 @pytest.mark.parametrize(
-    "data", [(X,), (X, None), tf.data.Dataset.from_tensor_slices(X).batch(8)], ids=str
+    "data, epochs",
+    [((X,), 0), ((X, None), 0), (tf.data.Dataset.from_tensor_slices(X).batch(8), 1)],
+    ids=["tuple", "None", "dataset"],
 )
-def test_a_model_is_pruned_on_inputs_alone(data):
-    recovery = aip_tf.Recovery(epochs=1, transfers=[aip_tf.transfers.OutputTransfer()])
+def test_a_model_is_pruned_on_inputs_alone(data, epochs):
+    recovery = aip_tf.Recovery(epochs=epochs, transfers=[aip_tf.transfers.OutputTransfer()])
     model = teacher()
     student, report = aip_tf.prune(model, data, data, schedule=0.3, recovery=recovery)
     same = np.argmax(student(X), -1) == np.argmax(model(X), -1)
