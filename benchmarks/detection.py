@@ -128,12 +128,12 @@ def note(arm, seed, found, **facts):
 
 
 def summary():
-    print("| | training mAP | held-out mAP | CPU s |\n|---|---|---|---|")
+    print("| | seeds | training mAP | held-out mAP | CPU s |\n|---|---|---|---|---|")
     for arm in ("teacher", "cut", *ARMS):
         own = [line for line in lines() if line["arm"] == arm]
         if own:
             columns = [_mean(own, key) for key in ("training_map", "held_out_map", "cpu_seconds")]
-            print(f"| {arm} | {' | '.join(columns)} |")
+            print(f"| {arm} | {len(own)} | {' | '.join(columns)} |")
 
 
 def _mean(records, key):
