@@ -202,3 +202,11 @@ def test_a_wrong_number_of_batches_is_named():
         ValueError, match=r"batch 2 of the epoch: .*3 elements but contained only 1"
     ):
         pruned(small_cnn(), data)
+
+
+def test_a_look_at_a_generator_gives_the_first_batch_back():
+    batches = ((np.full((2, 3), i, "float32"), np.zeros(2)) for i in range(9))
+    data = as_dataset(batches, steps=3)
+    looks = [adapt.first_batch(data)[0][0, 0] for _ in range(2)]
+    passes = [[int(x[0, 0]) for x, _ in data] for _ in range(2)]
+    assert looks == [0, 0] and passes == [[0, 1, 2], [3, 4, 5]]

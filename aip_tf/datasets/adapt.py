@@ -225,10 +225,26 @@ def _first(get, role):
 
 
 def _from_iterator(batches, steps, role):
-    """What a generator yields, an epoch going on where the one before it ended."""
+    """What a generator yields, an epoch going on where the one before it ended.
+
+    A look at the first batch, as the checks take it, gives it back: it comes but once.
+    """
     first = _first(lambda: next(batches, None), role)
-    goes_on = itertools.chain([first], batches)
-    return _generated(lambda: itertools.islice(goes_on, steps), steps, first, role)
+    ahead = [] if first is None else [first]
+
+    def epoch():
+        for number in range(steps) if steps else itertools.count():
+            batch = ahead.pop() if ahead else next(batches, None)
+            if batch is None:
+                return
+            try:
+                yield batch
+            except GeneratorExit:
+                if number == 0 and steps != 1:
+                    ahead.append(batch)
+                raise
+
+    return _generated(epoch, steps, first, role)
 
 
 def _kept_from(batches, steps, role):
