@@ -82,7 +82,7 @@ def build(mode):
         ],
     )
     distiller.compile(
-        keras.optimizers.SGD(0.1, momentum=0.9, weight_decay=1e-3),
+        keras.optimizers.SGD(0.3, momentum=0.9, weight_decay=1e-3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )

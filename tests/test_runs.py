@@ -426,6 +426,9 @@ class Parts:
     def __init__(self, seed=0):
         self.seed, self.calls = seed, []
 
+    def get_config(self):
+        return {}  # the functions of this object are known by their code, not by what it counts
+
     def data(self):
         return aip_tf.datasets.from_arrays(images(), images(), batch_size=16)
 

@@ -83,7 +83,7 @@ def write(directory, model, teacher, artefacts, facts=()):
         "## Signatures",
         *(_signature(x) for x in artefacts if x.signature),
         "## How to load them",
-        *_snippets([x for x in artefacts if x.passed]),
+        *_snippets([x for x in artefacts if x.passed and x.signature]),
         "## Sums (sha256)",
         "\n".join(f"    {x.sha256}  {Path(x.path).name}" for x in artefacts),
         "The sum of a folder is that of the lines `sum  path` of its files, sorted by path.",

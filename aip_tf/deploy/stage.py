@@ -85,7 +85,15 @@ def _export(export, student, teacher, data, folder, inputs):
         return Delivered(inputs, error.report.artefacts, str(error))
     except ValueError as error:  # nothing was written; the run itself is complete
         return Delivered(inputs, failure=str(error))
-    return Delivered(inputs, made.artefacts)
+    return Delivered(inputs, _artefacts_of(made))
+
+
+def _artefacts_of(made):
+    """What an export made; one of the user's may say no more than where its files are."""
+    if hasattr(made, "artefacts"):
+        return tuple(made.artefacts)
+    paths = {name: Path(path) for name, path in made.paths.items()}
+    return tuple(Artefact(format=n, path=p, sha256=digest(p)) for n, p in paths.items())
 
 
 def _is_whole(artefact):
