@@ -272,7 +272,11 @@ def _layer(layer):
 
 
 def _is_data(value):
-    return all(isinstance(x, (*_DATA, np.ndarray, np.generic)) for x in keras.tree.flatten(value))
+    if isinstance(value, dict):
+        return all(map(_is_data, [*value, *value.values()]))
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_data, value))
+    return isinstance(value, (*_DATA, np.ndarray, np.generic))
 
 
 def _unnamed(config):

@@ -484,7 +484,7 @@ class TestGet:
 
     @pytest.mark.parametrize("identifier", ["flops", None, 0.5])
     def test_unknown_names_list_the_known(self, identifier):
-        known = "'channels', 'latency', 'macs', 'parameters', 'threshold'"
+        known = "'channels', 'latency', 'macs', 'padded_macs', 'parameters', 'threshold'"
         with pytest.raises(ValueError, match=known):
             selection.get(identifier)
 
