@@ -23,7 +23,7 @@ def _are_class_weights(value):
 _CLASS = integer(0)
 _WEIGHT = number("a number >= 0", 0)
 _KINDS = {
-    "epochs": integer(0),
+    "epochs": integer(0, 10**6),
     "steps_per_epoch": integer(1, or_none=True),
     "validation_steps": integer(1, or_none=True),
     "recalibration_batches": integer(0),
