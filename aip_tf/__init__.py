@@ -23,7 +23,7 @@ _MODULES = {
     "detection": (),
     "deploy": ("export_model",),
     "game": ("AdversarialDistiller",),
-    "latency": ("measure_latency",),
+    "latency": ("compare_latency", "measure_latency"),
     "losses": (),
     "pruner": ("Recovery", "prune"),
     "report": ("PruningReport", "compare_runs"),

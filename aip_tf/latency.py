@@ -2,7 +2,8 @@
 
 Times of one process drift with the machine's clock and its other work. So two models are best
 compared in one run, in turns (`compare_latency`): what disturbs one disturbs the other too, and
-the ratio of neighbouring times says more than the ratio of two medians taken apart.
+the ratio of neighbouring times says more than the ratio of two medians taken apart. Beside the time
+of the clock stands that of the processor, in which other processes hardly show.
 """
 
 import dataclasses
@@ -30,6 +31,7 @@ class Latency:
         batch_size: samples per run.
         runtime: `"keras"` (a compiled `tf.function`) or `"litert"`.
         num_threads: threads that the runtime may use.
+        processor_ms: median of the processor time of this process, all threads together.
     """
 
     median_ms: float
@@ -39,6 +41,7 @@ class Latency:
     batch_size: int
     runtime: str
     num_threads: int
+    processor_ms: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +52,13 @@ class SpeedUp:
         median: the median ratio (reference's time divided by the model's).
         lower_quartile: a quarter of the ratios are smaller.
         upper_quartile: a quarter of the ratios are larger.
+        processor: the median ratio of the processor times, the one to believe on a busy machine.
     """
 
     median: float
     lower_quartile: float
     upper_quartile: float
+    processor: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +74,14 @@ class LatencyComparison:
     speed_ups: dict[str, SpeedUp]
 
     def render(self) -> str:
-        """Returns a table: model, runtime, median and quartiles in ms, times faster."""
+        """Returns a table: model, runtime, median and quartiles in ms, times faster.
+
+        The last two columns are of the processor time.
+        """
         header = ("model", "runtime", "threads", "batch", "median ms", "quartiles ms", "faster")
+        header += ("processor ms", "faster")
         rows = [self._row(name, latency) for name, latency in self.latencies.items()]
-        return text_table(header, rows, align="<<>>>>>")
+        return text_table(header, rows, align="<<>>>>>>>")
 
     def _row(self, name, latency):
         speed_up = self.speed_ups.get(name)
@@ -84,6 +93,8 @@ class LatencyComparison:
             f"{latency.median_ms:.3f}",
             f"{latency.lower_quartile_ms:.3f} to {latency.upper_quartile_ms:.3f}",
             f"{speed_up.median:.2f} times" if speed_up else "",
+            f"{latency.processor_ms:.3f}",
+            f"{speed_up.processor:.2f} times" if speed_up else "",
         )
 
 
@@ -154,12 +165,15 @@ def compare_latency(
     if not models:
         raise ValueError("Received no model. Expected {name: model or path}. Name at least one.")
     runners = [_runner(model, batch_size, num_threads) for model in models.values()]
-    times = _times_in_turns(runners, runs, warm_up)
+    wall, processor = _times_in_turns(runners, runs, warm_up)
     latencies = [
-        Latency(*_quartiles(column), runs, batch_size, runner.runtime, runner.num_threads)
-        for runner, column in zip(runners, times.T, strict=True)
+        Latency(*_quartiles(own), runs, batch_size, runner.runtime, runner.num_threads, middle)
+        for runner, own, middle in zip(runners, wall.T, _medians(processor), strict=True)
     ]
-    ratios = [SpeedUp(*_quartiles(times[:, 0] / column)) for column in times.T[1:]]
+    ratios = [
+        SpeedUp(*_quartiles(ratio), middle)
+        for ratio, middle in zip(_ratios(wall).T, _medians(_ratios(processor)), strict=True)
+    ][1:]
     names = list(models)
     return LatencyComparison(
         dict(zip(names, latencies, strict=True)), dict(zip(names[1:], ratios, strict=True))
@@ -174,18 +188,31 @@ class _Runner:
 
 
 def _times_in_turns(runners, runs, warm_up):
-    """Returns milliseconds (runs, models). The order rotates: nobody always runs first."""
+    """Returns milliseconds (clock and processor, runs, models).
+
+    The order rotates: nobody always runs first.
+    """
     for runner in runners:
         for _ in range(warm_up):
             runner.run()
-    times = np.empty((runs, len(runners)))
+    times = np.empty((2, runs, len(runners)))
     for turn in range(runs):
         for place in range(len(runners)):
             index = (turn + place) % len(runners)
-            start = time.perf_counter()
+            start = time.perf_counter(), time.process_time()
             runners[index].run()
-            times[turn, index] = 1000 * (time.perf_counter() - start)
-    return times
+            end = time.perf_counter(), time.process_time()
+            times[:, turn, index] = np.subtract(end, start)
+    return 1000 * times
+
+
+def _medians(columns):
+    return map(float, np.median(columns, axis=0))
+
+
+def _ratios(times):
+    """The first column over each, run by run; the processor's clock may stand still for a run."""
+    return np.maximum(times[:, :1], 1e-6) / np.maximum(times, 1e-6)
 
 
 def _quartiles(values):

@@ -311,6 +311,21 @@ class TestLimits:
         with pytest.raises(ValueError, match="keeps 12 of 24"):
             choose(scores, groups, 0.6, FakeCost(groups))
 
+    def test_wide_networks_keep_whole_tiles_and_narrow_ones_every_channel_that_they_may(self):
+        wide = [FakeGroup(f"g{n}", n) for n in (256, 64, 32, 24)]
+        masks = Channels(scope="group")(scores_for(wide), wide, 0.31, FakeCost(wide))
+        assert counts(masks) == {"g256": 160, "g64": 48, "g32": 24, "g24": 16}
+        narrow = wide[1:]
+        masks = Channels(scope="group")(scores_for(narrow), narrow, 0.31, FakeCost(narrow))
+        assert counts(masks) == {"g64": 43, "g32": 22, "g24": 17}
+
+    def test_tiles_give_way_where_they_would_miss_the_amount(self):
+        groups = [FakeGroup("a", 128), FakeGroup("b", 64)]
+        scores, cost = scores_for(groups), FakeCost(groups)
+        assert counts(Channels(max_sparsity=0.9)(scores, groups, 0.89, cost)) == {"a": 14, "b": 7}
+        with pytest.raises(ValueError, match="round_to=16"):
+            Channels(max_sparsity=0.9, round_to=16)(scores, groups, 0.89, cost)
+
     def test_ignore_names_expressions_and_types(self):
         groups = [
             FakeGroup(name, 10, members=(FakeMember(name),)) for name in ("conv1", "conv2", "fc")

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from aip_tf.arguments import check, instance, integer
+from aip_tf.arguments import Kind, check, choice, instance, integer
 from aip_tf.channels import prune_channels
 from aip_tf.latency import measure_latency
 from aip_tf.selection.candidates import (
@@ -19,10 +19,15 @@ from aip_tf.selection.candidates import (
 )
 
 _KINDS = {
-    "round_to": integer(1),
+    "round_to": Kind(
+        lambda value: choice("auto").accepts(value) or integer(1).accepts(value),
+        "an integer of at least 1, or 'auto'",
+    ),
     "per_cost": instance(bool, "True or False", or_none=True),
 }
 SCOPES = ("global", "group", "inner", "isomorphic")
+_WIDE = 128  # channels; narrower networks are cut to the channel
+_TILES = ((64, 16), (32, 8))  # at least so many channels: multiples of this
 _NEAR_THE_END = 2 / 3  # of what inner groups can give: beyond it they become too thin
 
 
@@ -42,7 +47,10 @@ class Selection:
                 else "global". A residual stream that stays whole is worth more in the recovery than
                 it costs in the cut (benchmarks/README.md).
         round_to: kept counts are rounded up to multiples of this; never to zero, and a group that
-            loses nothing keeps its width.
+            loses nothing keeps its width. "auto": in networks with a group of 128 channels or more,
+            to 16 in groups of at least 64 and to 8 in groups of at least 32, because devices make
+            so many at a time (benchmarks/README.md); halved as often as it takes where the amount
+            could not be reached so.
         max_sparsity: largest fraction of its original width that a group may lose, in [0, 1]; a
             float for all groups or {pattern: float}. At least one channel stays in any case.
         ignore: groups that stay whole: layer names, regular expressions or layer classes of their
@@ -56,10 +64,11 @@ class Selection:
 
     Calling a selection with (scores, groups, amount, cost) returns keep masks whose cost is at most
     (1 - amount) of the original's, and less than that by no more than one step, the removal of one
-    channel (or `round_to` channels) of one group. With fixed scores a larger amount keeps a subset.
+    channel (or `round_to` channels) of one group. With fixed scores a larger amount keeps a subset,
+    unless "auto" has to give way for it.
     """
 
-    def __init__(self, scope=None, round_to=1, max_sparsity=0.9, ignore=(), per_cost=None):
+    def __init__(self, scope=None, round_to="auto", max_sparsity=0.9, ignore=(), per_cost=None):
         if scope is not None and scope not in SCOPES:
             raise ValueError(f"Unknown scope {scope!r}; expected one of {', '.join(SCOPES)}.")
         check(_KINDS, locals())
@@ -102,16 +111,38 @@ class Selection:
         candidates = self._candidates(scores, groups, cost)
         sequence = self._sequence(candidates, cost)
         budget = total - amount * total
+        for tiles in self.tiles([candidate.original for candidate in candidates]):
 
-        def masks(length):
-            return self._masks(candidates, sequence[:length])
+            def masks(length, tiles=tiles):
+                return self._masks(candidates, sequence[:length], tiles)
 
-        def fits(length):
-            return self.measure(cost, masks(length)) <= budget
+            def fits(length):
+                return self.measure(cost, masks(length)) <= budget
 
-        if not fits(len(sequence)):
-            self._refuse(amount, total, self.measure(cost, masks(len(sequence))), candidates)
-        return masks(_first_true(fits, len(sequence)))
+            if fits(len(sequence)):
+                return masks(_first_true(fits, len(sequence)))
+        self._refuse(amount, total, self.measure(cost, masks(len(sequence))), candidates)
+
+    def tiles(self, widths):
+        """Yields what each group is rounded to: the first with which the amount is reached counts.
+
+        Args:
+            widths: their original numbers of channels.
+        """
+        if self.round_to != "auto":
+            yield [self.round_to] * len(widths)
+            return
+        tiles = self.preferred_tiles(widths)
+        while max(tiles, default=1) > 1:
+            yield tiles
+            tiles = [max(1, tile // 2) for tile in tiles]
+        yield tiles
+
+    def preferred_tiles(self, widths):
+        """What `round_to="auto"` rounds groups of such widths to, if it can."""
+        if max(widths, default=0) < _WIDE:  # each channel of a narrow network counts
+            return [1] * len(widths)
+        return [next((n for least, n in _TILES if width >= least), 1) for width in widths]
 
     def _within(self, scope):
         """A copy with another scope."""
@@ -174,22 +205,19 @@ class Selection:
         savings = [whole - self.measure(cost, keep_masks) for keep_masks in fewer]
         return [own / max(saved, 1e-9) for own, saved in zip(scores, savings, strict=True)]
 
-    def _masks(self, candidates, removed):
+    def _masks(self, candidates, removed, tiles):
         counts = np.bincount(removed, minlength=len(candidates))
         return {
-            candidate.name: candidate.keep(self._rounded(len(candidate.order) - count, candidate))
-            for candidate, count in zip(candidates, counts, strict=True)
+            candidate.name: candidate.keep(rounded(len(candidate.order) - count, tile, candidate))
+            for candidate, count, tile in zip(candidates, counts, tiles, strict=True)
         }
-
-    def _rounded(self, num_kept, candidate):
-        return min(len(candidate.order), math.ceil(num_kept / self.round_to) * self.round_to)
 
     def _refuse(self, amount, total, least, candidates):
         raise ValueError(
             f"{type(self).__name__} cannot remove {amount:.2%}: the reachable minimum keeps "
             f"{least:,.10g} of {total:,.10g} ({least / total:.2%} kept, {1 - least / total:.2%} "
             f"removed) with {len(candidates)} channel groups to cut. Lower the amount, or relax "
-            f"scope={self.scope!r}, round_to={self.round_to}, max_sparsity="
+            f"scope={self.scope!r}, round_to={self.round_to!r}, max_sparsity="
             f"{self.max_sparsity}, ignore={self.ignore}."
         )
 
@@ -208,40 +236,31 @@ class Macs(Selection):
 class PaddedMacs(Selection):
     """The amount is a fraction of the MACs as a device counts them, see `Cost.padded_macs`.
 
-    Channels that fill a tile up cost nothing, so they stay: kept counts are multiples of the tile
-    where the amount can be reached so, else of half of it, and so on down to 1. So narrow layers
-    are cut too.
+    Channels that fill a tile up cost nothing, so they stay: with `round_to="auto"` kept counts are
+    multiples of the tile where the amount can be reached so, else of half of it, and so on down
+    to 1. So narrow layers are cut too.
 
     Args:
         lanes: output channels that the device makes at a time: 8, 16 or 32 on CPUs with XNNPACK.
-        round_to: a multiple that shall not give way; None: as above.
         **options: as for `Selection`.
 
-    >>> PaddedMacs(lanes=8).round_to
-    8
+    >>> PaddedMacs(lanes=8).preferred_tiles([64, 16])
+    [8, 8]
     """
 
-    def __init__(self, lanes=16, round_to=None, **options):
+    def __init__(self, lanes=16, **options):
         if isinstance(lanes, bool) or not isinstance(lanes, int) or lanes < 1:
             raise ValueError(
                 f"`lanes` is {lanes!r}; expected an integer of at least 1, such as 16."
             )
-        super().__init__(round_to=lanes if round_to is None else round_to, **options)
+        super().__init__(**options)
         self.lanes = lanes
-        self._gives_way = round_to is None
 
     def measure(self, cost, keep_masks):
         return cost.padded_macs(keep_masks, self.lanes)
 
-    def __call__(self, scores, groups, amount, cost):
-        try:
-            return super().__call__(scores, groups, amount, cost)
-        except ValueError:
-            if not self._gives_way or self.round_to == 1:
-                raise
-        finer = copy.copy(self)
-        finer.round_to = self.round_to // 2
-        return finer(scores, groups, amount, cost)
+    def preferred_tiles(self, widths):
+        return [self.lanes] * len(widths)
 
 
 class Parameters(Selection):
@@ -274,6 +293,11 @@ class Latency(Selection):
 
     def measure(self, cost, keep_masks):
         return self.measure_model(prune_channels(cost.model, keep_masks))
+
+
+def rounded(num_kept, tile, candidate):
+    """How many of a candidate stay when `num_kept` are to: a multiple of `tile`, or all."""
+    return min(len(candidate.order), math.ceil(num_kept / tile) * tile)
 
 
 def _first_true(predicate, last):

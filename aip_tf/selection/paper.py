@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from aip_tf.selection.budget import Selection
+from aip_tf.selection.budget import Selection, rounded
 from aip_tf.selection.candidates import Matcher, as_shares
 
 
@@ -73,10 +73,10 @@ class Threshold(Selection):
     def __call__(self, scores, groups, amount, cost):
         if not math.isfinite(amount):
             raise ValueError(f"`amount` is {amount!r}; expected the threshold, a finite number.")
+        candidates = self._candidates(scores, groups, cost)
+        tiles = next(self.tiles([candidate.original for candidate in candidates]))
         masks = {}
-        for candidate in self._candidates(scores, groups, cost):
-            num_above = int(np.sum(candidate.scores > amount))
-            masks[candidate.name] = candidate.keep(
-                self._rounded(max(num_above, candidate.floor), candidate)
-            )
+        for candidate, tile in zip(candidates, tiles, strict=True):
+            num_kept = max(int(np.sum(candidate.scores > amount)), candidate.floor)
+            masks[candidate.name] = candidate.keep(rounded(num_kept, tile, candidate))
         return masks
