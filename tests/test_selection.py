@@ -313,10 +313,10 @@ class TestLimits:
 
     def test_wide_networks_keep_whole_tiles_and_narrow_ones_every_channel_that_they_may(self):
         wide = [FakeGroup(f"g{n}", n) for n in (256, 64, 32, 24)]
-        masks = Channels(scope="group")(scores_for(wide), wide, 0.31, FakeCost(wide))
+        masks = Channels("group", "auto")(scores_for(wide), wide, 0.31, FakeCost(wide))
         assert counts(masks) == {"g256": 160, "g64": 48, "g32": 24, "g24": 16}
         narrow = wide[1:]
-        masks = Channels(scope="group")(scores_for(narrow), narrow, 0.31, FakeCost(narrow))
+        masks = Channels("group", "auto")(scores_for(narrow), narrow, 0.31, FakeCost(narrow))
         assert counts(masks) == {"g64": 43, "g32": 22, "g24": 17}
 
     def test_tiles_give_way_where_they_would_miss_the_amount(self):

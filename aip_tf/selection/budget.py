@@ -68,7 +68,9 @@ class Selection:
     unless "auto" has to give way for it.
     """
 
-    def __init__(self, scope=None, round_to="auto", max_sparsity=0.9, ignore=(), per_cost=None):
+    def __init__(
+        self, scope=None, round_to: int | str = 1, max_sparsity=0.9, ignore=(), per_cost=None
+    ):
         if scope is not None and scope not in SCOPES:
             raise ValueError(f"Unknown scope {scope!r}; expected one of {', '.join(SCOPES)}.")
         check(_KINDS, locals())
@@ -253,7 +255,7 @@ class PaddedMacs(Selection):
             raise ValueError(
                 f"`lanes` is {lanes!r}; expected an integer of at least 1, such as 16."
             )
-        super().__init__(**options)
+        super().__init__(**{"round_to": "auto", **options})
         self.lanes = lanes
 
     def measure(self, cost, keep_masks):
