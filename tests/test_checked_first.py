@@ -34,7 +34,7 @@ def data(shape=(8, 8, 1), num_classes=4, **options):
     return datasets.from_arrays(arrays, arrays, batch_size=8, **options)
 
 
-RECOVERY = aip_tf.Recovery(2, transfers=[AttentionTransfer(["nowhere"])])
+RECOVERY = aip_tf.Recovery(2, transfers=[AttentionTransfer(["nowhere"], 1.0)])
 
 
 @pytest.mark.parametrize(

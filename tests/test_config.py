@@ -162,6 +162,7 @@ def test_every_registered_function_can_be_named_in_full(run_file):
         ("run.export = 3", "run.export takes a function"),
         ("seed = 'abc'", "line 6: seed = 'abc', but run.seed takes a whole number, such as 0"),
         ("digits_resnet.width = 'x'", "digits_resnet.width takes a whole number, such as 32"),
+        ("prune.selection = @Macs()\nMacs.round_to = 2.5", "Macs.round_to takes int or str"),
         ("digits_resnet.width = 2.5", "digits_resnet.width takes a whole number"),
         ("digits.batch_size = True", "digits.batch_size takes a whole number, such as 64"),
         ("digits.augment = 1", "digits.augment takes True or False"),

@@ -509,7 +509,9 @@ def test_a_student_that_is_its_teacher_is_not_pulled():
 
 def test_auto_needs_answers_to_be_as_strong_as():
     with pytest.raises(ValueError, match="OutputTransfer beside it, or a number"):
-        game([AttentionTransfer()]).balance(IMAGES)
+        game([AttentionTransfer()])
+    with pytest.raises(ValueError, match="OutputTransfer beside it, or a number"):
+        aip_tf.Recovery(transfers=[AttentionTransfer()])
     with pytest.raises(ValueError, match="Expected a number >= 0;"):
         OutputTransfer(weight="auto")
 

@@ -113,7 +113,8 @@ def test_a_recovery_refuses_what_it_cannot_use(slip):
     ],
 )
 def test_what_keras_and_numpy_mean_by_it_works(right):
-    aip_tf.Recovery(**right)
+    recovery, ((name, value),) = aip_tf.Recovery(**right), list(right.items())[:1]
+    assert getattr(recovery, name) == (() if value is None else value)
 
 
 def test_one_callback_needs_no_list():
@@ -350,7 +351,7 @@ WISHES = [
     {"task": task.Task(loss_weights={"nowhere": 1.0})},
     {"transfers": [transfers.AdversarialTransfer(outputs=[7])]},
     {"transfers": [transfers.OutputTransfer(outputs="x")]},
-    {"transfers": [transfers.AttentionTransfer(["nowhere"])]},
+    {"transfers": [transfers.AttentionTransfer(["nowhere"], 1.0)]},
 ]
 
 

@@ -48,6 +48,17 @@ class ConvolutionFactory:
 
 
 def extra_block(x, index, by_stride, conv):
+    """The next smaller map behind a backbone: a 1x1 convolution, then a 3x3 one (SSD, section 2.1).
+
+    Args:
+        x: the map before, (batch, size, size, channels).
+        index: which block it is, from 0; the first is twice as wide as the others.
+        by_stride: whether the 3x3 convolution halves the map, or takes two off its size.
+        conv: a `ConvolutionFactory`.
+
+    Returns:
+        (batch, about size / 2 or size - 2, the same, wide channels).
+    """
     narrow, wide = _EXTRAS[min(index, len(_EXTRAS) - 1)]
     block = f"extra{index + 1}"
     x = conv(x, narrow, 1, f"{block}_conv1")

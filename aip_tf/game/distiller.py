@@ -114,7 +114,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
                 transfer.compile(self.optimizer)
         self.discriminator_optimizers = [t.player_optimizer for t in self._adversaries]
 
-    def fit(self, x=None, y=None, **kwargs):
+    def fit(self, x=None, *args, **kwargs):
         """As `keras.Model.fit`; weights that are "auto" are found on the first batch, `balance`."""
         if any(np.isnan(found.numpy()) for found in self.pulls.values()):
             inputs = _first_inputs(x)
@@ -122,7 +122,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
                 found = self.balance(inputs)
                 listed = ", ".join(f"{name} {weight:.3g}" for name, weight in found.items())
                 _log.info("Weights that pull as hard as the answers: %s.", listed)
-        return super().fit(x, y, **kwargs)
+        return super().fit(x, *args, **kwargs)
 
     def balance(self, x):
         """Find the weights that are "auto": each makes its term pull as hard as the answers do.
@@ -137,10 +137,9 @@ class AdversarialDistiller(_keras.ReplicaModel):
 
         Returns:
             {name of the transfer: weight}.
-
-        Raises:
-            ValueError: if no transfer compares answers: there is nothing to be as strong as.
         """
+        if not self.pulls:
+            return {}
         x = keras.tree.map_structure(lambda v: tf.convert_to_tensor(v[:_BALANCED]), x)
         measured = self.distribute_strategy.run(self._pulls_on, (x,))
         for name, value in measured.items():
@@ -152,11 +151,6 @@ class AdversarialDistiller(_keras.ReplicaModel):
         """{name: weight} of the open transfers on a batch, in one replica."""
         answers = [t for t in self.transfers if t.is_of_answers and t.weight]
         asked = [t for t in self.transfers if t.weight == "auto"]
-        if asked and not answers:
-            raise ValueError(
-                f"Received weight='auto' for the transfer {asked[0].name!r} and no transfer of "
-                "answers to be as strong as. Expected OutputTransfer beside it, or a number."
-            )
         _, teacher = self._read.teacher(x, training=False)
         with tf.GradientTape(persistent=True) as tape:
             _, student = self._read.student(x, training=False)
@@ -345,8 +339,9 @@ def check_transfers(transfers, supervised_weight=None):
     """Whether transfers can be used beside each other and beside the labels.
 
     Raises:
-        ValueError: for anything but a list of `Transfer`s of different names, or a weight of the
-            labels that is no finite number >= 0, or None.
+        ValueError: for anything but a list of `Transfer`s of different names, for a weight "auto"
+            without a transfer of answers to be as strong as, or a weight of the labels that is no
+            finite number >= 0, or None.
     """
     is_list = isinstance(transfers, list | tuple)
     if not is_list or not all(isinstance(t, Transfer) for t in transfers):
@@ -359,6 +354,12 @@ def check_transfers(transfers, supervised_weight=None):
         raise ValueError(
             f"Received transfers named {names}. Expected different names: give the second one of "
             "a kind another `name`."
+        )
+    asked = [t.name for t in transfers if t.weight == "auto"]
+    if asked and not any(t.is_of_answers and t.weight for t in transfers):
+        raise ValueError(
+            f"Received weight='auto' for the transfer {asked[0]!r} and no transfer of answers to "
+            "be as strong as. Expected OutputTransfer beside it, or a number."
         )
     check(_KINDS, {"supervised_weight": supervised_weight})
     _supervised_weight(supervised_weight, transfers)

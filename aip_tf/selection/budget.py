@@ -48,9 +48,9 @@ class Selection:
                 it costs in the cut (benchmarks/README.md).
         round_to: kept counts are rounded up to multiples of this; never to zero, and a group that
             loses nothing keeps its width. "auto": in networks with a group of 128 channels or more,
-            to 16 in groups of at least 64 and to 8 in groups of at least 32, because devices make
-            so many at a time (benchmarks/README.md); halved as often as it takes where the amount
-            could not be reached so.
+            to 16 in groups of at least 64 and to 8 in groups of at least 32, because CPUs make so
+            many at a time; halved as often as it takes where the amount could not be reached so.
+            Faster for the same MACs, at some cost of accuracy: measure both.
         max_sparsity: largest fraction of its original width that a group may lose, in [0, 1]; a
             float for all groups or {pattern: float}. At least one channel stays in any case.
         ignore: groups that stay whole: layer names, regular expressions or layer classes of their

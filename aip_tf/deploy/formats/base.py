@@ -76,11 +76,11 @@ class Format:
 
     def write(self, source, path):
         """Write the file or folder `path` of a `Source`; whatever goes wrong is an exception."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must override `write`.")
 
     def open(self, path):
         """The `Program` at `path`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must override `open`.")
 
     def timed(self, path, feeds):
         """What `compare_latency` times: the path, or a function without arguments.
