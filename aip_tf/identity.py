@@ -83,6 +83,8 @@ def _describe(value, around, told):
 
 
 def _object(value, inner):
+    if isinstance(value, tf.types.experimental.PolymorphicFunction):
+        return inner(value.python_function)
     class_ = inner(type(value))
     if (config := _config(value)) is not None:
         config = {k: v for k, v in config.items() if k != "name"}
@@ -112,9 +114,10 @@ def _array(value, inner):
 
 def _function(function, inner):
     """By name and code, and by what it takes from around it and from its module."""
-    if is_of_a_library(function.__code__.co_filename):
-        return function.__qualname__
     held = [_content(cell) for cell in function.__closure__ or ()]
+    if is_of_a_library(function.__code__.co_filename):  # perhaps a decorator's, around own code
+        own = [inner(x) for x in held if _is_own_code(x)]
+        return f"{function.__qualname__} (around {_sum(own)})" if own else function.__qualname__
     held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     held += [_globals_of(function)]
     return f"{function.__name__} (code {_sum([*_code(function.__code__), *map(inner, held)])})"
@@ -128,14 +131,19 @@ def _method(method, inner):
 def _class(class_, inner):
     """By name; one of the user's by the code of its methods, too, those of its bases included."""
     members = {
-        f"{base.__name__}.{name}": getattr(member, "__func__", member)
+        f"{base.__name__}.{name}": inside
         for base in class_.__mro__
         if _is_of_the_user(base)
         for name, member in vars(base).items()
-        if isinstance(getattr(member, "__func__", member), (types.FunctionType, *_DATA))
+        if isinstance(inside := _inside(member), (types.FunctionType, *_DATA))
         and name not in ("__module__", "__doc__", "__firstlineno__", "__static_attributes__")
     }
     return f"{class_.__name__} (code {_sum([inner(members)])})" if members else class_.__name__
+
+
+def _inside(member):
+    """The function in a member of a class: a method of the class, a static one, a property."""
+    return getattr(member, "__func__", None) or getattr(member, "fget", None) or member
 
 
 def _is_of_the_user(class_):

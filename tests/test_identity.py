@@ -104,6 +104,15 @@ class Shift(Scale):
         return self.factor + x
 
 
+def with_property(factor):
+    class Own:
+        @property
+        def factor(self):
+            return factor
+
+    return Own
+
+
 Shifted = type("Scale", (Shift,), {})
 
 
@@ -164,6 +173,9 @@ class Setting:
         (by_default(2), by_default(2), by_default(3)),
         (Scale(2).times, Scale(2).times, Scale(3).times),
         (Scale(2), Scale(2), Shifted(2)),
+        tuple(tf.function(by_default(n)) for n in (2, 2, 3)),
+        tuple(tf.autograph.experimental.do_not_convert(scaled(n)) for n in (2, 2, 3)),
+        tuple(with_property(n)() for n in (2, 2, 3)),
         *(
             tuple(map(of_a_module, sources))
             for sources in [
