@@ -23,6 +23,7 @@ _MODULES = {
     "detection": (),
     "deploy": ("export_model",),
     "game": ("AdversarialDistiller",),
+    "layer_times": ("measure_layers",),
     "latency": ("compare_latency", "measure_latency"),
     "losses": (),
     "pruner": ("Recovery", "prune"),

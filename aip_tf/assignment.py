@@ -51,8 +51,9 @@ class Assignment:
         recovery = recovery_from(recovery)
         check_model(model)
         self.teacher = model
-        self.cuts = schedules.list_cuts(schedule, recovery.epochs)
         self.selection, criterion = selections.get(selection), criteria.get(criterion)
+        schedule = selections.final_fraction(schedule, self.selection)
+        self.cuts = schedules.list_cuts(schedule, recovery.epochs)
         if recovery.keep == "best" and validation_data is None:
             raise ValueError(
                 "Received keep='best' without validation data. Expected some: the best epoch is "
@@ -166,6 +167,8 @@ class Assignment:
 
     def _check_last_cut(self):
         """Fail before training if it cannot be made (whatever the scores) or no transfer fit it."""
+        if isinstance(self.selection, selections.Selection):
+            self.selection.check(self.graph)
         if not isinstance(self.selection, _BUDGETED):
             return
         masks = select_channels(self.graph, self.cuts[-1].amount, selection=self.selection)

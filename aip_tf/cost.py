@@ -46,6 +46,7 @@ class Cost:
         counter = _Counter(trace.class_of)
         self._macs = _Terms(counter, _mac_terms(trace))
         self._macs_of = [call.path for call in trace.calls for _ in call.products]
+        self._calls_of = [i for i, call in enumerate(trace.calls) for _ in call.products]
         self._parameters = _Terms(counter, _parameter_terms(trace))
         self._tensors = _Terms(counter, _tensor_terms(trace))
         self._lifetimes = _lifetimes(trace)
@@ -73,6 +74,15 @@ class Cost:
             found[path] = found.get(path, 0) + round(float(value))
         return found
 
+    def call_macs(self, keep_masks=None, lanes=1):
+        """`padded_macs` of every call of `graph.trace.calls`: float array."""
+        values = self._macs.values(self.graph.kept(keep_masks or {}), lanes)
+        return np.bincount(self._calls_of, values, len(self.graph.trace.calls))
+
+    def tensor_bytes(self, keep_masks=None):
+        """Bytes of every array of `graph.trace.tensors()`, for one sample: float array."""
+        return self._tensors.values(self.graph.kept(keep_masks or {}))
+
     def parameters(self, keep_masks=None):
         """Number of weights, trainable or not, with the groups cut by `keep_masks`: int."""
         return self._parameters.total(self.graph.kept(keep_masks or {}))
@@ -91,7 +101,7 @@ class Cost:
         Operations run in topological order; a tensor lives from its making to its last reading;
         nothing is computed in place.
         """
-        sizes = self._tensors.values(self.graph.kept(keep_masks or {}))
+        sizes = self.tensor_bytes(keep_masks)
         changes = np.zeros(self._lifetimes.max() + 2)
         np.add.at(changes, self._lifetimes[:, 0], sizes)
         np.add.at(changes, self._lifetimes[:, 1] + 1, -sizes)

@@ -15,6 +15,7 @@ import keras
 from aip_tf import criteria, failures, files
 from aip_tf import selection as selections
 from aip_tf.arguments import accepted
+from aip_tf.channels import ChannelGraph
 from aip_tf.cost import count_macs, count_parameters, summary
 from aip_tf.deploy import stage
 from aip_tf.distribution import is_chief, strategy_from
@@ -166,10 +167,10 @@ def planned_cuts(schedule=0.5, selection="macs", criterion="reconstruction", rec
     Raises:
         ValueError: for a schedule that does not fit the run, or an unknown selection or criterion.
     """
-    selections.get(selection)
+    selection = selections.get(selection)
     criteria.get(criterion)
     epochs = recovery_from(recovery).epochs
-    return list_cuts(schedule, epochs), epochs
+    return list_cuts(selections.final_fraction(schedule, selection), epochs), epochs
 
 
 def plan(teacher, data, prune, export=None, strategy="none", seed=0, *, run_dir=None):
@@ -204,6 +205,9 @@ def plan(teacher, data, prune, export=None, strategy="none", seed=0, *, run_dir=
         lines.append(f"{_words(network)}.")
     else:
         lines += [f"Network {network.name}:", summary(network)]
+        selection = selections.get(told.get("selection", "macs"))
+        if isinstance(selection, selections.Selection):
+            selection.check(ChannelGraph(network))
         sizes = {"macs": count_macs(network), "parameters": count_parameters(network)}
     return "\n".join([*lines, *_timetable(*timetable, told.get("selection", "macs"), sizes)])
 

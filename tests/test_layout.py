@@ -18,7 +18,7 @@ FLOORS = [
     {"channels", "losses", "progress", "schedules", "task", "zoo", "datasets", "report"},
     {"cost", "decays", "game", "latency"},
     {"deploy", "reconstruction"},
-    {"criteria"},
+    {"criteria", "layer_times"},
     {"selection", "detection", "recovery"},
     {"cutting", "run_state"},
     {"assignment", "books", "saving", "training"},

@@ -473,7 +473,7 @@ class TestLatency:
     def test_measures_models_that_are_really_cut(self, monkeypatch):
         groups = [FakeGroup("a", 10), FakeGroup("b", 10)]
         cost = FakeCost(groups)
-        monkeypatch.setattr(selection.budget, "prune_channels", lambda model, masks: (model, masks))
+        monkeypatch.setattr(selection.timed, "prune_channels", lambda model, masks: (model, masks))
         seen = []
 
         def milliseconds(model):

@@ -44,6 +44,7 @@ from aip_tf._keras.functions import (
     recorded_graph,
 )
 from aip_tf._keras.graph import (
+    Graph,
     flat_inputs,
     given_tensors,
     graph_inside,
@@ -125,6 +126,7 @@ __all__ = [
     "CannotOpenError",
     "Given",
     "GivenInputs",
+    "Graph",
     "Held",
     "Openings",
     "ReplicaModel",

@@ -95,6 +95,10 @@ class ChannelGraph:
                 return call.operation
         return _keras.layer_at(self.model, path)
 
+    def classes_of(self, name):
+        """Numbers in `trace.class_of` of the channels of a group: int array."""
+        return self._classes[name]
+
     def kept(self, keep_masks):
         """`Kept` for keep masks by group name; groups that are not named are kept whole.
 

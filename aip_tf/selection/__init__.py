@@ -9,12 +9,15 @@ Amounts are fractions *removed of the original*: `reference`, the untouched netw
 and the widths that caps and shares refer to; `model` may already have been cut.
 """
 
+import numbers
+
 from aip_tf import criteria
 from aip_tf.arguments import shown, takes
 from aip_tf.channels import ChannelGraph
 from aip_tf.cost import Cost
-from aip_tf.selection.budget import Channels, Latency, Macs, PaddedMacs, Parameters, Selection
+from aip_tf.selection.budget import Channels, Macs, PaddedMacs, Parameters, Selection
 from aip_tf.selection.paper import PerGroup, Threshold
+from aip_tf.selection.timed import Latency
 
 __all__ = [
     "Channels",
@@ -46,7 +49,7 @@ def select_channels(
     Args:
         model: the `keras.Model` to cut, or its `ChannelGraph`; not changed.
         amount: float in [0, 1), the fraction removed of the original cost (for "threshold": the
-            score that a channel must exceed).
+            score that a channel must exceed; for "latency" also above 1, as "2.0 times faster").
         selection: what the amount means: "macs" (default), "padded_macs", "parameters", "channels",
             "latency", "threshold", an object of this module, or any callable
             `(scores, groups, amount, cost) -> keep_masks`, where `cost` is a `Cost`.
@@ -79,6 +82,18 @@ def select_channels(
     if isinstance(selection, Selection):
         selection = selection.suited_to(criterion)
     return selection(criterion(plain.model, cost.groups, data), cost.groups, amount, cost)
+
+
+def final_fraction(schedule, selection):
+    """A schedule that is one number as the fraction removed; any other schedule as it is.
+
+    >>> final_fraction(2.0, Latency()), final_fraction(0.4, "macs")
+    (0.5, 0.4)
+    """
+    is_number = isinstance(schedule, numbers.Real) and not isinstance(schedule, bool)
+    return (
+        selection.fraction(schedule) if is_number and hasattr(selection, "fraction") else schedule
+    )
 
 
 _SELECTIONS = {

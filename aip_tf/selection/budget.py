@@ -6,8 +6,6 @@ import math
 import numpy as np
 
 from aip_tf.arguments import Kind, check, choice, instance, integer
-from aip_tf.channels import prune_channels
-from aip_tf.latency import measure_latency
 from aip_tf.selection.candidates import (
     Candidate,
     Matcher,
@@ -99,17 +97,29 @@ class Selection:
         """The cost (a number) of `cost.model` under `keep_masks`."""
         raise NotImplementedError(f"{type(self).__name__} must override `measure`.")
 
+    def fraction(self, amount):
+        """The amount as a fraction removed; here it is one."""
+        return amount
+
+    def check(self, graph):
+        """Whether networks such as the one of a `ChannelGraph` can be measured; here all can."""
+
     def __call__(self, scores, groups, amount, cost):
+        amount = self.fraction(amount)
         if not 0 <= amount < 1:
             raise ValueError(
                 f"`amount` is {amount!r}; expected the fraction removed of the original, in [0, 1)."
             )
+        return self.choose(scores, groups, amount, cost)
+
+    def choose(self, scores, groups, amount, cost):
+        """The keep masks, by the formula of `measure`."""
         total = self.measure(cost.original, {})
         if self.scope is None:
             inner = self._within("inner")
             if self.prefers_inner and inner._is_easy(scores, groups, amount, cost, total):
-                return inner(scores, groups, amount, cost)
-            return self._within("global")(scores, groups, amount, cost)
+                return inner.choose(scores, groups, amount, cost)
+            return self._within("global").choose(scores, groups, amount, cost)
         candidates = self._candidates(scores, groups, cost)
         sequence = self._sequence(candidates, cost)
         budget = total - amount * total
@@ -202,10 +212,16 @@ class Selection:
         return self._per_cost(candidates, scores, cost) if self.per_cost else scores
 
     def _per_cost(self, candidates, scores, cost):
+        """Scores over what a channel saves, told by a whole tile: one alone may save nothing."""
         whole = self.measure(cost, {})
-        fewer = [{c.name: c.keep(max(1, len(c.order) - 1))} for c in candidates]
-        savings = [whole - self.measure(cost, keep_masks) for keep_masks in fewer]
-        return [own / max(saved, 1e-9) for own, saved in zip(scores, savings, strict=True)]
+        tiles = next(self.tiles([candidate.original for candidate in candidates]))
+        keys = []
+        for candidate, own, tile in zip(candidates, scores, tiles, strict=True):
+            fewer = min(tile, max(1, len(candidate.order) - 1))
+            keep = candidate.keep(max(1, len(candidate.order) - fewer))
+            saved = (whole - self.measure(cost, {candidate.name: keep})) / fewer
+            keys.append(own / max(saved, 1e-9))
+        return keys
 
     def _masks(self, candidates, removed, tiles):
         counts = np.bincount(removed, minlength=len(candidates))
@@ -277,24 +293,6 @@ class Channels(Selection):
 
     def measure(self, cost, keep_masks):
         return cost.num_channels(keep_masks)
-
-
-class Latency(Selection):
-    """The amount is a fraction of the measured latency. See `Selection`.
-
-    Args:
-        measure_model: callable `model -> number`, by default the median of
-            `aip_tf.measure_latency(model)` in milliseconds. It is called about a dozen times on
-            models that are really cut, so it may be slow but should repeat well.
-        **options: as for `Selection`.
-    """
-
-    def __init__(self, measure_model=None, **options):
-        super().__init__(**options)
-        self.measure_model = measure_model or (lambda model: measure_latency(model).median_ms)
-
-    def measure(self, cost, keep_masks):
-        return self.measure_model(prune_channels(cost.model, keep_masks))
 
 
 def rounded(num_kept, tile, candidate):

@@ -1,0 +1,132 @@
+"""A budget in milliseconds of LiteRT: by layer times, and checked by measuring the cut model."""
+
+import tempfile
+import weakref
+from pathlib import Path
+
+from aip_tf.arguments import OPTIONAL_FUNCTION, check, number
+from aip_tf.channels import prune_channels
+from aip_tf.deploy import TFLite
+from aip_tf.deploy.samples import sized
+from aip_tf.deploy.source import Source, quiet
+from aip_tf.latency import compare_latency
+from aip_tf.layer_times import LayerTimes, Table, check_measurable
+from aip_tf.selection.budget import Selection
+
+_KINDS = {
+    "tolerance": number("a number above 0, at most 1", above=0, most=1),
+    "measure_model": OPTIONAL_FUNCTION,
+}
+_MOST_TRIALS = 4  # each is a cut model, written and timed
+_RUNS, _WARM_UP = 25, 3
+_layer_times = weakref.WeakKeyDictionary()  # by the graph of the original: rounds share them
+
+
+class Latency(Selection):
+    """The amount is a fraction of the time of one inference: LiteRT, float32, one thread.
+
+    The layers of the network are timed at a few widths, once for this machine and runtime, which
+    takes one or two minutes (`aip_tf.layer_times`). The cut is chosen by the sum of their times.
+    Then the cut model is written and timed in turns with the original; where its time is not within
+    `tolerance` of what was asked for, it is chosen anew with what was learnt. Times are those of
+    the processor, which other processes hardly change.
+
+    Amounts above 1 say how many times faster: 2.0 is 0.5.
+
+    Args:
+        measure_model: callable `model -> number` in place of all that, for another device. It is
+            called about a dozen times on models that are really cut, so it may be slow but should
+            repeat well.
+        table: path of the file of layer times; None: one in the user's cache.
+        tolerance: how far the measured time may be from the one asked for, as a share of it.
+        **options: as for `Selection`.
+
+    >>> Latency().fraction(4.0)
+    0.75
+    """
+
+    def __init__(self, measure_model=None, table=None, tolerance=0.05, **options):
+        super().__init__(**options)
+        check(_KINDS, locals())
+        self.table = table
+        self.tolerance = tolerance
+        self.measure_model = measure_model
+
+    def fraction(self, amount):
+        """The amount as a fraction removed.
+
+        Raises:
+            ValueError: for amounts that are neither a fraction nor times faster.
+        """
+        if amount < 0 or amount == 1:
+            raise ValueError(
+                f"`amount` is {amount!r}; expected the fraction of the time that is removed, in "
+                "[0, 1), or how many times faster, above 1."
+            )
+        return amount if amount < 1 else 1 - 1 / amount
+
+    def check(self, graph):
+        """Whether LiteRT can time the layers of a network.
+
+        Raises:
+            ValueError: if it cannot; the layers are named. Or for a table of another machine.
+        """
+        if self.measure_model is None:
+            check_measurable(graph, Table(self.table))
+
+    def measure(self, cost, keep_masks):
+        if self.measure_model is not None:
+            return self.measure_model(prune_channels(cost.model, keep_masks))
+        return self._times_of(cost.original).milliseconds(cost, keep_masks)
+
+    def __call__(self, scores, groups, amount, cost):
+        amount = self.fraction(amount)
+        if self.measure_model is not None or amount == 0:
+            return super().__call__(scores, groups, amount, cost)
+        with tempfile.TemporaryDirectory() as folder:
+            share_of = _stopwatch(cost, Path(folder))
+            return self._approach(scores, groups, amount, cost, share_of)
+
+    def _approach(self, scores, groups, amount, cost, share_of):
+        """The masks whose measured time comes nearest, of a few trials."""
+        wanted, target, found = 1 - amount, amount, []
+        total = self.measure(cost.original, {})
+        for _ in range(_MOST_TRIALS):
+            try:
+                masks = self.choose(scores, groups, target, cost)
+            except ValueError:
+                if not found:
+                    raise
+                break  # the first guess was within reach, a better one is not
+            measured = share_of(masks)
+            found.append((abs(measured / wanted - 1), masks))
+            if found[-1][0] <= self.tolerance:
+                break
+            predicted = self.measure(cost, masks) / total
+            target = min(max(1 - predicted * wanted / measured, 1e-3), 0.999)
+        return min(found, key=lambda each: each[0])[1]
+
+    def _times_of(self, original):
+        if original.graph not in _layer_times:
+            _layer_times[original.graph] = LayerTimes(original.graph, Table(self.table))
+        return _layer_times[original.graph]
+
+
+def _stopwatch(cost, folder):
+    """`share_of(keep_masks)`: the time of a cut model over that of the original."""
+    original, smaller = folder / "original.tflite", folder / "smaller.tflite"
+    _write(cost.original.model, original)
+
+    def share_of(keep_masks):
+        _write(cost.graph.prune(keep_masks), smaller)
+        paths = {"original": original, "smaller": smaller}
+        with quiet():
+            found = compare_latency(paths, runs=_RUNS, warm_up=_WARM_UP, num_threads=1)
+        return 1 / found.speed_ups["smaller"].processor
+
+    return share_of
+
+
+def _write(model, path):
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        TFLite().write(Source(model, sized(model, None), Path(folder)), path)

@@ -1,0 +1,199 @@
+"""Layer times: networks taken apart, tables of one machine, laws between the widths, budgets."""
+
+import itertools
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from aip_tf import selection as selections
+from aip_tf.channels import ChannelGraph
+from aip_tf.cost import Cost
+from aip_tf.layer_times import LayerTimes, Table, check_measurable, measure_layers, model, segments
+from aip_tf.selection import Latency, select_channels, timed
+
+
+def make_graph():
+    """A residual network with a classifier: 16 channels, 32 of them inside."""
+    image = keras.Input((8, 8, 3), name="image")
+    x = keras.layers.Conv2D(16, 3, padding="same", name="stem")(image)
+    x = keras.layers.BatchNormalization(name="bn")(x)
+    x = keras.layers.ReLU(name="relu")(x)
+    y = keras.layers.Conv2D(32, 3, padding="same", name="inner")(x)
+    y = keras.layers.DepthwiseConv2D(3, padding="same", name="depthwise")(y)
+    y = keras.layers.Conv2D(16, 1, name="outer")(y)
+    x = keras.layers.ReLU(name="after")(keras.layers.Add(name="add")([x, y]))
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    return ChannelGraph(keras.Model(image, keras.layers.Dense(10, name="logits")(x)))
+
+
+def by_formula(piece):
+    """Milliseconds that grow with what is read, what is written, and the multiplications."""
+    read, written = (sum(a.size for _, a in side) for side in (piece.inputs, piece.outputs))
+    return 0.01 + 1e-5 * read + 2e-5 * written
+
+
+@pytest.fixture
+def table(tmp_path):
+    return Table(tmp_path / "times.json")
+
+
+@pytest.fixture
+def formula(monkeypatch):
+    monkeypatch.setattr(segments.Segment, "measure", by_formula)
+
+
+def test_what_a_runtime_fuses_is_one_segment():
+    found = segments.find(make_graph().trace)
+    assert [piece.paths for piece in found] == [
+        ("stem", "bn", "relu"),
+        ("inner",),
+        ("depthwise",),
+        ("outer",),
+        ("add", "after", "pool", "logits"),
+    ]
+    assert [piece.path for piece in found][-1] == "logits"
+    assert [len(piece.inputs) for piece in found] == [1, 1, 1, 1, 2]
+
+
+def test_the_key_of_a_segment_is_its_kind_and_shape_not_its_names_or_weights():
+    keys = [[piece.key for piece in segments.find(make_graph().trace)] for _ in range(2)]
+    assert keys[0] == keys[1]
+    assert len(set(keys[0])) == 5
+    image = keras.Input((8, 8, 3))
+    other = keras.layers.Conv2D(16, 3, padding="valid")(image)
+    other = segments.find(ChannelGraph(keras.Model(image, other)).trace)[0]
+    assert other.key not in keys[0]
+
+
+def test_layers_are_timed_by_litert_once_and_then_read(table, monkeypatch):
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="conv")(image)
+    network = keras.Model(image, keras.layers.Dense(2, name="dense")(keras.layers.Flatten()(x)))
+    found = measure_layers(network, table=table.path)
+    assert list(found) == ["conv", "dense"] and min(found.values()) > 0
+    monkeypatch.setattr(segments.Segment, "measure", None)
+    assert measure_layers(network, table=table.path) == found
+
+
+def test_layers_that_litert_cannot_run_are_named(table):
+    image = keras.Input((4,))
+    x = keras.layers.Lambda(tf.math.bessel_i0, name="bessel")(image)
+    graph = ChannelGraph(keras.Model(image, keras.layers.Dense(2)(x)))
+    with pytest.raises(ValueError, match=r"cannot run: .*'padded_macs'"):
+        check_measurable(graph, table)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "no table of layer times"),
+        (json.dumps({"machine": {}, "times": {"a": 1}}), "no table of layer times"),
+        (json.dumps({"machine": {"processor": "Z80"}, "times": {}}), "another machine.*Z80"),
+    ],
+)
+def test_a_table_of_another_machine_is_refused(table, content, message):
+    table.path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        Table(table.path)
+    with pytest.raises(ValueError, match=message):
+        Latency(table=table.path).check(make_graph())
+
+
+def test_tables_written_side_by_side_keep_both_entries(table):
+    other = Table(table.path)
+    table.milliseconds("a", "first", lambda: 1.0)
+    other.milliseconds("b", "second", lambda: 2.0)
+    table.save()
+    other.save()
+    whole = Table(table.path)
+    assert [whole.milliseconds(key, "", None) for key in "ab"] == [1.0, 2.0]
+
+
+def test_both_ends_of_a_layer_are_timed_at_all_pairs_of_widths():
+    graph = make_graph()
+    pairs = set()
+    for masks in model._designs(graph):
+        pairs.add((masks["inner"].sum(), masks["stem"].sum()))
+    assert pairs == set(itertools.product((32, 16, 8), (16, 8, 4)))
+
+
+def test_a_law_has_no_negative_part_and_is_found_again():
+    rng = np.random.default_rng(0)
+    features = np.stack([np.ones(9), *rng.uniform(1e3, 1e6, (3, 9))], axis=1)
+    weights = np.array([0.02, 1e-6, 0, 3e-7])
+    np.testing.assert_allclose(model._law(features, features @ weights), weights, atol=1e-12)
+    assert (model._law(features, rng.uniform(1, 2, 9)) >= 0).all()
+
+
+def test_times_at_any_width_follow_the_law_of_what_was_measured(table, formula):
+    graph = make_graph()
+    times, cost = LayerTimes(graph, table), Cost(graph)
+    masks = {"inner": np.arange(32) < 11, "stem": np.arange(16) < 7}
+    cut = segments.find(ChannelGraph(graph.prune(masks)).trace)
+    expected = {piece.path: by_formula(piece) for piece in cut}
+    found = times.by_layer(cost, masks)
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-6)
+    after = Cost(ChannelGraph(graph.prune(masks)), cost)
+    np.testing.assert_allclose(times.milliseconds(after), times.milliseconds(cost, masks))
+
+
+def cut_shares(monkeypatch, device):
+    """What is measured of each trial, where `device` makes it of the predicted share."""
+    shares = []
+
+    def stopwatch(cost, folder):
+        def share_of(masks):
+            times = timed._layer_times[cost.original.graph]
+            total = times.milliseconds(cost.original)
+            shares.append(device(times.milliseconds(cost, masks) / total))
+            return shares[-1]
+
+        return share_of
+
+    monkeypatch.setattr(timed, "_stopwatch", stopwatch)
+    return shares
+
+
+def test_a_cut_is_chosen_anew_until_the_device_agrees(table, formula, monkeypatch):
+    shares = cut_shares(monkeypatch, lambda predicted: 0.12 + 0.9 * predicted)
+    graph = make_graph()
+    select_channels(graph, 0.4, selection=Latency(table=table.path))
+    assert len(shares) > 1 and shares[-1] == pytest.approx(0.6, rel=0.05)
+    del shares[:]
+    select_channels(graph, 1 / 0.6, selection=Latency(table=table.path))
+    assert shares[-1] == pytest.approx(0.6, rel=0.05)
+
+
+def test_a_device_that_disagrees_for_ever_gets_the_nearest_trial(table, formula, monkeypatch):
+    shares = cut_shares(monkeypatch, lambda predicted: 0.9)
+    masks = select_channels(make_graph(), 0.4, selection=Latency(table=table.path))
+    assert len(shares) <= 4 and any(not keep.all() for keep in masks.values())
+
+
+def test_times_faster_are_fractions_and_what_is_neither_is_refused():
+    latency = Latency()
+    assert [latency.fraction(a) for a in (0, 0.3, 2.0, 4)] == [0, 0.3, 0.5, 0.75]
+    for amount in (1, 1.0, -0.1):
+        with pytest.raises(ValueError, match="times faster"):
+            latency.fraction(amount)
+    assert selections.final_fraction(2.0, latency) == 0.5
+    assert selections.final_fraction(2.0, selections.Macs()) == 2.0
+    schedule = object()
+    assert selections.final_fraction(schedule, latency) is schedule
+
+
+@pytest.mark.parametrize("options", [{"tolerance": 0}, {"measure_model": 3}])
+def test_bad_options(options):
+    with pytest.raises(ValueError, match=f"Received {next(iter(options))}"):
+        Latency(**options)
+
+
+def test_a_cut_model_is_timed_beside_the_original(tmp_path):
+    graph = make_graph()
+    cost = Cost(graph)
+    share_of = timed._stopwatch(cost, tmp_path)
+    assert 0 < share_of({"inner": np.arange(32) < 4}) < 2
