@@ -37,8 +37,9 @@ class Reconstruction(Criterion):
        least squares in all layers that read it; then the next one, the others refitted. What each
        adds to the squared error follows from the covariance (`reconstruction.solving`).
     3. *Measure*: errors of different groups mean different things. So once for each group half of
-       its channels are taken out, the readers refitted, and the divergence of the outputs measured,
-       on inputs that no covariance has seen. Divergence over error is the group's factor.
+       its channels are taken out, the readers refitted, and the divergence of the outputs measured
+       (`reconstruction.Trial`), on inputs that no covariance has seen. Divergence over error is
+       the group's factor.
 
     The score of a channel is its error times the factor of its group, in nats: such scores add up,
     so selections divide them by what a channel costs. `refit` then gives the layers of the cut
