@@ -26,6 +26,7 @@ _MODULES = {
     "layer_times": ("measure_layers",),
     "latency": ("compare_latency", "measure_latency"),
     "losses": (),
+    "preview": ("trade_off",),
     "pruner": ("Recovery", "prune"),
     "report": ("PruningReport", "compare_runs"),
     "schedules": (),

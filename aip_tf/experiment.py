@@ -33,7 +33,12 @@ CONFIG_FILE = "operative_config.gin"
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a run leaves behind: its report, and the path of each artefact by what it is."""
+    """What a run leaves behind.
+
+    Attributes:
+        report: a `PruningReport` or `TradeOff`.
+        paths: the path of each artefact by what it is.
+    """
 
     report: object
     paths: dict[str, Path]
@@ -46,6 +51,7 @@ def run(
     export=None,
     strategy="none",
     seed=0,
+    trade_off=None,
     *,
     run_dir,
     configuration="",
@@ -68,6 +74,8 @@ def run(
             export.
         strategy: "none", "mirrored" (the GPUs of this machine) or "multi_worker" (TF_CONFIG).
         seed: int, of Python's, numpy's and Keras' random numbers.
+        trade_off: `aip_tf.trade_off`, its amounts bound: what cuts would cost is measured, in place
+            of pruning and export, which must be None. None: not asked for.
         run_dir: folder of this run. A second start goes on where the first one stopped.
         configuration: the resolved configuration as text; it is noted in run directory and report.
         overwrite: whether what another teacher, other data or settings left there may be dropped,
@@ -79,8 +87,10 @@ def run(
     Raises:
         ValueError: for an unknown strategy; and whatever the parts raise.
     """
-    check_parts(teacher, data, prune, export)
+    check_parts(teacher, data, prune, export, trade_off)
     check_start(strategy, seed, run_dir)
+    if trade_off is not None:
+        prune = _called_as_prune(trade_off)
     run_dir = files.expand(run_dir)
     strategy = strategy_from(strategy)  # before anything else touches TensorFlow
     is_writer = is_chief(strategy)
@@ -90,6 +100,8 @@ def run(
             network, images = prepare(teacher, data, prune, seed, run_dir, overwrite)
             if is_writer and configuration:  # only now is there something worth a claim
                 files.write_text(run_dir / CONFIG_FILE, configuration)
+            if trade_off is not None:
+                return _looked(prune(network, *_sides(images), run_dir=run_dir), run_dir)
             if prune is None:
                 student, report = network, _uncut(network)
             else:
@@ -112,6 +124,25 @@ def run(
 
 def _sides(images):
     return images.train, images.test
+
+
+def _called_as_prune(trade_off):
+    """`trade_off` as a part that is called like `prune`, also to be checked."""
+
+    def look(network, train_data, validation_data, run_dir=None, check_only=False):
+        asked = accepted(trade_off, check_only=check_only)
+        return trade_off(network, train_data, validation_data=validation_data, **asked)
+
+    return look
+
+
+def _looked(found, run_dir):
+    """The outcome of a run that cut and measured and trained nothing."""
+    paths = {"page": run_dir / "trade_off.html", "figures": run_dir / "trade_off.json"}
+    if is_chief():
+        for path in paths.values():
+            found.save(path)
+    return Outcome(found, paths)
 
 
 def _uncut(network):
@@ -173,14 +204,16 @@ def planned_cuts(schedule=0.5, selection="macs", criterion="reconstruction", rec
     return list_cuts(selections.final_fraction(schedule, selection), epochs), epochs
 
 
-def plan(teacher, data, prune, export=None, strategy="none", seed=0, *, run_dir=None):
+def plan(
+    teacher, data, prune, export=None, strategy="none", seed=0, trade_off=None, *, run_dir=None
+):
     """Describe what `run` would cut, and when, without training anything.
 
     All that `run` can refuse before it trains is refused here, by the same checks.
 
     Args:
-        teacher, data, prune, export, strategy, seed: as for `run`; the plan says so where the data
-            are not on this machine, and where only training makes the network.
+        teacher, data, prune, export, strategy, seed, trade_off: as for `run`; the plan says so
+            where the data are not on this machine, and where only training makes the network.
         run_dir: folder of the run, or None; nothing is written to it.
 
     Returns:
@@ -191,14 +224,16 @@ def plan(teacher, data, prune, export=None, strategy="none", seed=0, *, run_dir=
         ValueError: for what cannot work.
     """
     check_start(strategy, seed, run_dir)
-    check_parts(teacher, data, prune, export)
+    check_parts(teacher, data, prune, export, trade_off)
     told = {} if prune is None else _told(prune)
     timetable = None if prune is None else planned_cuts(**told)
     with failures.checking("`run` cannot work with what it is given"):
-        network, images, missing = rehearse(teacher, data, prune, run_dir)
+        looked = trade_off and _called_as_prune(trade_off)
+        network, images, missing = rehearse(teacher, data, looked or prune, run_dir)
     lines = [missing or f"Data: {images.describe()}."]
     if prune is None:
-        lines.append(f"{_words(network)}, is exported as it is: nothing is pruned.")
+        asked = "is cut and measured" if trade_off else "is exported as it is"
+        lines.append(f"{_words(network)}, {asked}: nothing is pruned.")
         return "\n".join(lines)
     sizes = {}
     if network is None:

@@ -37,6 +37,7 @@ _PARTS = {
         lambda part: part is None or (callable(part) and takes(part, 2, by_name=True)),
         "a function of a model and a folder, such as aip_tf.export_model, or None",
     ),
+    "trade_off": OPTIONAL_FUNCTION,
 }
 _KINDS = {"seed": integer(0, 2**32 - 1)}
 
@@ -54,7 +55,7 @@ def check_start(strategy, seed, run_dir=None):
         files.check_folder(run_dir)
 
 
-def check_parts(teacher, data, prune, export):
+def check_parts(teacher, data, prune, export, trade_off=None):
     """Whether the parts of an experiment are functions that can be called as it calls them.
 
     Raises:
@@ -63,6 +64,14 @@ def check_parts(teacher, data, prune, export):
     check_kinds(_PARTS, locals())
     if data is None and prune is not None:
         raise ValueError("Received data=None. Expected data to prune with, or prune=None as well.")
+    if trade_off is None:
+        return
+    if data is None or prune is not None or export is not None:
+        raise ValueError(
+            "Received trade_off, which cuts and measures in place of pruning, and "
+            f"{'no data' if data is None else 'prune or export'}. Expected data, prune=None and "
+            "export=None beside it."
+        )
 
 
 def prepare(teacher, data, prune, seed, run_dir, overwrite):

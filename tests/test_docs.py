@@ -179,6 +179,7 @@ WITH_EXAMPLES = (
     "aip_tf.criteria.reconstruction",
     "aip_tf.datasets.adapt",
     "aip_tf.datasets.arrays",
+    "aip_tf.datasets.passes",
     "aip_tf.datasets.views",
     "aip_tf.losses",
     "aip_tf.recovery",

@@ -22,7 +22,7 @@ FLOORS = [
     {"selection", "detection", "recovery"},
     {"cutting", "run_state"},
     {"assignment", "books", "saving", "training"},
-    {"pruner", "teacher"},
+    {"preview", "pruner", "teacher"},
     {"preparation"},
     {"experiment"},
     {"__init__"},

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 # What runs as long as the experiment: an exception in it says nothing of its bindings.
-_STAGES = ("run", "prune", "train_teacher", "export_model")
+_STAGES = ("run", "prune", "trade_off", "train_teacher", "export_model")
 
 
 def load(gin_files, gin_params=(), weights=True):

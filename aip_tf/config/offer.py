@@ -15,6 +15,7 @@ _ROOMS = (
     "aip_tf.detection",
     "aip_tf.deploy",
     "aip_tf.game",
+    "aip_tf.preview",
     "aip_tf.pruner",
     "aip_tf.schedules",
     "aip_tf.selection",
@@ -30,6 +31,7 @@ HANDED_OVER = {
     "imagenet2012": ["model"],
     "prune": ["model", "train_data", "validation_data", "run_dir", "check_only", "overwrite"],
     "run": ["run_dir", "configuration", "overwrite"],
+    "trade_off": ["model", "data", "validation_data", "check_only"],
     "train_teacher": ["data", "checkpoint_dir", "check", "check_only", "overwrite"],
 }
 

@@ -77,6 +77,47 @@ def _words(spec):
     return str(spec) if dtype is None else f"{dtype.name} {shape}"
 
 
+class Replay:
+    """A dataset whose passes can be had again, as far as they were read; what was read is held.
+
+    Args:
+        source: a `tf.data.Dataset`, iterated once for each pass.
+
+    Attributes:
+        dataset: the same elements; it begins with the first pass, and again after `rewind`.
+
+    >>> replay = Replay(tf.data.Dataset.range(100).shuffle(100))
+    >>> first, second = list(replay.dataset), list(replay.dataset)
+    >>> replay.rewind()
+    >>> list(replay.dataset) == first, list(replay.dataset) == second
+    (True, True)
+    """
+
+    def __init__(self, source):
+        self._source, self._passes, self._next = source, [], 0
+        self.dataset = tf.data.Dataset.from_generator(
+            self._elements, output_signature=source.element_spec
+        )
+
+    def rewind(self):
+        """Let the next pass be the first one again."""
+        self._next = 0
+
+    def forget(self):
+        """Let go of what is held: TensorFlow keeps the functions behind a dataset for good."""
+        self._passes, self._source = [], None
+
+    def _elements(self):
+        if self._next == len(self._passes):
+            self._passes.append(([], iter(self._source)))
+        seen, rest = self._passes[self._next]
+        self._next += 1
+        yield from seen
+        for element in rest:
+            seen.append(element)
+            yield element
+
+
 class _Counter:
     """Apart from the dataset, because TensorFlow keeps Python functions for good."""
 

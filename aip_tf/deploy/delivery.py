@@ -267,7 +267,7 @@ class _Delivery:
         for asked, source in zip(self.input_shapes, self._sources(model, folder), strict=True):
             source.folder.mkdir(parents=True)
             written = {
-                each.name + _size(asked): (each, _write(each, source, folder, asked))
+                each.name + _size(asked): (each, write_file(each, source, folder, asked))
                 for each in self.formats
             }
             samples = self.samples.batches(model, source.input_shapes)
@@ -317,7 +317,7 @@ def _size(input_shape):
     return "".join(f"_{'x'.join(map(str, shape))}" for shape in shapes)
 
 
-def _write(format_, source, folder, input_shape):
+def write_file(format_, source, folder, input_shape=None):
     """The path of a new file; whatever the converter raises becomes a ValueError."""
     name = Path(format_.file_name)
     path = folder / f"{name.stem}{_size(input_shape)}{name.suffix}"

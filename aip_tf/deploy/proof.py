@@ -178,14 +178,14 @@ def time_together(artefact, teacher, format_, runs):
     timed = {
         name: dataclasses.replace(
             x,
-            latency=_quartiles(found.latencies[name], "_ms"),
+            latency=quartiles(found.latencies[name], "_ms"),
             batch_size=size,
             num_threads=found.latencies[name].num_threads,
         )
         for name, x in subjects.items()
     }
     faster = found.speed_ups.get("student")
-    speed_up = _quartiles(faster) if faster else {}
+    speed_up = quartiles(faster) if faster else {}
     return dataclasses.replace(timed["student"], speed_up=speed_up), timed.get("teacher")
 
 
@@ -200,6 +200,7 @@ def _values(dtype, shape):
     return values.astype(dtype) if "float" in dtype else np.ones(shape, dtype)
 
 
-def _quartiles(values, unit=""):
+def quartiles(values, unit=""):
+    """A `Latency` or `SpeedUp` as records hold it."""
     names = ("median", "lower_quartile", "upper_quartile")
     return {name: getattr(values, name + unit) for name in names}

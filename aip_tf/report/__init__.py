@@ -5,6 +5,7 @@ from aip_tf.report.comparison import RunComparison, compare_runs
 from aip_tf.report.records import GroupRecord, LayerRecord, ModelRecord, RoundRecord
 from aip_tf.report.report import PruningReport
 from aip_tf.report.tables import describe_round
+from aip_tf.report.trade_off import TradeOff
 
 __all__ = [
     "Artefact",
@@ -14,6 +15,7 @@ __all__ = [
     "PruningReport",
     "RoundRecord",
     "RunComparison",
+    "TradeOff",
     "compare_runs",
     "describe_round",
 ]

@@ -9,7 +9,6 @@ from aip_tf.report.report import PruningReport
 from aip_tf.text import text_table
 
 _HEADER = (
-    "run",
     "{metric}",
     "change",
     "MACs",
@@ -34,28 +33,39 @@ class RunComparison:
 
     def render(self) -> str:
         """Returns a table: quality, MACs, parameters, bytes and milliseconds of every student."""
-        return text_table(self._header(), self._rows(), align="<>>>>>>><>")
+        return text_table(*cells("run", self.reports), align="<>>>>>>><>")
 
     def to_html(self) -> str:
         """Returns the table and a chart of quality against MACs and milliseconds, as one page."""
-        drawings = (
-            (plots.runs_against_macs, "Quality against the MACs that are kept."),
-            (plots.runs_against_latency, "Quality against time, of one file of each run."),
-        )
-        charts = "".join(page.figure(draw(self.reports), text) for draw, text in drawings)
         body = [
             f"<h1>{len(self.reports)} runs</h1>",
-            page.table(self._header(), self._rows()),
-            f'<div class="charts">{charts}</div>',
+            page.table(*cells("run", self.reports)),
+            charts(self.reports, "of one file of each run"),
         ]
         return page.document("Runs compared", body)
 
-    def _header(self):
-        metrics = dict.fromkeys(tables.main_metric(report) for report in self.reports.values())
-        return [cell.format(metric=" or ".join(metrics)) for cell in _HEADER]
 
-    def _rows(self):
-        return [(name, *tables.run_row(report)) for name, report in self.reports.items()]
+def cells(what, reports):
+    """Header and rows of a table of reports: quality, size, time; `what` heads their names."""
+    metrics = dict.fromkeys(tables.main_metric(report) for report in reports.values())
+    header = [cell.format(metric=" or ".join(metrics)) for cell in (what, *_HEADER)]
+    return header, [(name, *tables.run_row(report)) for name, report in reports.items()]
+
+
+def charts(reports, of_what, are_steps=False):
+    """Quality against MACs and against time, as HTML.
+
+    Args:
+        reports: `{name: PruningReport}`.
+        of_what: whose time it is.
+        are_steps: whether each follows from the one before, so that a line leads through them.
+    """
+    drawings = (
+        (plots.runs_against_macs, "Quality against the MACs that are kept."),
+        (plots.runs_against_latency, f"Quality against time, {of_what}."),
+    )
+    found = "".join(page.figure(draw(reports, are_steps), text) for draw, text in drawings)
+    return f'<div class="charts">{found}</div>' if found else ""
 
 
 def compare_runs(folders) -> RunComparison:

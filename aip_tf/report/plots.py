@@ -85,8 +85,7 @@ def quality_against_macs(report) -> str | None:
             [x[1] for x in cuts], [x[2] for x in cuts], "v", ms=4, label="right after the cut"
         )
         for name, macs, _, quality in steps:
-            place = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center"}
-            axes.annotate(name, (macs, quality), fontsize=8, **place)
+            _name(axes, name, (macs, quality))
         axes.margins(x=0.08, y=0.15)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(_short_number)
@@ -117,23 +116,29 @@ def quality_against_latency(report) -> str | None:
     return figure.svg
 
 
-def runs_against_macs(reports) -> str | None:
-    """Returns the quality of several runs' students against the share of MACs that they keep."""
+def runs_against_macs(reports, are_steps=False) -> str | None:
+    """Returns the quality of several runs' students against the share of MACs that they keep.
+
+    Args:
+        reports: `{name: PruningReport}`.
+        are_steps: whether a line leads through them, with their names beside it.
+    """
     places = {
         name: (report.student.macs / max(1, report.teacher.macs), _quality(report))
         for name, report in reports.items()
     }
-    return _scatter(places, _metrics(reports), "share of the MACs that is kept", is_log=False)
+    return _points(places, _metrics(reports), "share of the MACs that is kept", are_steps)
 
 
-def runs_against_latency(reports) -> str | None:
-    """Returns the quality of several runs' students against their milliseconds."""
+def runs_against_latency(reports, are_steps=False) -> str | None:
+    """Returns the quality of several runs' students against their milliseconds; see above."""
     places = {}
     for name, report in reports.items():
         artefact = tables.representative(report)
         if artefact is not None and artefact.latency:
             places[name] = artefact.latency["median"], _quality(report)
-    return _scatter(places, _metrics(reports), "milliseconds for one inference", is_log=True)
+    quality, cost = _metrics(reports), "milliseconds for one inference"
+    return _points(places, quality, cost, are_steps, is_log=not are_steps)
 
 
 def _metrics(reports):
@@ -144,18 +149,30 @@ def _quality(report):
     return report.student.metrics.get(tables.main_metric(report))
 
 
-def _scatter(places, quality, cost, is_log):
+def _points(places, quality, cost, are_steps, is_log=False):
     places = {name: place for name, place in places.items() if place[1] is not None}
     if not places:
         return None
     with _figure() as (figure, axes):
-        for name, place in places.items():
-            axes.plot(*place, "o", ms=6, label=name)
+        if are_steps:
+            axes.plot(*zip(*places.values(), strict=True), marker="o", ms=5, linewidth=1.5)
+            for name, place in places.items():
+                _name(axes, name, place)
+            axes.set_xlim(left=0)
+        else:
+            for name, place in places.items():
+                axes.plot(*place, "o", ms=6, label=name)
         if is_log:
             _log_axis(axes)
         axes.margins(0.15)
         _label(axes, quality, cost)
     return figure.svg
+
+
+def _name(axes, name, place):
+    """Words above a point."""
+    above = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center"}
+    axes.annotate(name, place, fontsize=8, **above)
 
 
 def _log_axis(axes):
@@ -227,7 +244,8 @@ def _label(axes, name, below="epoch"):
     axes.set_ylabel(name)
     if below == "epoch":
         axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.figure.legend(frameon=False, loc="outside upper center", fontsize=8, ncols=2)
+    if axes.get_legend_handles_labels()[0]:
+        axes.figure.legend(frameon=False, loc="outside upper center", fontsize=8, ncols=2)
 
 
 def _mark_cuts(axes, report):

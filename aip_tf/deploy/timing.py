@@ -1,0 +1,92 @@
+"""Models timed as the files that a device would run, all of them in turns."""
+
+import logging
+import tempfile
+from pathlib import Path
+
+from aip_tf.deploy.delivery import write_file
+from aip_tf.deploy.formats import TFLite
+from aip_tf.deploy.proof import quartiles
+from aip_tf.deploy.source import Source
+from aip_tf.latency import compare_latency
+from aip_tf.report.artefacts import Artefact
+
+_log = logging.getLogger("aip_tf")
+
+
+class Timing:
+    """Models, written as LiteRT files to a folder that is gone afterwards.
+
+    Args:
+        input_shapes: shapes of the models' inputs without batch size, in their order.
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> with Timing([(4,)]) as timing:
+    ...     timing.add("teacher", model)
+    ...     timing.add("student", model)
+    ...     found = timing.artefacts("teacher", runs=5)
+    >>> sorted(found["student"].speed_up)
+    ['lower_quartile', 'median', 'upper_quartile']
+    """
+
+    def __init__(self, input_shapes):
+        self._shapes, self._format = input_shapes, TFLite()
+        self._files, self._batch_size = {}, 1
+        self._has_failed = False
+
+    def __enter__(self):
+        self._folder = tempfile.TemporaryDirectory()
+        return self
+
+    def __exit__(self, *_):
+        self._folder.cleanup()
+
+    def add(self, name, model):
+        """Write the file of a model; if that fails it is told, and nothing is timed."""
+        if self._has_failed:
+            return
+        inputs = zip(model.inputs, self._shapes, strict=True)
+        shapes = {x.name: (x.shape[0], *shape) for x, shape in inputs}
+        folder = Path(self._folder.name) / str(len(self._files))
+        folder.mkdir()
+        source = Source(model, shapes, folder)
+        try:
+            self._files[name] = write_file(self._format, source, folder)
+        except ValueError as error:
+            _log.warning("Nothing is timed: %s", error)
+            self._has_failed = True
+        self._batch_size = source.batch_size or 1
+
+    def artefacts(self, reference, runs):
+        """Time them.
+
+        Args:
+            reference: name of the one that the others are compared with.
+            runs: how often each is timed.
+
+        Returns:
+            `{name: Artefact}` with bytes, milliseconds and times faster; empty if some model could
+            not be written.
+        """
+        if self._has_failed:
+            return {}
+        size = self._batch_size
+        files = {reference: self._files[reference], **self._files}
+        found = compare_latency(files, batch_size=size, runs=runs)
+        sizes = {name: path.stat().st_size for name, path in files.items()}
+        times = {name: quartiles(x, "_ms") for name, x in found.latencies.items()}
+        faster = {name: quartiles(x) for name, x in found.speed_ups.items()}
+        teacher = {"num_bytes": sizes[reference], "latency": times[reference]}
+        return {
+            name: Artefact(
+                format=self._format.name,
+                path=path.name,
+                runtime=self._format.runtime,
+                num_bytes=sizes[name],
+                latency=times[name],
+                speed_up=faster.get(name, {}),
+                batch_size=size,
+                teacher=teacher,
+            )
+            for name, path in files.items()
+        }
