@@ -147,7 +147,7 @@ def cut_shares(monkeypatch, device):
 
     def stopwatch(cost, folder):
         def share_of(masks):
-            times = timed._layer_times[cost.original.graph]
+            (times,) = timed._layer_times[cost.original.graph].values()
             total = times.milliseconds(cost.original)
             shares.append(device(times.milliseconds(cost, masks) / total))
             return shares[-1]
@@ -168,10 +168,20 @@ def test_a_cut_is_chosen_anew_until_the_device_agrees(table, formula, monkeypatc
     assert shares[-1] == pytest.approx(0.6, rel=0.05)
 
 
-def test_a_device_that_disagrees_for_ever_gets_the_nearest_trial(table, formula, monkeypatch):
+def test_a_cut_that_is_not_near_enough_is_told(table, formula, monkeypatch, caplog):
     shares = cut_shares(monkeypatch, lambda predicted: 0.9)
     masks = select_channels(make_graph(), 0.4, selection=Latency(table=table.path))
     assert len(shares) <= 4 and any(not keep.all() for keep in masks.values())
+    (told,) = caplog.messages
+    assert "takes 60.0% of the original's time, within 5%" in told and "takes 90.0%" in told
+
+
+def test_why_a_better_cut_is_out_of_reach_is_told(table, formula, monkeypatch, caplog):
+    cut_shares(monkeypatch, lambda predicted: 1.4 * predicted)
+    latency = Latency(table=table.path, max_sparsity=0.6)
+    select_channels(make_graph(), 0.4, selection=latency)
+    (told,) = caplog.messages
+    assert "max_sparsity" in told
 
 
 def test_times_faster_are_fractions_and_what_is_neither_is_refused():

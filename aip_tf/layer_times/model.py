@@ -5,7 +5,6 @@ import itertools
 import weakref
 
 import numpy as np
-from scipy.optimize import nnls
 
 from aip_tf.channels import ChannelGraph
 from aip_tf.cost import Cost
@@ -105,11 +104,24 @@ def _incidence(rows, width):
 
 
 def _law(features, times):
-    """Weights of the features, none negative, that fit the times best, relative to each."""
+    """Weights of the features, none negative, that fit the times best, relative to each.
+
+    Some are 0, and the others are the least squares without these: all choices are tried.
+    """
     features, times = np.array(features), np.array(times)
     scale = np.maximum(features.max(axis=0), 1e-12)
-    weights, _ = nnls(features / scale / times[:, None], np.ones(len(times)))
-    return weights / scale
+    rows = features / scale / times[:, None]
+    choices = itertools.product((0, 1), repeat=rows.shape[1])
+    fits = (_least_squares(rows, choice) for choice in choices)
+    allowed = (weights for weights in fits if weights.min() >= 0)
+    return min(allowed, key=lambda weights: np.square(rows @ weights - 1).sum()) / scale
+
+
+def _least_squares(rows, choice):
+    """The weights of the chosen features with which all rows come nearest to 1."""
+    weights, chosen = np.zeros(len(choice)), np.flatnonzero(choice)
+    weights[chosen] = np.linalg.lstsq(rows[:, chosen], np.ones(len(rows)), rcond=None)[0]
+    return weights
 
 
 def _designs(graph):

@@ -1,5 +1,6 @@
 """A budget in milliseconds of LiteRT: by layer times, and checked by measuring the cut model."""
 
+import logging
 import tempfile
 import weakref
 from pathlib import Path
@@ -19,7 +20,13 @@ _KINDS = {
 }
 _MOST_TRIALS = 4  # each is a cut model, written and timed
 _RUNS, _WARM_UP = 25, 3
-_layer_times = weakref.WeakKeyDictionary()  # by the graph of the original: rounds share them
+_UNLIKE = (
+    "models do not take the time of their layers here. Other work on this machine may be why: "
+    "cut at a quieter time, or allow more by `tolerance`."
+)
+# {graph of the original: {path of a table: its times}}, which rounds share.
+_layer_times = weakref.WeakKeyDictionary()
+_log = logging.getLogger("aip_tf")
 
 
 class Latency(Selection):
@@ -28,8 +35,9 @@ class Latency(Selection):
     The layers of the network are timed at a few widths, once for this machine and runtime, which
     takes one or two minutes (`aip_tf.layer_times`). The cut is chosen by the sum of their times.
     Then the cut model is written and timed in turns with the original; where its time is not within
-    `tolerance` of what was asked for, it is chosen anew with what was learnt. Times are those of
-    the processor, which other processes hardly change.
+    `tolerance` of what was asked for, it is chosen anew with what was learnt, at most three times.
+    A cut that is not near enough even then is told by a warning. Times are those of the processor,
+    which other processes hardly change.
 
     Amounts above 1 say how many times faster: 2.0 is 0.5.
 
@@ -88,28 +96,39 @@ class Latency(Selection):
             return self._approach(scores, groups, amount, cost, share_of)
 
     def _approach(self, scores, groups, amount, cost, share_of):
-        """The masks whose measured time comes nearest, of a few trials."""
-        wanted, target, found = 1 - amount, amount, []
+        """The masks whose measured time comes nearest to the one asked for, of a few trials."""
+        wanted, target, trials, reason = 1 - amount, amount, [], _UNLIKE
         total = self.measure(cost.original, {})
         for _ in range(_MOST_TRIALS):
             try:
                 masks = self.choose(scores, groups, target, cost)
-            except ValueError:
-                if not found:
+            except ValueError as error:
+                if not trials:
                     raise
-                break  # the first guess was within reach, a better one is not
-            measured = share_of(masks)
-            found.append((abs(measured / wanted - 1), masks))
-            if found[-1][0] <= self.tolerance:
+                reason = f"a better cut is out of reach: {error}"
                 break
+            trials.append((share_of(masks), masks))
+            measured = trials[-1][0]
+            if self._is_near(measured, wanted):
+                return masks
             predicted = self.measure(cost, masks) / total
             target = min(max(1 - predicted * wanted / measured, 1e-3), 0.999)
-        return min(found, key=lambda each: each[0])[1]
+        measured, masks = min(trials, key=lambda trial: abs(trial[0] - wanted))
+        _log.warning(
+            "Expected a cut model that takes %.1f%% of the original's time, within %g%% of that. "
+            "The nearest of %d that were measured takes %.1f%%; it is taken, because %s",
+            *(100 * wanted, 100 * self.tolerance, len(trials), 100 * measured, reason),
+        )
+        return masks
+
+    def _is_near(self, measured, wanted):
+        return abs(measured / wanted - 1) <= self.tolerance
 
     def _times_of(self, original):
-        if original.graph not in _layer_times:
-            _layer_times[original.graph] = LayerTimes(original.graph, Table(self.table))
-        return _layer_times[original.graph]
+        known = _layer_times.setdefault(original.graph, {})
+        if self.table not in known:
+            known[self.table] = LayerTimes(original.graph, Table(self.table))
+        return known[self.table]
 
 
 def _stopwatch(cost, folder):
