@@ -6,6 +6,7 @@ with four parts holds for each piece: a constant, what is read, what is written,
 multiplications in whole tiles (`model`).
 """
 
+from aip_tf.layer_times.conversion import converted
 from aip_tf.layer_times.model import LayerTimes, check_measurable, measure_layers
 from aip_tf.layer_times.table import Table, default_path, machine
 
@@ -13,6 +14,7 @@ __all__ = [
     "LayerTimes",
     "Table",
     "check_measurable",
+    "converted",
     "default_path",
     "machine",
     "measure_layers",

@@ -14,6 +14,7 @@ import tensorflow as tf
 from aip_tf import _keras
 from aip_tf.deploy.source import quiet
 from aip_tf.latency import measure_latency
+from aip_tf.layer_times.conversion import converted
 
 _RUNS, _WARM_UP = 15, 2
 # What of a configuration the time does not depend on.
@@ -87,11 +88,7 @@ class Segment:
         def run(*values):
             return _keras.walk(graph, list(values), _keras.run_operation)
 
-        specs = [tf.TensorSpec(array.shape, x.dtype) for x, array in self.inputs]
-        with quiet():
-            function = tf.function(run).get_concrete_function(*specs)
-            layers = [call.operation for call in self.calls]
-            return tf.lite.TFLiteConverter.from_concrete_functions([function], layers).convert()
+        return converted(run, [tf.TensorSpec(array.shape, x.dtype) for x, array in self.inputs])
 
 
 def find(trace):

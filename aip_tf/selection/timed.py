@@ -7,11 +7,10 @@ from pathlib import Path
 
 from aip_tf.arguments import OPTIONAL_FUNCTION, check, number
 from aip_tf.channels import prune_channels
-from aip_tf.deploy import TFLite
 from aip_tf.deploy.samples import sized
-from aip_tf.deploy.source import Source, quiet
+from aip_tf.deploy.source import Source, quiet, serving
 from aip_tf.latency import compare_latency
-from aip_tf.layer_times import LayerTimes, Table, check_measurable
+from aip_tf.layer_times import LayerTimes, Table, check_measurable, converted
 from aip_tf.selection.budget import Selection
 
 _KINDS = {
@@ -147,5 +146,6 @@ def _stopwatch(cost, folder):
 
 
 def _write(model, path):
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        TFLite().write(Source(model, sized(model, None), Path(folder)), path)
+    source = Source(model, sized(model, None), path.parent)
+    specs = source.specs(batch_size=1, in_float32=True)
+    path.write_bytes(converted(serving(source.float32_model), [specs]))
