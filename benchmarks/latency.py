@@ -6,8 +6,9 @@
 
 Half of the MACs are removed by `l1`, in the ways of `ARMS`; `latency` removes half of the time. The
 weights are random: the time of a convolution does not depend on them. Files are of LiteRT, float32
-or int8 (ranges of two random samples, which is enough for the time), one thread, one sample, all
-arms of a network and the original in turns. *Realized* is the speed-up over the ratio of the MACs.
+or int8 (ranges of two random samples, which is enough for the time), as a delivery runs but without
+its signature; one thread, one sample, all arms of a network and the original in turns. *Realized*
+is the speed-up over the ratio of the MACs.
 
 One JSON line for each network and precision goes to results/latency.jsonl; those that are there are
 not measured again. Times of the processor are noted beside those of the clock: they hardly change
@@ -27,21 +28,21 @@ HERE = Path(__file__).resolve().parent
 sys.path[1:1] = [str(HERE.parent), str(HERE)]
 
 import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
 from recovery import machine  # noqa: E402
 
 from aip_tf.channels import ChannelGraph  # noqa: E402
 from aip_tf.cost import Cost  # noqa: E402
-from aip_tf.deploy import TFLite, TFLiteInt8  # noqa: E402
 from aip_tf.deploy.card import processor  # noqa: E402
-from aip_tf.deploy.samples import random_batch, sized  # noqa: E402
-from aip_tf.deploy.source import Source, quiet  # noqa: E402
 from aip_tf.latency import compare_latency  # noqa: E402
+from aip_tf.layer_times import converted  # noqa: E402
 from aip_tf.selection import Latency, Macs, PaddedMacs, select_channels  # noqa: E402
 
 RESULTS = HERE / "results" / "latency.jsonl"
 AMOUNT = 0.5
 NETWORKS = ("MobileNetV2", "ResNet50", "EfficientNetB0", "VGG16")
-FORMATS = {"float32": TFLite(), "int8": TFLiteInt8()}
+PRECISIONS = ("float32", "int8")
 ARMS = {
     "default": Macs,
     "round_to=1": lambda: Macs(round_to=1),
@@ -65,11 +66,21 @@ def cut(graph, selection):
     return graph.prune(masks), cost.macs(masks) / cost.macs()
 
 
-def write(model, format_, path):
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        shapes = sized(model, None)
-        samples = tuple(random_batch(model, shapes, seed).first(1).feeds for seed in range(2))
-        format_.write(Source(model, shapes, Path(folder), samples), path)
+def write(model, precision, path):
+    spec = tf.TensorSpec((1, *model.input_shape[1:]), tf.float32)
+    tune = in_eight_bits(spec.shape) if precision == "int8" else None
+    path.write_bytes(converted(lambda x: model(x, training=False), [spec], tune))
+
+
+def in_eight_bits(shape):
+    samples = np.random.default_rng(0).standard_normal((2, *shape)).astype("float32")
+
+    def tune(converter):
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([sample] for sample in samples)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+
+    return tune
 
 
 def measure(network, precision, arms, runs):
@@ -83,7 +94,7 @@ def measure(network, precision, arms, runs):
                 model, kept[name] = cut(graph, ARMS[name]())
             paths[name] = Path(folder) / f"{len(paths)}.tflite"
             started = time.monotonic()
-            write(model, FORMATS[precision], paths[name])
+            write(model, precision, paths[name])
             print(f"  {name}: {kept[name]:.3f}, {time.monotonic() - started:.0f} s", flush=True)
         sizes = {name: path.stat().st_size for name, path in paths.items()}
         found = compare_latency(paths, runs=runs, warm_up=3, num_threads=1)
@@ -150,7 +161,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.results:
         globals()["RESULTS"] = arguments.results
-    queue = [(network, precision) for precision in FORMATS for network in NETWORKS]
+    queue = [(network, precision) for precision in PRECISIONS for network in NETWORKS]
     if arguments.summary:
         summary()
     else:
