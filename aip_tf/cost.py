@@ -11,7 +11,6 @@ import math
 import numpy as np
 
 from aip_tf.channels import ChannelGraph
-from aip_tf.text import text_table
 
 
 class Cost:
@@ -283,40 +282,6 @@ def count_parameters(model):
     return getattr(model, "model", model).count_params()
 
 
-def summary(model, input_shape=None):
-    """A table of the model's channel groups, of what is kept whole, and of its cost.
-
-    Args:
-        model: a `keras.Model` or its `ChannelGraph`.
-        input_shape: see `ChannelGraph`.
-
-    Returns:
-        str: one line for each channel group (channels, whether they can be pruned or why not, the
-        producers); the layers made of layers that were opened; one line for each layer that is
-        kept whole (its share of the parameters and of the MACs, why); and a line with parameters,
-        MACs and the share of the MACs that a cut of all prunable groups down to one channel would
-        leave.
-    """
-    cost = Cost(model, input_shape=input_shape)
-    blocks = [_group_table(cost.groups), _opened(cost.graph), _table_of_whole_layers(cost)]
-    return "\n\n".join([*filter(None, blocks), _totals(cost)])
-
-
-def _group_table(groups):
-    if not groups:
-        return "No channel group: no layer makes channels that are known."
-    rows = []
-    for g in groups:
-        verdict = "yes" if g.prunable else f"no: {g.reason}"
-        rows.append((g.name, str(g.num_channels), verdict, ", ".join(g.producers)))
-    return text_table(("channel group", "channels", "prunable", "producers"), rows, "<><<")
-
-
-def _opened(graph):
-    names = graph.trace.opened
-    return f"Opened (made of layers): {', '.join(names)}" if names else ""
-
-
 def whole_layers(cost):
     """The layers of which nothing can be cut, though they have weights or a cost.
 
@@ -350,26 +315,3 @@ def _reason_of(trace, call, weights):
         if len(c) and trace.pinned[c[0]]:
             return trace.reason_of(c[0])
     return None
-
-
-def _table_of_whole_layers(cost):
-    layers = whole_layers(cost)
-    if not layers:
-        return ""
-    parameters, macs = max(1, cost.parameters()), max(1, cost.macs())
-    rows = []
-    for path, count, own, reason in layers:
-        share = "unknown" if own is None else f"{own / macs:.1%}"
-        rows.append((path, f"{count / parameters:.1%}", share, reason))
-    return text_table(("kept whole", "parameters", "MACs", "why"), rows, "<>><")
-
-
-def _totals(cost):
-    least = {g.name: np.arange(g.num_channels) == 0 for g in cost.groups if g.prunable}
-    known = f"{cost.macs():,} MACs"
-    if cost.unknown_macs:
-        known += f" and an unknown number in {', '.join(cost.unknown_macs)}"
-    return (
-        f"{cost.parameters():,} parameters, {known}; one channel in every prunable "
-        f"group would leave {cost.macs(least) / max(1, cost.macs()):.1%} of the MACs"
-    )

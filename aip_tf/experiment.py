@@ -16,9 +16,10 @@ from aip_tf import criteria, failures, files
 from aip_tf import selection as selections
 from aip_tf.arguments import accepted
 from aip_tf.channels import ChannelGraph
-from aip_tf.cost import count_macs, count_parameters, summary
+from aip_tf.cost import count_macs, count_parameters
 from aip_tf.deploy import stage
 from aip_tf.distribution import is_chief, strategy_from
+from aip_tf.overview import summary
 from aip_tf.preparation import check_parts, check_start, prepare, rehearse
 from aip_tf.recovery import recovery_from
 from aip_tf.report import ModelRecord, PruningReport, tables

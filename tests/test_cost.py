@@ -132,6 +132,21 @@ def test_costs_refuse_masks_that_do_not_fit():
         costs.parameters({"conv1": np.ones(5, bool)})
 
 
+def test_summary_has_macs_shares_and_the_milliseconds_that_were_measured():
+    i = image()
+    model = head(layers.ReLU(name="relu")(conv(i, 6, "conv1")), i)
+    text = aip_tf.summary(model, milliseconds={"conv1": 3.0, "relu": 1.0})
+    macs = Cost(model).layer_macs()["conv1"]
+    share = f"{macs / aip_tf.count_macs(model):.1%}"
+    lines = [line.split() for line in text.split("\n\n")[1].splitlines()]
+    assert ["conv1", f"{macs:,}", share, "3", "75.0%"] in lines
+    assert ["relu", "0", "0.0%", "1", "25.0%"] in lines
+    assert "milliseconds" not in aip_tf.summary(model)
+    for bad in ({"conv9": 1.0}, {"conv1": "fast"}, 3.0):
+        with pytest.raises(ValueError, match="measure_layers"):
+            aip_tf.summary(model, milliseconds=bad)
+
+
 def test_summary_names_groups_and_reasons():
     i = image()
     text = aip_tf.summary(head(layers.Softmax()(conv(i, 6, "conv1")), i))

@@ -182,6 +182,7 @@ WITH_EXAMPLES = (
     "aip_tf.datasets.passes",
     "aip_tf.datasets.views",
     "aip_tf.losses",
+    "aip_tf.overview",
     "aip_tf.recovery",
     "aip_tf.schedules",
     "aip_tf.selection",

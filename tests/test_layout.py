@@ -17,7 +17,7 @@ FLOORS = [
     {"distribution", "identity"},
     {"channels", "losses", "progress", "schedules", "task", "zoo", "datasets", "report"},
     {"cost", "decays", "game", "latency"},
-    {"deploy", "reconstruction"},
+    {"deploy", "overview", "reconstruction"},
     {"criteria", "layer_times"},
     {"selection", "detection", "recovery"},
     {"cutting", "run_state"},
