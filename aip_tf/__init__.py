@@ -21,7 +21,7 @@ _MODULES = {
     "criteria": (),
     "datasets": (),
     "detection": (),
-    "deploy": ("export_model",),
+    "deploy": ("compare_files", "export_model"),
     "game": ("AdversarialDistiller",),
     "layer_times": ("measure_layers",),
     "latency": ("compare_latency", "measure_latency"),

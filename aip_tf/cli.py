@@ -224,7 +224,8 @@ def _quiet_libraries():
 
 
 def _print_outcome(outcome, run_dir):
-    print(f"run directory  {run_dir}\n")
+    if outcome.paths:
+        print(f"run directory  {run_dir}\n")
     print(outcome.report.render())  # its last line is what was gained
 
 

@@ -37,7 +37,7 @@ class Outcome:
     """What a run leaves behind.
 
     Attributes:
-        report: a `PruningReport` or `TradeOff`.
+        report: a `PruningReport`, `TradeOff` or `FileComparison`.
         paths: the path of each artefact by what it is.
     """
 

@@ -13,10 +13,12 @@ from aip_tf import cli, config
 
 GIN = Path(__file__).resolve().parents[1] / "gin"
 RUN_FILES = sorted(path.name for path in GIN.glob("*.gin") if path.name != "base.gin")
+CUTTING = [name for name in RUN_FILES if name != "measure.gin"]  # see test_comparing
 NAMED_IN_THE_DESIGN = {
     "digits.gin",
     "export.gin",
     "googlenet_cifar10.gin",
+    "measure.gin",
     "mobilenet.gin",
     "my_model.gin",
     "resnet110_cifar10.gin",
@@ -57,7 +59,7 @@ def own_model(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("run_file", RUN_FILES)
+@pytest.mark.parametrize("run_file", CUTTING)
 def test_every_run_file_can_be_planned(run_file, own_model, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     given = parameters(run_file)

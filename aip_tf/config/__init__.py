@@ -15,7 +15,7 @@ import gin
 
 from aip_tf import deploy, experiment, failures, preparation, pruner
 from aip_tf.config.checks import check_all_read, check_complete, check_kinds, reach
-from aip_tf.config.offer import RUN, callable_of
+from aip_tf.config.offer import COMPARE, RUN, callable_of
 from aip_tf.config.reading import (
     ConfigError,
     bind_file,
@@ -39,7 +39,7 @@ _STAGES = ("run", "prune", "trade_off", "train_teacher", "export_model")
 
 
 def load(gin_files, gin_params=(), weights=True):
-    """Read gin files and bindings, later ones winning, and check all of them against `run`.
+    """Read gin files and bindings, later ones winning, and check all that they can reach.
 
     A binding of a file must be read in the configuration that the files make; a later --gin_param
     may lead away from it (another teacher, say) without an error. What is given on the command
@@ -126,6 +126,8 @@ def run(run_dir, configuration="", overwrite=False):
         See `experiment.run`, which decides what of an earlier run is of use.
     """
     with _gin_explained():
+        if not gin.get_bindings(RUN, resolve_references=False):
+            return experiment.Outcome(gin.get_configurable(COMPARE)(), {})
         return gin.get_configurable(RUN)(
             run_dir=run_dir, configuration=configuration, overwrite=overwrite
         )
@@ -135,6 +137,8 @@ def describe(run_dir=None):
     """What the experiment that was loaded would cut, without training; see `experiment.plan`."""
     with _gin_explained():
         bound = gin.get_bindings(RUN)
+        if not bound:
+            return gin.get_configurable(COMPARE)(runs=0).render()
         if (prune := bound.get("prune")) is not None:
             bound["prune"] = functools.partial(prune, **_pruning(pruner.prune))
         return experiment.plan(**bound, run_dir=run_dir)

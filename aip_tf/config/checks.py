@@ -1,6 +1,6 @@
 """What is checked of a configuration before anything runs, from its text alone.
 
-gin by itself ignores a binding that nothing reads. Here it is an error: starting at `run`, a
+gin by itself ignores a binding that nothing reads. Here it is an error: starting at its `entry`, a
 binding is *read* if `@` and `%` references lead to its configurable. The defaults in `base.gin` are
 exempt. A value must be of the kind that its argument takes. A typing error costs a second and not a
 night.
@@ -14,7 +14,7 @@ import typing
 from gin import config as gin_config
 
 from aip_tf import experiment, schedules
-from aip_tf.config.offer import HANDED_OVER, RUN, callable_of
+from aip_tf.config.offer import COMPARE, HANDED_OVER, RUN, callable_of
 from aip_tf.config.reading import ConfigError
 
 _MOST_REFERENCES = 50  # one leading to the next
@@ -25,8 +25,14 @@ _AT_HAND = {"data", "model", "checkpoint_dir", "overwrite", "check", "check_only
 _MAKERS = (schedules.PolynomialDecay, schedules.one_shot, schedules.step_decay)
 
 
+def entry(bindings):
+    """What is called: `run`, or `compare_files` where that is bound and nothing of `run` is."""
+    bound = {selector for _, selector, _ in bindings}
+    return COMPARE if COMPARE in bound and RUN not in bound else RUN
+
+
 def reach(bindings):
-    """What a call of `run` can reach, found without calling anything.
+    """What a call of the `entry` can reach, found without calling anything.
 
     Returns:
         The bindings it reads, and the names of the configurables it reaches.
@@ -49,7 +55,8 @@ def reach(bindings):
                     _check_path(binding, target, path)
                     visit(*target, (*path, target))
 
-    visit((), RUN, (((), RUN),))
+    first = entry(bindings)
+    visit((), first, (((), first),))
     names = {selector.split(".")[-1] for _, selector in visited if not selector.startswith("gin.")}
     return read, sorted(names)
 
@@ -78,9 +85,10 @@ def check_all_read(bindings, configuration):
     read, reached = reach(configuration)
     for key, binding in bindings.items():
         if key not in read and not binding.is_default:
+            first = entry(configuration).split(".")[-1]
             raise ConfigError(
                 f"{binding.place}: nothing reads {binding.text}, because no '@' or '%' leads to it "
-                f"from `run`. Remove it, or refer to it. Reached are {', '.join(reached)}."
+                f"from `{first}`. Remove it, or refer to it. Reached are {', '.join(reached)}."
             )
 
 
@@ -101,6 +109,8 @@ def check_complete(read):
                     f"{binding.place}: {binding.text} uses %{name}, which is defined nowhere. "
                     f"Add a line '{name} = ...'."
                 )
+    if entry(read) == COMPARE:
+        return
     parameters = inspect.signature(experiment.run).parameters.values()
     needed = {p.name for p in parameters if p.default is p.empty} - set(HANDED_OVER["run"])
     if missing := sorted(needed - {argument for _, selector, argument in read if selector == RUN}):

@@ -9,6 +9,7 @@ from gin import config as gin_config
 from aip_tf import experiment
 
 RUN = "aip_tf.run"
+COMPARE = "aip_tf.deploy.compare_files"  # all that a run file asks for which binds nothing of `run`
 _ROOMS = (
     "aip_tf.criteria",
     "aip_tf.datasets",

@@ -1,5 +1,6 @@
 """Files for other runtimes, and the proof that they compute what the Keras model computes."""
 
+from aip_tf.deploy.comparing import FileComparison, compare_files
 from aip_tf.deploy.delivery import ExportError, ExportReport, check_formats, export_model
 from aip_tf.deploy.formats import (
     FORMATS,
@@ -19,6 +20,7 @@ __all__ = [
     "Artefact",
     "ExportError",
     "ExportReport",
+    "FileComparison",
     "Format",
     "KerasFile",
     "Onnx",
@@ -28,5 +30,6 @@ __all__ = [
     "TFLiteFloat16",
     "TFLiteInt8",
     "check_formats",
+    "compare_files",
     "export_model",
 ]

@@ -82,7 +82,7 @@ class _Trial:
             format=self.name,
             path=str(self.path),
             runtime=self.format.runtime,
-            num_bytes=sum(file.stat().st_size for file in _files(self.path)),
+            num_bytes=num_bytes(self.path),
             sha256=digest(self.path),
             signature={} if self.error else self.program.describe(),
             num_samples=judge.num_samples,
@@ -137,6 +137,11 @@ def _faults(artefact, format_):
                 f"Its {metric} is {artefact.quality:.4f} on {artefact.num_samples} samples, the "
                 f"Keras model's {before:.4f}: more than {limit:g} lost."
             )
+
+
+def num_bytes(path):
+    """The size of a file; of a folder, that of all its files."""
+    return sum(file.stat().st_size for file in _files(path))
 
 
 def digest(path):
