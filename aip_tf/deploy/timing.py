@@ -7,7 +7,7 @@ from pathlib import Path
 from aip_tf.deploy.delivery import write_file
 from aip_tf.deploy.formats import TFLite
 from aip_tf.deploy.proof import quartiles
-from aip_tf.deploy.source import Source
+from aip_tf.deploy.source import Source, quiet
 from aip_tf.latency import compare_latency
 from aip_tf.report.artefacts import Artefact
 
@@ -72,7 +72,8 @@ class Timing:
             return {}
         size = self._batch_size
         files = {reference: self._files[reference], **self._files}
-        found = compare_latency(files, batch_size=size, runs=runs)
+        with quiet():
+            found = compare_latency(files, batch_size=size, runs=runs)
         sizes = {name: path.stat().st_size for name, path in files.items()}
         times = {name: quartiles(x, "_ms") for name, x in found.latencies.items()}
         faster = {name: quartiles(x) for name, x in found.speed_ups.items()}
