@@ -3,10 +3,9 @@
 import contextlib
 
 from keras import tree
-from keras.src.backend.common.keras_tensor import any_symbolic_tensors
 
 from aip_tf._keras.graph import graph_inside, walk
-from aip_tf._keras.specs import stand_in
+from aip_tf._keras.plain import call_composite, call_leaf, stand_in
 
 
 @contextlib.contextmanager
@@ -26,12 +25,7 @@ def opened_class(recording, cls):
 
     class Opened(cls):
         def __call__(self, *args, **kwargs):
-            args, kwargs = recording.with_symbols(self, args, kwargs)
-            if not any_symbolic_tensors(args, kwargs):
-                return super().__call__(*args, **kwargs)
-            recording.explicit_mask = kwargs.get("mask") is not None
-            outputs = super().__call__(*args, **kwargs)
-            return recording.returned.pop(id(self), outputs)
+            return recording.called(self, args, kwargs, super().__call__, call_composite)
 
         def symbolic_call(self, *args, **kwargs):
             try:
@@ -52,10 +46,7 @@ def leaf_class(recording, cls):
 
     class Leaf(cls):
         def __call__(self, *args, **kwargs):
-            args, kwargs = recording.with_symbols(self, args, kwargs)
-            with recording.placed(None):
-                outputs = recording.specs.call(self, args, kwargs)
-                return super().__call__(*args, **kwargs) if outputs is None else outputs
+            return recording.called(self, args, kwargs, super().__call__, call_leaf)
 
         def symbolic_call(self, *args, **kwargs):
             try:

@@ -11,6 +11,7 @@ from keras.src.ops.symbolic_arguments import SymbolicArguments
 from aip_tf._keras.copies import copy_ops
 from aip_tf._keras.held import Given, Held
 from aip_tf._keras.layers import operation_type
+from aip_tf._keras.plain import is_symbol
 
 _NOT_SETTINGS = {
     "name",
@@ -29,11 +30,6 @@ class BatchSizeError(Exception):
         super().__init__("what it does depends on the batch size")
 
 
-def is_symbol(x):
-    """Whether `x` is a symbolic tensor."""
-    return isinstance(x, keras.KerasTensor)
-
-
 def is_constant(x):
     """Whether `x` is an array or a tensor with values, and no variable."""
     is_tensor = keras.ops.is_tensor(x) and not is_symbol(x) and hasattr(x, "numpy")
@@ -44,28 +40,11 @@ def are_alike(graph, other):
     """Whether two recordings call the same with the same settings, sizes and `training` aside."""
     if len(graph.nodes) != len(other.nodes):
         return False
-    places = [_numbered(g) for g in (graph, other)]
+    twins = _twins(graph, other)
     pairs = zip(graph.nodes, other.nodes, strict=True)
-    same = all(_same_call(a, b, *places) for a, b in pairs)
-    return same and _same(graph.outputs, other.outputs, *places)
-
-
-def disagreement(graph, other):
-    """Why two recordings do not call the same with the same settings; "" if they do.
-
-    `training` may differ: where it follows the mode it is taken out of the arguments of `graph`,
-    as Keras hands it on by itself.
-    """
-    if other is None or not are_alike(graph, other):
-        return "what it does depends on `training` or on chance"
-    for a, b in zip(graph.nodes, other.nodes, strict=True):
-        modes = {x.arguments.kwargs.get("training") for x in (a, b)}
-        if modes in ({True}, {False}):
-            return f"its call fixes `training` of {a.operation.name}"
-        if modes != {None}:
-            rest = {k: v for k, v in a.arguments.kwargs.items() if k != "training"}
-            a.arguments = SymbolicArguments(*a.arguments.args, **rest)
-    return ""
+    return all(same_call(a, b, twins) for a, b in pairs) and same(
+        graph.outputs, other.outputs, twins
+    )
 
 
 def _share_constants(graphs, nodes, place):
@@ -163,23 +142,32 @@ def _repeats(x, y):
     return alike and bool((x == x[:1]).all() and (y == x[:1]).all())
 
 
-def _numbered(graph):
-    """`{id(tensor): number}`, in the order in which tensors come up."""
-    tensors = [*graph.inputs, *(x for node in graph.nodes for x in node.outputs)]
-    return {id(x): i for i, x in enumerate(tensors)}
+def _tensors(graph):
+    """All symbols of a graph, in the order in which they come up."""
+    return [*graph.inputs, *(x for node in graph.nodes for x in node.outputs)]
 
 
-def _same_call(a, b, places, others):
+def _twins(graph, other):
+    """`{id(tensor of graph): tensor of other}`: which stand at one place."""
+    pairs = zip(_tensors(graph), _tensors(other), strict=False)
+    return {id(x): y for x, y in pairs}
+
+
+def same_call(a, b, twins):
+    """Whether two calls are the same, `training` aside.
+
+    Args:
+        a, b: nodes.
+        twins: `{id(symbol in a): the same in b}`; a symbol that is not there is only itself.
+    """
     if a.operation is not b.operation and (
         type(a.operation) is not type(b.operation)
-        or not _same(_settings(a.operation), _settings(b.operation), places, others)
+        or not same(_settings(a.operation), _settings(b.operation), twins)
     ):
         return False
-    return _same(a.arguments.args, b.arguments.args, places, others) and _same(
-        *({k: v for k, v in x.arguments.kwargs.items() if k != "training"} for x in (a, b)),
-        places,
-        others,
-    )
+    a, b = a.arguments, b.arguments
+    rests = ({k: v for k, v in x.kwargs.items() if k != "training"} for x in (a, b))
+    return same(a.args, b.args, twins) and same(*rests, twins)
 
 
 def _settings(operation):
@@ -194,19 +182,19 @@ def _settings(operation):
     return {k: v for k, v in vars(operation).items() if k not in _NOT_SETTINGS}
 
 
-def _same(a, b, places, others):
-    """Whether two structures hold the same: tensors by number, arrays by value."""
+def same(a, b, twins):
+    """Whether two structures hold the same: symbols that are twins, arrays by value."""
     a, b = ([*tree.flatten_with_path(x)] for x in (a, b))
     return len(a) == len(b) and all(
-        p == q and _same_leaf(x, y, places, others) for (p, x), (q, y) in zip(a, b, strict=True)
+        p == q and _same_leaf(x, y, twins) for (p, x), (q, y) in zip(a, b, strict=True)
     )
 
 
-def _same_leaf(x, y, places, others):
+def _same_leaf(x, y, twins):
     if isinstance(x, keras.Variable):  # also while it passes for a symbol
         return x is y
     if is_symbol(x) or is_symbol(y):
-        return places.get(id(x), -1) == others.get(id(y), -2)
+        return twins.get(id(x), x) is y
     if x is y:
         return True
     if is_constant(x):
@@ -217,8 +205,7 @@ def _same_leaf(x, y, places, others):
 
 def open_sizes(graph, other):
     """Leave the sizes open in `graph` that differ in another call of the same layer; in place."""
-    tensors = [[*g.inputs, *(x for node in g.nodes for x in node.outputs)] for g in (graph, other)]
-    for x, y in zip(*tensors, strict=True):
+    for x, y in zip(_tensors(graph), _tensors(other), strict=True):
         if len(x.shape) == len(y.shape):
             pairs = zip(x.shape, y.shape, strict=True)
             x._shape = tuple(s if s == t else None for s, t in pairs)
@@ -233,7 +220,7 @@ def open_batch(graph, other):
     if other is None or len(graph.nodes) != len(other.nodes):
         raise BatchSizeError
     _share_samples((graph, other))
-    places = [_numbered(g) for g in (graph, other)]
+    twins = _twins(graph, other)
     for a, b in zip(graph.nodes, other.nodes, strict=True):
         if isinstance(a.operation, operation_type("Reshape")):
             sizes = zip(a.outputs[0].shape, b.outputs[0].shape, strict=True)  # a -1 is known there
@@ -243,10 +230,10 @@ def open_batch(graph, other):
             name = graph.names[id(a.operation)]
             a.operation = copy_ops(a.operation, {"newshape": sizes})
             graph.names[id(a.operation)] = name
-            same = _same(a.arguments.args, b.arguments.args, *places)
+            alike = same(a.arguments.args, b.arguments.args, twins)
         else:
-            same = _same_call(a, b, *places)
-        if not same:
+            alike = same_call(a, b, twins)
+        if not alike:
             raise BatchSizeError
         _open_shapes(a.outputs, b.outputs)
     _open_shapes(graph.inputs, other.inputs)

@@ -8,6 +8,10 @@ from keras.src.models.functional import Functional, operation_fn
 from keras.src.utils.naming import to_snake_case
 
 
+class CannotOpenError(Exception):
+    """Why a layer stays whole: the text ends a sentence that begins with the layer."""
+
+
 class Graph:
     """Operations in an order in which they can run.
 
@@ -95,6 +99,41 @@ def graph_of(model):
             f"Functional keras.Model; {hint}."
         )
     return graph
+
+
+def nodes_up_to(tensors, done):
+    """The calls that lead to symbolic tensors, in topological order: list of nodes.
+
+    Args:
+        tensors: list of symbolic tensors.
+        done: ids of tensors that nothing is asked of; all that were met are added.
+
+    Raises:
+        CannotOpenError: if one does not come from those of `done`.
+    """
+    order, begun = [], set()
+    stack = list(reversed(tensors))
+    while stack:
+        x = stack[-1]
+        if id(x) in done:
+            stack.pop()
+            continue
+        node = _node_of(x)
+        missing = [t for t in node.input_tensors if id(t) not in done]
+        if missing and id(node) not in begun:
+            begun.add(id(node))
+            stack.extend(reversed(missing))
+            continue
+        order.append(node)
+        done.update(id(t) for t in node.outputs)
+    return order
+
+
+def _node_of(x):
+    history = getattr(x, "_keras_history", None)
+    if history is None or history.operation is None:
+        raise CannotOpenError("its call uses a tensor from outside")
+    return history.operation._inbound_nodes[history.node_index]
 
 
 def walk(graph, inputs, visit):

@@ -6,8 +6,8 @@ sublayers, their weights included. Composite sublayers are opened on the way, so
 layers do.
 
 What a call does may depend on `training`, on chance or on anything else that Python can read. So
-everything is recorded twice, in inference and in training mode, and only a layer whose two graphs
-agree is opened; any other stays the layer it is, and `Openings.reasons` says why.
+every layer runs twice, in inference and in training mode, and only one that does the same is
+opened; any other stays the layer it is, and `Openings.reasons` says why.
 """
 
 import threading
@@ -15,10 +15,9 @@ import threading
 import keras
 from keras import tree
 
-from aip_tf._keras.comparing import are_alike, disagreement, open_sizes
-from aip_tf._keras.graph import Graph, graph_inside
-from aip_tf._keras.recording import CALLS_DIFFER, CannotOpenError, Recording
-from aip_tf._keras.specs import Specs
+from aip_tf._keras.comparing import are_alike, open_sizes
+from aip_tf._keras.graph import CannotOpenError, Graph, graph_inside
+from aip_tf._keras.recording import CALLS_DIFFER, Recording
 
 _lock = threading.RLock()  # classes of layers are changed while they are recorded
 
@@ -102,27 +101,21 @@ class Openings:
         return self.is_composite(operation) or _is_of_own_function(operation)
 
     def _open(self, layer, args, kwargs):
-        recordings, specs = [], Specs()
+        recording = Recording(self._is_opened_inside)
         with _lock:
-            for training in (False, True):
-                recordings.append(Recording(self._is_opened_inside, training, specs))
-                recordings[-1].run(layer, args, kwargs)
-        inference, training = recordings
-        self._layers += [layer, *inference.layers.values()]
-        for key, found in inference.graphs.items():
-            reason = inference.reasons.get(key) or training.reasons.get(key)
-            reason = reason or disagreement(found, training.graphs.get(key))
-            before = self._graphs.get(key)
+            recording.run(layer, args, kwargs)
+        self._layers += [layer, *recording.layers.values()]
+        known = recording.graphs.keys() | recording.reasons.keys()
+        for key in known:
+            found, before = recording.graphs.get(key), self._graphs.get(key)
+            reason = recording.reasons.get(key)
             if not reason and before is not None:
-                if disagreement(found, before):
-                    reason = CALLS_DIFFER
-                else:
+                if are_alike(found, before):
                     open_sizes(before, found)
+                else:
+                    reason = CALLS_DIFFER
             self._note(key, found, reason)
-        for key in inference.reasons.keys() - inference.graphs.keys():
-            self._note(key, None, inference.reasons[key])
-        known = inference.graphs.keys() | inference.reasons.keys()
-        for found in list(inference.graphs.values()):
+        for found in list(recording.graphs.values()):
             self.open_graph(found, known)
 
     def _note(self, key, graph, reason):

@@ -14,26 +14,24 @@ from aip_tf._keras.comparing import (
     BatchSizeError,
     are_alike,
     is_constant,
-    is_symbol,
     open_batch,
     open_sizes,
 )
-from aip_tf._keras.graph import Graph, mask_of, with_mask_of
+from aip_tf._keras.graph import CannotOpenError, Graph, mask_of, nodes_up_to, with_mask_of
 from aip_tf._keras.held import Given, Held, symbolic_class
 from aip_tf._keras.layers import own_variables
-from aip_tf._keras.specs import stand_in
+from aip_tf._keras.plain import Plain, is_symbol, stand_in
+from aip_tf._keras.tape import Tape
 
 CALLS_DIFFER = "its calls differ"
 _TRIAL_BATCHES = (2, 3)  # where an open batch size fails: what follows it differs between the two
 _BY_ENTRY = {getattr(keras.regularizers, name) for name in ("L1", "L2", "L1L2")}
 
 
-class CannotOpenError(Exception):
-    """Why a layer stays whole: the text ends a sentence that begins with the layer."""
-
-
 class Recording:
-    """One call of a composite layer on symbols, in one mode.
+    """One call of a composite layer on symbols, and of the composite layers in it.
+
+    Each runs twice, in inference and in training mode; see `Tape`.
 
     Attributes:
         graphs: `{id(layer): Graph}` of every composite layer that was called.
@@ -42,15 +40,15 @@ class Recording:
         layers: `{id(layer): layer}` of both.
     """
 
-    def __init__(self, is_composite, training, specs):
-        self.specs = specs
+    def __init__(self, is_composite):
+        self._plain = Plain()
         self.graphs, self.reasons, self.layers = {}, {}, {}
         self._is_composite = is_composite
-        self._training = training
         self._running = []  # the composite layers that are being called, innermost last
         self._place = None  # a symbol of the innermost, while its own call runs
-        self.returned = {}
-        self.explicit_mask = False
+        self._tape = None  # and what it calls
+        self._returned = {}
+        self._explicit_mask = False
         self._lasting = set()
         self._symbolic = []  # (variable, its class, the class in which it is recorded)
         self._opened_class = functools.cache(functools.partial(opened_class, self))
@@ -66,7 +64,7 @@ class Recording:
         leaves = [x for x in inside if id(x) not in known]
         with _without_new_nodes(inside), self._swapped(composites, leaves), _Watch(self):
             try:
-                layer(*args, **(kwargs | {"training": self._training}))
+                layer(*args, **(kwargs | {"training": False}))
             except Exception as error:
                 self.fail(layer, error)
 
@@ -86,7 +84,7 @@ class Recording:
         self._hold_variables(layer, graph)
         self._note(layer, graph)
         flat = [stand_in(x) if is_symbol(x) else x for x in tree.flatten(outputs)]
-        self.returned[id(layer)] = tree.pack_sequence_as(outputs, flat)
+        self._returned[id(layer)] = tree.pack_sequence_as(outputs, flat)
         return [x for x in flat if is_symbol(x)]
 
     def _note(self, layer, graph):
@@ -140,33 +138,77 @@ class Recording:
 
     def _graph(self, layer, args, kwargs, batch):
         args, kwargs, symbols = _placeholders(args, kwargs, batch)
-        self._running.append(layer)
-        try:
-            with self.placed(symbols[0]):
-                outputs = layer.call(*args, **kwargs)
-        finally:
-            self._running.pop()
-        flat = tree.flatten(outputs)
-        if not any(map(is_symbol, flat)):
+        given = [*symbols, *own_variables(layer)]
+        tape = Tape(given)
+        outputs = self._call(layer, args, kwargs, symbols[0], tape)
+        flat = [x for x in tree.flatten(outputs) if is_symbol(x)]
+        if not flat:
             raise CannotOpenError("its call returns no tensor that depends on its inputs")
-        known = [*symbols, *own_variables(layer)]
-        nodes = _nodes_between(known, [x for x in flat if is_symbol(x)])
+        nodes = nodes_up_to(flat, {id(x) for x in given})
         for node in nodes:
             _check_sizes(node)
+        self._call_again(layer, args, kwargs, symbols[0], tape, outputs)
+        for node in nodes:
+            _leave_to_keras(node)
         return Graph(symbols, nodes, outputs, is_passing=self._is_passing), outputs
 
+    def _call(self, layer, args, kwargs, symbol, tape):
+        self._running.append(layer)
+        try:
+            with self.placed(symbol, tape):
+                return layer.call(*args, **kwargs)
+        finally:
+            self._running.pop()
+
+    def _call_again(self, layer, args, kwargs, symbol, tape, outputs):
+        """Note where the training mode differs from the inference mode."""
+        if isinstance(kwargs.get("training"), bool):
+            kwargs = kwargs | {"training": not kwargs["training"]}
+        tape.rewind()
+        try:
+            tape.end(self._call(layer, args, kwargs, symbol, tape), outputs)
+        except Exception as error:
+            self.fail(layer, error)
+
     @contextlib.contextmanager
-    def placed(self, symbol):
-        """For a while constants are hung on `symbol`; None: what is called belongs to a layer."""
-        before, self._place = self._place, symbol
+    def placed(self, symbol, tape=None):
+        """For a while constants are hung on `symbol`, and calls noted on a tape; None: what is
+        called belongs to a layer."""
+        before, self._place, self._tape = (self._place, self._tape), symbol, tape
         try:
             yield
         finally:
-            self._place = before
+            self._place, self._tape = before
 
-    def with_symbols(self, layer, args, kwargs):
+    def called(self, layer, args, kwargs, call, call_plainly):
+        """The outputs of a call of a layer.
+
+        Args:
+            layer: the layer.
+            args, kwargs: of the call.
+            call: `call(*args, **kwargs)`: Keras' way.
+            call_plainly: `call_plainly(layer, args, kwargs)`: the quick one; it may give None.
+        """
+        given, settings = self._with_symbols(layer, args, kwargs)
+        if not any_symbolic_tensors(given, settings):
+            return call(*args, **kwargs)
+        tape, outputs = self._tape, None
+        if tape and tape.runs_again:
+            return tape.repeat(layer, args, kwargs)
+        self._explicit_mask = kwargs.get("mask") is not None
+        with self.placed(None):
+            if self._plain.takes(layer, given, settings):
+                outputs = call_plainly(layer, given, settings)
+            if outputs is None:
+                outputs = call(*given, **settings)
+        outputs = self._returned.pop(id(layer), outputs)
+        if tape:
+            tape.note(layer, args, kwargs, outputs)
+        return outputs
+
+    def _with_symbols(self, layer, args, kwargs):
         """The arguments of a call; constants become symbols where there is none among them."""
-        if self._place is None or not layer.variables or any_symbolic_tensors(args, kwargs):
+        if any_symbolic_tensors(args, kwargs) or self._place is None or not layer.variables:
             return args, kwargs
 
         def hung(x):
@@ -205,7 +247,7 @@ class Recording:
             return "it has an activity regularizer"
         if masked and layer.supports_masking:
             return "it hands the mask of its input on"
-        if kwargs.get("mask") is not None and not self.explicit_mask:
+        if kwargs.get("mask") is not None and not self._explicit_mask:
             return "a mask reaches it with its input"
         return None
 
@@ -292,36 +334,16 @@ def _placeholders(args, kwargs, batch=None):
     return args, kwargs, symbols
 
 
-def _nodes_between(inputs, outputs):
-    """The calls that lead from `inputs` to `outputs`, in topological order."""
-    order, done, begun = [], {id(x) for x in inputs}, set()
-    stack = list(reversed(outputs))
-    while stack:
-        x = stack[-1]
-        if id(x) in done:
-            stack.pop()
-            continue
-        node = _node_of(x)
-        missing = [t for t in node.input_tensors if id(t) not in done]
-        if missing and id(node) not in begun:
-            begun.add(id(node))
-            stack.extend(reversed(missing))
-            continue
-        order.append(node)
-        done.update(id(t) for t in node.outputs)
-    return order
-
-
-def _node_of(x):
-    history = getattr(x, "_keras_history", None)
-    if history is None or history.operation is None:
-        raise CannotOpenError("its call uses a tensor from outside")
-    return history.operation._inbound_nodes[history.node_index]
-
-
 def _check_sizes(node):
     """An open size may not have become the setting of an operation."""
     if not isinstance(node.operation, keras.layers.Layer):
         for name in ("newshape", "shape"):
             if None in tree.flatten(getattr(node.operation, name, ())):
                 raise CannotOpenError("its call computes with a size that is open")
+
+
+def _leave_to_keras(node):
+    """Take `training` out of the arguments of a call: it follows the mode, as Keras has it do."""
+    if "training" in node.arguments.kwargs:
+        rest = {k: v for k, v in node.arguments.kwargs.items() if k != "training"}
+        node.arguments = SymbolicArguments(*node.arguments.args, **rest)
