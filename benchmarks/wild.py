@@ -11,8 +11,10 @@ largest output: `copy` (the model against its uncut copy), `error` (the masked t
 model, law 1) and `reload` (the cut model against its `.keras` file, loaded by plain Keras; "as the
 original" if the package's own layers do not come back from such a file either, which counts as
 exact). `control` is how far the output moves if one kept channel is swapped for a removed one.
-`reachable` is the share of the parameters that goes if every group is cut to one channel. Each
-model has a time limit, and runs in a process that may die.
+`reachable` is the share of the parameters that goes if every group is cut to one channel.
+`trace ms` is what opening and tracing take, `opened` what tracing takes for an uncut copy, in which
+everything is open: both the best of three. Each model has a time limit, and runs in a process that
+may die.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import json
 import multiprocessing
 import os
 import platform
+import statistics
 import sys
 import tempfile
 import time
@@ -45,13 +48,17 @@ from aip_tf.cost import Cost, whole_layers  # noqa: E402
 RESULTS = ROOT / "benchmarks" / "results" / "wild.jsonl"
 LIMIT = 400  # seconds for one model
 NUM_CONTROLS = 30
+REPEATS = 3
 LEAST = "one channel of each group stays"
 PYPI = {"tcn": "keras-tcn"}  # import name: name on PyPI, where they differ by more than "-"
 COLUMNS = ("model", "source", "layers", "groups (prunable)", "reachable parameters", "copy")
-COLUMNS += ("error", "reload", "control", "trace s", "cut s", "kept whole: share, reason")
+COLUMNS += ("error", "reload", "control", "trace ms", "opened", "cut s")
+COLUMNS += ("kept whole: share, reason",)
 SUMMARY = """{rows} models: {wrong} wrong, {crashed} crashed, {exact:.1%} exact;
 in {deaf} no wrong channel that was tried moved the output by 1e-3;
-{reachable:.1%} of the models have more than half of their parameters in reach."""
+{reachable:.1%} of the models have more than half of their parameters in reach.
+Where something is opened, tracing takes {opening:.1f} times what it takes without opening (median;
+{most:.1f} at most)."""
 
 
 # --- one model ---------------------------------------------------------------------------------
@@ -95,10 +102,9 @@ def prepare(wild, rng):
 def hold(model, batch, shapes, rng):
     """Cut the model at random and hold the laws against the cut."""
     expected = laws.run(model, batch)
-    start = time.perf_counter()
     graph = aip_tf.ChannelGraph(model, shapes)
-    traced = time.perf_counter()
     masks = laws.random_masks(graph.groups, rng)
+    start = time.perf_counter()
     cut = aip_tf.prune_channels(graph, masks)
     done = time.perf_counter()
     copy = aip_tf.prune_channels(graph, {})
@@ -114,10 +120,21 @@ def hold(model, batch, shapes, rng):
         "error": law_1(graph, cut, masks, batch),
         "reload": reload_error(model, cut, batch),
         "control": control(graph, masks, batch, laws.run(cut, batch), rng),
-        "trace_seconds": traced - start,
-        "cut_seconds": done - traced,
+        "trace_seconds": trace_seconds(model, shapes),
+        "opened_seconds": trace_seconds(copy, shapes) if graph.trace.opened else None,
+        "cut_seconds": done - start,
         "reasons": reasons(graph, least),
     }
+
+
+def trace_seconds(model, shapes):
+    times = []
+    for _ in range(REPEATS):
+        gc.collect()
+        start = time.perf_counter()
+        aip_tf.ChannelGraph(model, shapes)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def law_1(graph, cut, masks, batch):
@@ -277,21 +294,24 @@ def table(found):
         lead = f"| {row['model']}{flaw} | {row['source']} | "
         if status(row) in ("crashed", "unbuilt"):
             why = (row.get("crash") or row["unbuilt"]).replace("|", "/").replace("\n", " ")
-            lines.append(f"{lead}{row.get('layers', '')} | | 0% | | | | | | | {why[:200]} |")
+            lines.append(f"{lead}{row.get('layers', '')} | | 0% | | | | | | | | {why[:200]} |")
             continue
         heard = "none" if row["control"] is None else f"{row['control']:.0e}"
         loaded = "as the original" if row["reload"] is None else f"{row['reload']:.0e}"
+        opened = row.get("opened_seconds")
+        opened = f"{1e3 * opened:.0f}" if opened else ""
         whys = "; ".join(f"{share:.1%} {why}" for why, share in row["reasons"].items())
         lines.append(
             f"{lead}{row['layers']} | {row['groups']} ({row['prunable']}) | {row['reachable']:.1%} "
             f"| {row['copy']:.0e} | {row['error']:.0e} | {loaded} | {heard} "
-            f"| {row['trace_seconds']:.2f} | {row['cut_seconds']:.1f} | {whys} |"
+            f"| {1e3 * row['trace_seconds']:.0f} | {opened} | {row['cut_seconds']:.1f} | {whys} |"
         )
     return "\n".join([*lines, "", summary(found)])
 
 
 def summary(found):
     kinds = collections.Counter(map(status, found))
+    ratios = [r["trace_seconds"] / r["opened_seconds"] for r in found if r.get("opened_seconds")]
     counts = {
         "rows": len(found),
         "wrong": kinds["wrong"],
@@ -299,6 +319,8 @@ def summary(found):
         "exact": kinds["exact"] / max(len(found), 1),
         "deaf": sum(map(is_deaf, found)),
         "reachable": sum(map(is_reachable, found)) / max(len(found), 1),
+        "opening": statistics.median(ratios or [1]),
+        "most": max(ratios or [1]),
     }
     return SUMMARY.format(**counts)
 

@@ -1,12 +1,15 @@
 """Composite layers and subclassed models are opened: exact, loadable without their classes."""
 
 import keras
+import laws
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import Input, Model, layers, ops
 
 import aip_tf
+from aip_tf._keras.classes import leaf_class, of_classes
+from aip_tf._keras.plain import Plain, call_leaf
 from aip_tf.channels import ChannelGraph, check_copy, check_cut
 
 IMAGES = np.random.default_rng(0).normal(size=(5, 8, 8, 3)).astype("float32")
@@ -348,12 +351,69 @@ def test_an_input_shape_of_a_functional_model_goes_by_names():
         ChannelGraph(model, {"other": (5, 3)})
 
 
+class GrowingList(layers.Layer):
+    """Every layer reads all before it, from a list that grows."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.convs = [layers.Conv2D(4, 3, padding="same", name=f"conv{i}") for i in range(3)]
+        self.join = layers.Concatenate(name="join")
+
+    def call(self, x, training=None):
+        found = [ops.relu(x) + x]
+        for conv in self.convs:
+            found.append(conv(self.join(found) if len(found) > 1 else found[0]))
+        return self.join(found)
+
+
+def test_a_list_that_grows_between_calls_is_read_as_it_was():
+    model = holding(GrowingList(name="dense"))
+    graph = ChannelGraph(model)
+    masks = laws.random_masks(graph.groups, np.random.default_rng(0))
+    assert len([name for name in masks if name.startswith("dense/")]) == 3
+    assert check_copy(graph, graph.prune({}), IMAGES) <= 1e-6
+    assert check_cut(graph, graph.prune(masks), masks, IMAGES) <= 1e-5
+
+
+def test_a_plain_call_gives_what_a_call_by_keras_gives():
+    """`Layer.__call__` is passed by where it does nothing but compute: a new Keras may do more."""
+    flat, image = keras.KerasTensor((None, 8)), keras.KerasTensor((None, 8, 8, 8))
+    by_image = [layers.Conv2D(4, 3), layers.DepthwiseConv2D(3), layers.BatchNormalization()]
+    by_image += [layers.MaxPooling2D(), layers.GlobalAveragePooling2D(keepdims=True)]
+    by_image += [layers.ZeroPadding2D(), layers.UpSampling2D(), layers.Conv2DTranspose(4, 3)]
+    by_flat = [layers.Dense(4), layers.Dropout(0.5), layers.LayerNormalization(), layers.ReLU()]
+    by_flat += [layers.Activation("gelu"), layers.Reshape((2, 4)), layers.Identity()]
+    calls = [(x, (image,)) for x in by_image] + [(x, (flat,)) for x in by_flat]
+    calls += [(layers.Add(), ([flat, flat],)), (layers.Concatenate(), ([flat, flat],))]
+    calls += [(layers.MultiHeadAttention(2, 4), (keras.KerasTensor((None, 5, 8)),) * 2)]
+    for layer, args in calls:
+        expected = layer(*args)
+        before = len(layer._inbound_nodes)
+        recorded = leaf_class(None, type(layer))
+        with of_classes([(layer, type(layer), recorded)]):
+            assert Plain().takes(layer, args, {}), layer
+            found = call_leaf(layer, args, {"training": False})
+        assert (found.shape, found.dtype) == (expected.shape, expected.dtype), layer
+        assert len(layer._inbound_nodes) == before
+
+
 # --- what stays whole, and why --------------------------------------------------------------------
 
 
 class ByMode(Block):
     def call(self, x, training=None):
         return self.second(self.first(x)) if training else self.second(ops.relu(self.first(x)))
+
+
+class ByIdentity(Block):
+    def call(self, x, training=None):
+        return super().call(x if training is True else ops.relu(x))
+
+
+class CallsMoreInTraining(Block):
+    def call(self, x, training=None):
+        y = super().call(x)
+        return self.second(y) if training else y
 
 
 class FixedMode(layers.Layer):
@@ -363,6 +423,16 @@ class FixedMode(layers.Layer):
 
     def call(self, x):
         return self.norm(x, training=True)
+
+
+class TurnedMode(FixedMode):
+    def call(self, x, training=None):
+        return self.norm(x, training=not training)
+
+
+class NoMode(FixedMode):
+    def call(self, x):
+        return self.norm(x, training=None)
 
 
 class ReadsElsewhere(Block):
@@ -419,7 +489,11 @@ class OnColumns(Block):
 
 WHOLE = {
     ByMode: "training",
+    ByIdentity: "training",
+    CallsMoreInTraining: "training",
     FixedMode: "fixes `training`",
+    TurnedMode: "fixes `training`",
+    NoMode: "fixes `training`",
     ReadsElsewhere: "reads the variable",
     AddsLoss: "adds a loss",
     Noise: "chance",

@@ -75,6 +75,9 @@ from aip_tf._keras.layers import (
     operation_type,
     random_states,
 )
+from aip_tf._keras.nodes import (
+    CannotOpenError,
+)
 from aip_tf._keras.opening import (
     Openings,
 )
@@ -88,9 +91,6 @@ from aip_tf._keras.randomness import (
     explicit_seed,
     random_state,
     set_random_state,
-)
-from aip_tf._keras.recording import (
-    CannotOpenError,
 )
 from aip_tf._keras.resizing import (
     graft,

@@ -6,11 +6,11 @@ import functools
 import keras
 import numpy as np
 from keras import tree
-from keras.src.ops.symbolic_arguments import SymbolicArguments
 
 from aip_tf._keras.copies import copy_ops
 from aip_tf._keras.held import Given, Held
 from aip_tf._keras.layers import operation_type
+from aip_tf._keras.nodes import Arguments, Call, flat_arguments
 from aip_tf._keras.plain import is_symbol
 
 _NOT_SETTINGS = {
@@ -53,7 +53,7 @@ def _share_constants(graphs, nodes, place):
     As a causal mask does that was made for a batch. Where the call would then give other sizes, the
     entry is repeated by a call of `Given`.
     """
-    flat = [tree.flatten((x.arguments.args, x.arguments.kwargs)) for x in nodes]
+    flat = [flat_arguments(x) for x in nodes]
     if len(flat[0]) != len(flat[1]) or not any(places := [*map(_repeats, *flat)]):
         return
     shared = [_replaced(node, places, lambda x: x[:1]) for node in nodes]
@@ -69,7 +69,7 @@ def _replaced(node, places, function):
     structure = (node.arguments.args, node.arguments.kwargs)
     flat = zip(tree.flatten(structure), places, strict=True)
     args, kwargs = tree.pack_sequence_as(structure, [function(x) if p else x for x, p in flat])
-    return SymbolicArguments(*args, **kwargs)
+    return Arguments(args, kwargs)
 
 
 def _keeps_sizes(node, arguments):
@@ -84,12 +84,11 @@ def _keeps_sizes(node, arguments):
 
 def _hung(graph, place, x):
     """A symbol for a constant that repeats one entry for every sample."""
-    given = Given(x.shape[1:])
-    y = given(graph.inputs[place], x[:1])
-    if y.shape != x.shape:
+    call = Call.of(Given(x.shape[1:]), graph.inputs[place], x[:1])
+    if call.outputs[0].shape != x.shape:
         raise BatchSizeError
-    graph.add(given._inbound_nodes[-1])
-    return y
+    graph.add(call)
+    return call.outputs[0]
 
 
 def _batched(graphs):
@@ -123,7 +122,7 @@ def _give(graph, node, place, rest):
         value = node.input_tensors[0]
     name = graph.names[id(node.operation)]
     node.operation = Given(rest)
-    node.arguments = SymbolicArguments(graph.inputs[place], value)
+    node.arguments = Arguments((graph.inputs[place], value), {})
     graph.names[id(node.operation)] = name
 
 

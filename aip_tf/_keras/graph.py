@@ -7,9 +7,7 @@ from keras import tree
 from keras.src.models.functional import Functional, operation_fn
 from keras.src.utils.naming import to_snake_case
 
-
-class CannotOpenError(Exception):
-    """Why a layer stays whole: the text ends a sentence that begins with the layer."""
+from aip_tf._keras.nodes import flat_arguments
 
 
 class Graph:
@@ -101,41 +99,6 @@ def graph_of(model):
     return graph
 
 
-def nodes_up_to(tensors, done):
-    """The calls that lead to symbolic tensors, in topological order: list of nodes.
-
-    Args:
-        tensors: list of symbolic tensors.
-        done: ids of tensors that nothing is asked of; all that were met are added.
-
-    Raises:
-        CannotOpenError: if one does not come from those of `done`.
-    """
-    order, begun = [], set()
-    stack = list(reversed(tensors))
-    while stack:
-        x = stack[-1]
-        if id(x) in done:
-            stack.pop()
-            continue
-        node = _node_of(x)
-        missing = [t for t in node.input_tensors if id(t) not in done]
-        if missing and id(node) not in begun:
-            begun.add(id(node))
-            stack.extend(reversed(missing))
-            continue
-        order.append(node)
-        done.update(id(t) for t in node.outputs)
-    return order
-
-
-def _node_of(x):
-    history = getattr(x, "_keras_history", None)
-    if history is None or history.operation is None:
-        raise CannotOpenError("its call uses a tensor from outside")
-    return history.operation._inbound_nodes[history.node_index]
-
-
 def walk(graph, inputs, visit):
     """Run a graph once, in topological order: the one walk that everything shares.
 
@@ -196,9 +159,7 @@ def _fill_in(arguments, values):
 
 def tensor_places(node):
     """For every flat argument of a call whether it is a tensor of the graph: list of bool."""
-    arguments = node.arguments
-    flat = tree.flatten((arguments.args, arguments.kwargs))
-    return [isinstance(x, keras.KerasTensor) for x in flat]
+    return [isinstance(x, keras.KerasTensor) for x in flat_arguments(node)]
 
 
 def run_graph(graph, inputs, call, inside=graph_inside, prefix=""):

@@ -16,7 +16,8 @@ import keras
 from keras import tree
 
 from aip_tf._keras.comparing import are_alike, open_sizes
-from aip_tf._keras.graph import CannotOpenError, Graph, graph_inside
+from aip_tf._keras.graph import Graph, graph_inside
+from aip_tf._keras.nodes import CannotOpenError
 from aip_tf._keras.recording import CALLS_DIFFER, Recording
 
 _lock = threading.RLock()  # classes of layers are changed while they are recorded

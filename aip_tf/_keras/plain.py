@@ -1,4 +1,4 @@
-"""Calls of layers on symbols, quicker than Keras': those in which it would do nothing but compute."""
+"""Calls of layers on symbols, quicker than Keras': where it would do nothing but compute."""
 
 import types
 
@@ -6,8 +6,10 @@ import keras
 from keras import tree
 from keras.src.backend.common.variables import get_autocast_scope
 from keras.src.distribution import distribution
-from keras.src.ops.node import Node
+from keras.src.layers.merging.base_merge import Merge
 from keras.src.utils.python_utils import is_default
+
+from aip_tf._keras.nodes import Call
 
 _SETTINGS = (bool, int, float, str, type(None))
 
@@ -20,18 +22,21 @@ class Plain:
     """
 
     def __init__(self):
+        self._is_spread = distribution() is not None
         self._layers = {}
 
     def takes(self, layer, args, kwargs):
         """Whether a call of `layer` on symbols is plain."""
         if id(layer) not in self._layers:
             self._layers[id(layer)] = _is_plain(layer)
-        if not self._layers[id(layer)] or get_autocast_scope() is not None:
+        if self._is_spread or not self._layers[id(layer)] or get_autocast_scope() is not None:
             return False
+        kwargs = without_mode(kwargs)
+        if len(args) == 1 and is_symbol(args[0]) and not kwargs:
+            return _fits(layer, args[0])
         if not all(map(is_symbol, args)) and "mask" in " ".join(layer.call_signature_parameters):
             return False  # Keras fills in a list of masks
-        flat = tree.flatten((args, [v for k, v in kwargs.items() if k != "training"]))
-        return all(_fits(layer, x) for x in flat)
+        return all(_fits(layer, x) for x in tree.flatten((args, kwargs)))
 
 
 def call_composite(layer, args, kwargs):
@@ -45,7 +50,7 @@ def call_composite(layer, args, kwargs):
         outputs = layer.symbolic_call(*args, **given)
     finally:
         layer._maybe_reset_call_context()
-    Node(operation=layer, call_args=args, call_kwargs=kwargs, outputs=outputs)
+    Call(layer, args, without_mode(kwargs), outputs)
     return outputs
 
 
@@ -54,8 +59,13 @@ def call_leaf(layer, args, kwargs):
     if kwargs.keys() - {"training"} or not type(layer).__module__.startswith("keras.src.layers."):
         return None
     outputs = _outputs(layer, args)
-    Node(operation=layer, call_args=args, call_kwargs=kwargs, outputs=outputs)
+    Call(layer, args, {}, outputs)
     return outputs
+
+
+def without_mode(kwargs):
+    """Keyword arguments without `training`."""
+    return {k: v for k, v in kwargs.items() if k != "training"} if kwargs else kwargs
 
 
 def stand_in(x):
@@ -70,15 +80,15 @@ def is_symbol(x):
 
 def _is_plain(layer):
     cls, base = type(layer).__mro__[1], keras.layers.Layer  # the first is the one that records
-    hands_masks_on = cls.compute_mask is not base.compute_mask and layer.supports_masking
+    # A layer that merges makes no mask of none; any other may.
+    has_masks = cls.compute_mask is not base.compute_mask and not issubclass(cls, Merge)
     return (
         layer.built
         and cls.__call__ is base.__call__
         and layer._call_context_args == {"training"}
         and layer.input_dtype == layer.variable_dtype
         and layer.activity_regularizer is None
-        and not hands_masks_on
-        and distribution() is None
+        and not (has_masks and layer.supports_masking)
     )
 
 
@@ -105,4 +115,4 @@ def _outputs(layer, args):
         shape = layer.compute_output_shape(args[0].shape)
         if isinstance(shape, tuple) and all(isinstance(s, int | None) for s in shape):
             return keras.KerasTensor(shape, layer.compute_dtype, name=layer.name)
-    return layer.compute_output_spec(*args)
+    return tree.map_structure(stand_in, layer.compute_output_spec(*args))  # never an argument

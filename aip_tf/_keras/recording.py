@@ -7,7 +7,6 @@ import re
 import keras
 from keras import tree
 from keras.src.backend.common.keras_tensor import any_symbolic_tensors
-from keras.src.ops.symbolic_arguments import SymbolicArguments
 
 from aip_tf._keras.classes import leaf_class, of_classes, opened_class
 from aip_tf._keras.comparing import (
@@ -17,10 +16,11 @@ from aip_tf._keras.comparing import (
     open_batch,
     open_sizes,
 )
-from aip_tf._keras.graph import CannotOpenError, Graph, mask_of, nodes_up_to, with_mask_of
+from aip_tf._keras.graph import Graph, mask_of, with_mask_of
 from aip_tf._keras.held import Given, Held, symbolic_class
 from aip_tf._keras.layers import own_variables
-from aip_tf._keras.plain import Plain, is_symbol, stand_in
+from aip_tf._keras.nodes import Arguments, Call, CannotOpenError, flat_arguments, nodes_up_to
+from aip_tf._keras.plain import Plain, is_symbol, stand_in, without_mode
 from aip_tf._keras.tape import Tape
 
 CALLS_DIFFER = "its calls differ"
@@ -107,16 +107,15 @@ class Recording:
             elif reason := _why_not_held(x):
                 self.reasons.setdefault(id(layer), reason)
             elif id(x) not in held:
-                holder = Held(x, layer.dtype_policy)
-                held[id(x)] = holder(graph.inputs[0])
-                graph.add(holder._inbound_nodes[-1])
+                call = Call.of(Held(x, layer.dtype_policy), graph.inputs[0])
+                held[id(x)] = call.outputs[0]
+                graph.add(call)
             return held.get(id(x), x)
 
         for node in list(graph.nodes):
-            given = (node.arguments.args, node.arguments.kwargs)
-            if any(isinstance(x, keras.Variable) for x in tree.flatten(given)):
-                args, kwargs = tree.map_structure(stand_in, given)
-                node.arguments = SymbolicArguments(*args, **kwargs)
+            if any(isinstance(x, keras.Variable) for x in flat_arguments(node)):
+                given = (node.arguments.args, node.arguments.kwargs)
+                node.arguments = Arguments(*tree.map_structure(stand_in, given))
         graph.outputs = tree.map_structure(stand_in, graph.outputs)
 
     def note_read(self, variable, layer=None):
@@ -215,7 +214,7 @@ class Recording:
             if not is_constant(x):
                 return x
             x = layer.dtype_policy.convert_input(x, layer.autocast, layer.input_dtype)
-            return Given()(self._place, x)
+            return Call.of(Given(), self._place, x).outputs[0]
 
         return tree.map_structure(hung, (args, kwargs))
 
@@ -297,7 +296,8 @@ def _without_new_nodes(layers):
         yield
     finally:
         for nodes, length in zip(lists, lengths, strict=True):
-            del nodes[length:]
+            if len(nodes) > length:
+                del nodes[length:]
 
 
 def _gist(text):
@@ -326,7 +326,8 @@ def _placeholders(args, kwargs, batch=None):
             return x
         is_open = batch is not None and x.shape and x.shape[0] is None
         shape = (batch, *x.shape[1:]) if is_open else x.shape
-        symbol = keras.KerasTensor(shape, x.dtype, sparse=x.sparse)
+        name = f"keras_tensor_{len(symbols)}"  # an input layer of a copy is called so
+        symbol = keras.KerasTensor(shape, x.dtype, sparse=x.sparse, name=name)
         symbols.append(symbol)
         return with_mask_of(x, symbol)
 
@@ -345,5 +346,4 @@ def _check_sizes(node):
 def _leave_to_keras(node):
     """Take `training` out of the arguments of a call: it follows the mode, as Keras has it do."""
     if "training" in node.arguments.kwargs:
-        rest = {k: v for k, v in node.arguments.kwargs.items() if k != "training"}
-        node.arguments = SymbolicArguments(*node.arguments.args, **rest)
+        node.arguments = Arguments(node.arguments.args, without_mode(node.arguments.kwargs))

@@ -1,12 +1,13 @@
 """A layer runs twice, and what it calls the second time is held to what it called at first."""
 
 import dataclasses
+import operator
 
 from keras import tree
 
 from aip_tf._keras.comparing import same, same_call
-from aip_tf._keras.graph import CannotOpenError, nodes_up_to
-from aip_tf._keras.plain import is_symbol
+from aip_tf._keras.nodes import Arguments, CannotOpenError, nodes_up_to
+from aip_tf._keras.plain import is_symbol, without_mode
 
 _ABSENT = object()
 _DEPENDS = "what it does depends on `training` or on chance"
@@ -15,8 +16,7 @@ _DEPENDS = "what it does depends on `training` or on chance"
 @dataclasses.dataclass(slots=True)
 class _Called:
     layer: object
-    args: tuple
-    kwargs: dict
+    arguments: Arguments
     outputs: object
 
 
@@ -35,7 +35,8 @@ class Tape:
         self._called = []
         self._due = None
         self._twins = {}  # {id(symbol of the second run): that of the first}
-        self._done = [{id(x) for x in given} for _ in range(2)]  # what is compared in each run
+        self._done = {id(x) for x in given}  # and all that was compared, of both runs
+        self._nodes = []  # keeps the ids of what only the second run knows
 
     @property
     def runs_again(self):
@@ -44,7 +45,7 @@ class Tape:
 
     def note(self, layer, args, kwargs, outputs):
         """A layer was called in the first run."""
-        self._called.append(_Called(layer, args, kwargs, outputs))
+        self._called.append(_Called(layer, Arguments(args, kwargs), outputs))
 
     def rewind(self):
         """The second run begins."""
@@ -59,12 +60,15 @@ class Tape:
         called = next(self._due, None)
         if called is None or called.layer is not layer:
             raise CannotOpenError(_DEPENDS)
-        modes = [x.get("training", _ABSENT) for x in (called.kwargs, kwargs)]
+        then = called.arguments
+        modes = [x.get("training", _ABSENT) for x in (then.kwargs, kwargs)]
         if any(x is not _ABSENT for x in modes) and modes != [False, True]:
             raise CannotOpenError(f"its call fixes `training` of {layer.name}")
-        self._match((args, _rest(kwargs)), (called.args, _rest(called.kwargs)))
-        for done in self._done:
-            done.update(map(id, tree.flatten(called.outputs)))
+        rest, rest_then = without_mode(kwargs), without_mode(then.kwargs)
+        alike = len(args) == len(then.args) and all(map(operator.is_, args, then.args))
+        if rest or rest_then or not alike:
+            self._match((args, rest), (then.args, rest_then))
+        self._done.update(map(id, tree.flatten(called.outputs)))
         return called.outputs
 
     def end(self, outputs, first):
@@ -80,16 +84,13 @@ class Tape:
     def _match(self, structure, first):
         """Hold what the second run made to what the first made, and all operations behind it."""
         nodes = [
-            nodes_up_to([x for x in tree.flatten(s) if is_symbol(x)], done)
-            for s, done in zip((structure, first), self._done[::-1], strict=True)
+            nodes_up_to([x for x in tree.flatten(s) if is_symbol(x)], self._done)
+            for s in (structure, first)
         ]
+        self._nodes += nodes[0]
         alike = len(nodes[0]) == len(nodes[1])
         for a, b in zip(*nodes, strict=False):
             alike = alike and same_call(a, b, self._twins)
             self._twins.update((id(x), y) for x, y in zip(a.outputs, b.outputs, strict=False))
         if not alike or not same(structure, first, self._twins):
             raise CannotOpenError(_DEPENDS)
-
-
-def _rest(kwargs):
-    return {k: v for k, v in kwargs.items() if k != "training"}

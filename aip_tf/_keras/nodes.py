@@ -1,0 +1,91 @@
+"""Nodes: the calls of operations on symbols, and which of them lead to a tensor."""
+
+import keras
+from keras import tree
+
+
+class CannotOpenError(Exception):
+    """Why a layer stays whole: the text ends a sentence that begins with the layer."""
+
+
+class Call:
+    """A call of a layer on symbols, as Keras' `Node`; but only its outputs know of it."""
+
+    def __init__(self, operation, args, kwargs, outputs):
+        self.operation = operation
+        self.arguments = Arguments(args, kwargs)
+        self.outputs = tree.flatten(outputs)
+        for x in self.outputs:
+            x._made_by = self
+
+    @classmethod
+    def of(cls, operation, *args):
+        """The call of `operation` on symbols, its outputs made here."""
+        return cls(operation, args, {}, operation.compute_output_spec(*args))
+
+    @property
+    def input_tensors(self):
+        return self.arguments.keras_tensors
+
+
+class Arguments:
+    """The arguments of a `Call`, as Keras' `SymbolicArguments`, in less time."""
+
+    def __init__(self, args, kwargs):
+        if len(args) == 1 and not kwargs and isinstance(args[0], keras.KerasTensor):
+            self.args, self.kwargs, self.flat = args, kwargs, args  # the usual case
+        else:  # a list among them may grow later
+            self.args, self.kwargs = tree.map_structure(lambda x: x, (args, kwargs))
+            self.flat = tree.flatten((args, kwargs))
+        self.keras_tensors = [x for x in self.flat if isinstance(x, keras.KerasTensor)]
+
+    def fill_in(self, values):
+        """`args` and `kwargs` with `{id(symbol): value}` in place of symbols."""
+        return tree.map_structure(
+            lambda x: values.get(id(x)) if isinstance(x, keras.KerasTensor) else x,
+            (self.args, self.kwargs),
+        )
+
+
+def flat_arguments(node):
+    """All arguments of a call as a list."""
+    if isinstance(node.arguments, Arguments):
+        return node.arguments.flat
+    return tree.flatten((node.arguments.args, node.arguments.kwargs))
+
+
+def nodes_up_to(tensors, done):
+    """The calls that lead to symbolic tensors, in topological order: list of nodes.
+
+    Args:
+        tensors: list of symbolic tensors.
+        done: ids of tensors that nothing is asked of; all that were met are added.
+
+    Raises:
+        CannotOpenError: if one does not come from those of `done`.
+    """
+    order, begun = [], set()
+    stack = list(reversed(tensors))
+    while stack:
+        x = stack[-1]
+        if id(x) in done:
+            stack.pop()
+            continue
+        node = _node_of(x)
+        missing = [t for t in node.input_tensors if id(t) not in done]
+        if missing and id(node) not in begun:
+            begun.add(id(node))
+            stack.extend(reversed(missing))
+            continue
+        order.append(node)
+        done.update(id(t) for t in node.outputs)
+    return order
+
+
+def _node_of(x):
+    if hasattr(x, "_made_by"):
+        return x._made_by
+    history = getattr(x, "_keras_history", None)
+    if history is None or history.operation is None:
+        raise CannotOpenError("its call uses a tensor from outside")
+    return history.operation._inbound_nodes[history.node_index]
