@@ -7,6 +7,7 @@ with plain ones just as well.
 
 import dataclasses
 import inspect
+import itertools
 import logging
 from pathlib import Path
 
@@ -185,8 +186,10 @@ def _completed(report, paths, delivery, data, seed, configuration):
     if measured and not report.rounds:  # of a network that was not cut nothing else is known
         record = dataclasses.replace(report.student, metrics=measured[0])
         report = dataclasses.replace(report, student=record)
+    rounds = itertools.zip_longest(report.rounds, delivery.steps, fillvalue={})
     return dataclasses.replace(
         report,
+        rounds=tuple(dataclasses.replace(x, latency=latency) for x, latency in rounds),
         artefacts={name: str(path) for name, path in paths.items()},
         deliveries=delivery.artefacts,
         run={**report.run, **facts},

@@ -5,6 +5,8 @@ import pytest
 
 import aip_tf
 from aip_tf import cli
+from aip_tf.deploy import Artefact, stage
+from aip_tf.deploy.timing import time_steps
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +67,15 @@ def test_a_run_file_of_two_lines_prints_the_table(folder, capsys, monkeypatch, t
     assert not list(tmp_path.iterdir())
     assert cli.main([*command, "--gin_param=seed = 1"]) == 2
     assert "nothing reads seed" in capsys.readouterr().err
+
+
+def test_the_students_before_the_last_are_timed_beside_its_file(folder, tmp_path):
+    for name in ("round_00", "round_01", "round_02", "round_10"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "student.keras").write_bytes((folder / "model.keras").read_bytes())
+    paths = stage._students_before_the_last(tmp_path)
+    assert [path.parent.name for path in paths] == ["round_01", "round_02"]
+    known = {"format": "tflite", "path": folder / "model.tflite"}
+    found = time_steps([Artefact(latency={"median": 1.0}, **known)], paths)
+    assert len(found) == 2 and all(0 < x["lower_quartile"] <= x["median"] for x in found)
+    assert time_steps([Artefact(**known)], paths) == []  # nobody wanted times

@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import json
 import math
 import re
@@ -17,6 +18,7 @@ from aip_tf.report import (
     RoundRecord,
     compare_runs,
     describe_round,
+    plots,
 )
 
 
@@ -243,6 +245,19 @@ def test_html_plots_show_accuracy_cuts_widths_and_losses():
     assert "tflite" in latency
     assert all("prefers-color-scheme:dark" in svg for svg in (accuracy, macs, latency, losses))
     assert "attention_loss" in losses
+
+
+def test_the_rounds_that_were_timed_lie_between_teacher_and_student_on_the_chart_of_time():
+    report = make_delivered_report()
+    timed = [
+        dataclasses.replace(record, latency={"median": 0.7}, metrics_after={"accuracy": 0.96})
+        for record in report.rounds[:1]
+    ]
+    between = dataclasses.replace(report, rounds=(*timed, *report.rounds[1:]))
+    assert PruningReport.from_json(between.to_json()) == between
+    ElementTree.fromstring(images_of(between.to_html())[2])
+    assert plots._between(between, make_artefact()) == [(0.7, 0.96)]
+    assert plots._between(between, make_artefact(format="tflite_int8")) == []
 
 
 def test_cards_links_and_the_last_line_say_what_was_gained():

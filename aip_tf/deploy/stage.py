@@ -10,6 +10,7 @@ from aip_tf.arguments import accepted
 from aip_tf.deploy import card
 from aip_tf.deploy.delivery import ExportError
 from aip_tf.deploy.proof import digest
+from aip_tf.deploy.timing import time_steps
 from aip_tf.report.artefacts import Artefact
 
 
@@ -21,11 +22,13 @@ class Delivered:
         inputs: what it was made of, as plain values.
         artefacts: the `Artefact`s.
         failure: what went wrong, in words; empty if nothing did.
+        steps: latencies of the students before the last one, see `time_steps`.
     """
 
     inputs: dict
     artefacts: tuple = ()
     failure: str = ""
+    steps: tuple = ()
 
     @classmethod
     def read(cls, path, inputs):
@@ -38,7 +41,7 @@ class Delivered:
             return None
         artefacts = tuple(Artefact(**fields) for fields in saved["artefacts"])
         is_whole = all(map(_is_whole, artefacts))
-        return cls(inputs, artefacts, saved["failure"]) if is_whole else None
+        return cls(**{**saved, "artefacts": artefacts}) if is_whole else None
 
 
 def deliver(export, student, teacher, data, run_dir, settings, notes=()):
@@ -69,6 +72,8 @@ def deliver(export, student, teacher, data, run_dir, settings, notes=()):
     delivered = Delivered.read(record, inputs)
     if delivered is None:
         delivered = _export(export, student, teacher, data, run_dir / "export", inputs)
+        steps = time_steps(delivered.artefacts, _students_before_the_last(run_dir))
+        delivered = dataclasses.replace(delivered, steps=tuple(steps))
         if delivered.artefacts:  # else nothing was written, and the next start tries again
             card.write(run_dir / "export", student, teacher, delivered.artefacts, notes)
             files.write_text(record, json.dumps(dataclasses.asdict(delivered), indent=1))
@@ -86,6 +91,11 @@ def _export(export, student, teacher, data, folder, inputs):
     except ValueError as error:  # nothing was written; the run itself is complete
         return Delivered(inputs, failure=str(error))
     return Delivered(inputs, _artefacts_of(made))
+
+
+def _students_before_the_last(run_dir):
+    """Of every recovery but the last: those of `prune`, in order; round 0 was not cut."""
+    return sorted(run_dir.glob("round_[0-9]*/student.keras"))[1:-1]
 
 
 def _artefacts_of(made):

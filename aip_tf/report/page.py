@@ -36,8 +36,12 @@ th:first-child,td:first-child{text-align:left}
 .left td:first-child{white-space:nowrap}
 figure{margin:0}figcaption{color:var(--faint);font-size:.85rem}img{width:100%;max-width:36rem}
 pre{font-size:.8rem}summary{cursor:pointer;font-weight:600;margin-top:1rem}
-@media(max-width:30rem){.left td:first-child{white-space:normal;overflow-wrap:anywhere}}
-@media print{body{margin:0;max-width:none;font-size:11px}.scroll{overflow:visible}
+@media(max-width:30rem){.left tr{display:flex;flex-wrap:wrap;border-bottom:1px solid var(--line)}
+.left thead tr{border-bottom:2px solid var(--blue)}.left th,.left td{border:0}
+.left th:first-child,.left td:first-child{flex:1;font-weight:600;white-space:normal}
+.left th:last-child,.left td:last-child{flex-basis:100%}}
+@media print{html{font-size:11px}body{margin:0;padding:0;max-width:none;font-size:11px}
+h2{break-after:avoid}.scroll{overflow:visible}
 figure,.card,tr{break-inside:avoid}.cards{grid-template-columns:repeat(5,1fr)}
 .charts{grid-template-columns:1fr 1fr}}
 """
@@ -46,7 +50,7 @@ _PLOTS = (
     (plots.quality_against_macs, "Quality against cost, from the teacher over the rounds."),
     (
         plots.quality_against_latency,
-        "Quality against time, of every file; open circles are the teacher's.",
+        "Quality against time, of every file; open circles are the teacher's, dots the rounds'.",
     ),
     (plots.losses_over_epochs, "Training losses over the epochs; dashed lines are cuts."),
 )
@@ -192,6 +196,8 @@ def table(header, rows, style="", links=()):
     """An HTML table; `links` are the addresses of the last cells of the rows."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     cells = [[escape(cell) for cell in row] for row in rows]
+    for row in cells if style == "left" else ():
+        row[0] = row[0].replace("_", "_<wbr/>")  # a narrow screen breaks long names there
     for row, address in zip(cells, links, strict=False):
         row[-1] = f'<a href="{escape(address)}">{row[-1]}</a>'
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in cells)

@@ -94,7 +94,10 @@ def quality_against_macs(report) -> str | None:
 
 
 def quality_against_latency(report) -> str | None:
-    """Returns every artefact's metric against its milliseconds, the teacher's too."""
+    """Returns every artefact's metric against its milliseconds, the teacher's too.
+
+    Where the students of the rounds between were timed, the line leads through them.
+    """
     timed = [x for x in report.deliveries if x.latency and x.quality is not None]
     if not timed:
         return None
@@ -104,16 +107,29 @@ def quality_against_latency(report) -> str | None:
             points = [(artefact.latency["median"], artefact.quality)]
             if artefact.main_metric in metrics and artefact.teacher["latency"]:
                 before = artefact.teacher["latency"]["median"], metrics[artefact.main_metric]
-                points.insert(0, before)
+                points = [before, *_between(report, artefact), *points]
             (line,) = axes.plot(*zip(*points, strict=True), label=artefact.format, linewidth=1)
             color = line.get_color()
             axes.plot(*points[-1], "o", ms=5, color=color)
-            if len(points) == 2:
+            for point in points[1:-1]:
+                axes.plot(*point, ".", ms=5, color=color)
+            if len(points) > 1:
                 axes.plot(*points[0], "o", ms=5, color=color, fillstyle="none")
         _log_axis(axes)
         axes.margins(0.1)
         _label(axes, timed[0].main_metric, "milliseconds for one inference")
     return figure.svg
+
+
+def _between(report, artefact):
+    """Time and quality of the rounds' students before the last one, as files of this format."""
+    if artefact.format != "tflite":
+        return []
+    return [
+        (record.latency["median"], record.metrics_after[artefact.main_metric])
+        for record in report.rounds
+        if record.latency and artefact.main_metric in (record.metrics_after or {})
+    ]
 
 
 def runs_against_macs(reports, are_steps=False) -> str | None:
@@ -156,8 +172,9 @@ def _points(places, quality, cost, are_steps, is_log=False):
     with _figure() as (figure, axes):
         if are_steps:
             axes.plot(*zip(*places.values(), strict=True), marker="o", ms=5, linewidth=1.5)
-            for name, place in places.items():
-                _name(axes, name, place)
+            for name, place in places.items():  # where no line is that rises to the right
+                below = {"xytext": (5, -11), "textcoords": "offset points"}
+                axes.annotate(name, place, **below)
             axes.set_xlim(left=0)
         else:
             for name, place in places.items():
@@ -172,7 +189,7 @@ def _points(places, quality, cost, are_steps, is_log=False):
 def _name(axes, name, place):
     """Words above a point."""
     above = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center"}
-    axes.annotate(name, place, fontsize=8, **above)
+    axes.annotate(name, place, **above)
 
 
 def _log_axis(axes):
@@ -242,10 +259,13 @@ def _plot_logs(axes, report, names):
 def _label(axes, name, below="epoch"):
     axes.set_xlabel(below)
     axes.set_ylabel(name)
+    (_, highest), (low, high) = axes.dataLim.intervaly, axes.get_ylim()
+    if 0 <= low < highest <= 1 < high:  # no share is above 1
+        axes.set_ylim(top=1 + (1 - low) / 50)
     if below == "epoch":
         axes.xaxis.get_major_locator().set_params(integer=True)
     if axes.get_legend_handles_labels()[0]:
-        axes.figure.legend(frameon=False, loc="outside upper center", fontsize=8, ncols=2)
+        axes.figure.legend(frameon=False, loc="outside upper center", ncols=2)
 
 
 def _mark_cuts(axes, report):
@@ -259,6 +279,5 @@ def _mark_cuts(axes, report):
             xytext=(2, 0),
             textcoords="offset points",
             color=ACCENT,
-            fontsize=7,
             va="bottom",
         )

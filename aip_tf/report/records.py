@@ -77,6 +77,8 @@ class RoundRecord:
         seconds: wall-clock time of the cut and its recovery.
         check_error: relative difference between the masked and the cut model (law 1).
         groups: every channel group after the cut.
+        latency: `{"median", "lower_quartile", "upper_quartile"}` in milliseconds of its LiteRT file
+            after the recovery; empty if it was not timed.
     """
 
     round: int
@@ -89,8 +91,10 @@ class RoundRecord:
     seconds: float = 0.0
     check_error: float = 0.0
     groups: tuple[GroupRecord, ...] = ()
+    latency: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        normalize(self, latency=plain)
         normalize(self, round=int, epoch=int, amount=float, macs=int, parameters=int)
         normalize(self, metrics_before=plain, metrics_after=plain)
         normalize(self, seconds=float, check_error=float, groups=tuple)

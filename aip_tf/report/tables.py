@@ -131,22 +131,35 @@ def whole_rows(report):
     """(names, channels or MACs, why) of what nothing was cut of, one row for each reason."""
     groups = [x for x in final_groups(report) if x.reason and x.kept == x.num_channels]
     rows = [_group_row(group)[:3] for group in _merge(groups)]
-    layers = [x for x in report.layers if x.reason]
     known = {group.name for group in groups}
     total = max(1, sum(x.kept for x in report.layers))
+    layers = [x for x in report.layers if x.reason and x.name not in known]
     rows += [
-        (x.name, f"{_share(x.kept, total)} kept of the student's MACs", x.reason)
-        for x in layers
-        if x.name not in known
+        (
+            _first_of(same),
+            f"{_share(sum(x.kept for x in same), total)} kept of the student's MACs",
+            why,
+        )
+        for why, same in _by_reason(layers).items()
     ]
     return rows
 
 
 def _merge(groups):
-    by_reason = {}
-    for group in groups:
-        by_reason.setdefault(group.reason, []).append(group)
-    return [_merged(reason, members) for reason, members in by_reason.items()]
+    return [_merged(reason, members) for reason, members in _by_reason(groups).items()]
+
+
+def _by_reason(records):
+    """{reason: records}."""
+    found = {}
+    for record in records:
+        found.setdefault(record.reason, []).append(record)
+    return found
+
+
+def _first_of(records):
+    more = f" and {len(records) - 1} more" if len(records) > 1 else ""
+    return records[0].name + more
 
 
 def gained(report):
@@ -330,7 +343,7 @@ def _merged(reason, members):
         return members[0]
     kept = sum(group.kept for group in members)
     total = sum(group.num_channels for group in members)
-    return GroupRecord(f"{members[0].name} and {len(members) - 1} more", total, kept, reason)
+    return GroupRecord(_first_of(members), total, kept, reason)
 
 
 def _shorten(reason):
