@@ -1,8 +1,12 @@
 """The card beside delivered files: what they are, how good, how fast, and how to load them."""
 
+import ast
+import math
 import platform
 import time
 from pathlib import Path
+
+import numpy as np
 
 from aip_tf import files
 from aip_tf.cost import count_macs, count_parameters
@@ -38,28 +42,40 @@ outputs = model.predict({values})
 }
 _KOTLIN = """\
 // implementation("com.google.ai.edge.litert:litert:1.4.0")
-import org.tensorflow.lite.Interpreter
 import java.io.File
+import java.nio.ByteBuffer
+import java.nio.ByteOrder
+import org.tensorflow.lite.Interpreter
 
-val interpreter = Interpreter(File("{file}"))
-val inputs: Map<String, Any> = mapOf({kotlin})  // direct ByteBuffers or arrays
-val outputs: Map<String, Any> = mapOf({kotlin_outputs})
-interpreter.runSignature(inputs, outputs, "serving_default")
+fun buffer(bytes: Int): ByteBuffer = ByteBuffer.allocateDirect(bytes).order(ByteOrder.nativeOrder())
+
+fun main() {{
+    val interpreter = Interpreter(File("{file}"))
+    val inputs = mapOf<String, Any>({kotlin})  // fill them, then rewind()
+    val outputs = mapOf<String, Any>({kotlin_outputs})
+    interpreter.runSignature(inputs, outputs, "serving_default")
+}}
 """
 _CPP = """\
+#include <memory>
+
 #include "tensorflow/lite/interpreter.h"
 #include "tensorflow/lite/kernels/register.h"
 #include "tensorflow/lite/model.h"
+#include "tensorflow/lite/signature_runner.h"
 
-auto model = tflite::FlatBufferModel::BuildFromFile("{file}");
-tflite::ops::builtin::BuiltinOpResolver resolver;
-std::unique_ptr<tflite::Interpreter> interpreter;
-tflite::InterpreterBuilder(*model, resolver)(&interpreter);
-tflite::SignatureRunner* runner = interpreter->GetSignatureRunner("serving_default");
-runner->AllocateTensors();
-// fill runner->input_tensor("{first}")->data.raw
-runner->Invoke();
-// read runner->output_tensor("{first_output}")->data.raw
+int main() {{
+  auto model = tflite::FlatBufferModel::BuildFromFile("{file}");
+  tflite::ops::builtin::BuiltinOpResolver resolver;
+  std::unique_ptr<tflite::Interpreter> interpreter;
+  tflite::InterpreterBuilder(*model, resolver)(&interpreter);
+  tflite::SignatureRunner* runner = interpreter->GetSignatureRunner("serving_default");
+  runner->AllocateTensors();
+  char* input = runner->input_tensor("{first}")->data.raw;  // fill {first_bytes} bytes
+  runner->Invoke();
+  const char* output = runner->output_tensor("{first_output}")->data.raw;
+  return input != nullptr && output != nullptr ? 0 : 1;
+}}
 """
 
 
@@ -198,11 +214,23 @@ def _words(artefact):
         "arguments": ", ".join(f"{name}={value}" for name, value in values.items()),
         "feeds": pairs,
         "values": one or f"{{{pairs}}}",
-        "kotlin": ", ".join(f'"{name}" to {name}' for name in inputs),
-        "kotlin_outputs": ", ".join(f'"{name}" to {name}' for name in outputs),
+        "kotlin": _buffers(inputs),
+        "kotlin_outputs": _buffers(outputs),
         "first": next(iter(inputs)),
+        "first_bytes": _num_bytes(next(iter(inputs.values()))),
         "first_output": next(iter(outputs)),
     }
+
+
+def _buffers(tensors):
+    return ", ".join(f'"{name}" to buffer({_num_bytes(x)})' for name, x in tensors.items())
+
+
+def _num_bytes(text):
+    """Of one sample: "float32 (None, 8, 8, 1)" takes 256."""
+    dtype, _, shape = text.partition(" ")
+    sizes = ast.literal_eval(shape.replace("None", "1"))
+    return math.prod(sizes) * np.dtype(dtype).itemsize
 
 
 def _zeros(text):
