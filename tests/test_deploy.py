@@ -268,6 +268,13 @@ LABELS = np.arange(16) % 5
         ({"check_data": np.full((1, 8, 8, 4), np.nan)}, "not finite"),
         ({"check_data": tf.data.Dataset.range(0)}, "without elements"),
         ({"input_shapes": [(9, 9, 4)]}, r"input shape \(9, 9, 4\) for 'image'"),
+        ({"input_shapes": 5}, "input_shapes=5"),
+        ({"tolerances": [1]}, r"tolerances=\[1\]"),
+        ({"check_data": (make_noise(), np.zeros(4))}, r"16 inputs with \[4\] labels"),
+        (
+            {"formats": "tflite_int8", "calibration_data": np.full((100, 8, 8, 4), np.nan)},
+            "calibrate.*NaN",
+        ),
         ({"runs": -1}, "runs=-1"),
         ({"max_samples": 0}, "max_samples=0"),
     ],
@@ -282,6 +289,25 @@ def test_a_missing_package_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"tf2onnx, onnx, onnxruntime is missing.*pip install"):
         export_model(make_tiny(), tmp_path, ["onnx"])
+
+
+@pytest.mark.parametrize("name", ["README.md", "model.tflite"])
+def test_what_is_the_user_s_own_is_not_replaced(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"in which there is {name}.*name another"):
+        export_model(make_tiny(), tmp_path, ["tflite"], runs=0)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_an_export_that_died_between_its_files_is_made_again(tmp_path, monkeypatch):
+    def dead(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(delivery.card, "write", dead)
+        export_model(make_tiny(), tmp_path, ["tflite"], runs=0)
+    export_model(make_tiny(), tmp_path, ["tflite"], runs=0)
+    assert "## Files" in (tmp_path / "README.md").read_text()
 
 
 def test_a_file_where_the_folder_should_be_is_refused(tmp_path):
@@ -495,14 +521,16 @@ def _values(outputs):
     return outputs.values() if isinstance(outputs, dict) else outputs
 
 
-def test_a_mobilenet(tmp_path):
+def test_every_format_of_a_mobilenet(tmp_path):
     model = keras.applications.MobileNet((32, 32, 3), 0.25, weights=None, classes=5)
-    formats = ["tflite", "tflite_dynamic"]
-    data = make_noise(size=8, shape=(32, 32, 3))
-    report = export_model(model, tmp_path, formats, check_data=data, runs=2)
-    whole, small = report.artefacts
-    assert small.num_bytes < 0.5 * whole.num_bytes
+    data = make_noise(size=100, shape=(32, 32, 3))
+    report = export_model(model, tmp_path, list(deploy.FORMATS), check_data=data, runs=1)
+    by_name = {artefact.format: artefact for artefact in report.artefacts}
+    assert list(by_name) == list(deploy.FORMATS) and not report.failures
+    whole = by_name["tflite"]
     assert whole.metrics == {} and whole.quality is None
+    assert by_name["tflite_dynamic"].num_bytes < 0.5 * whole.num_bytes
+    assert by_name["tflite_int8"].num_bytes < 0.5 * whole.num_bytes
 
 
 class Unreadable(deploy.KerasFile):

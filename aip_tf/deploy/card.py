@@ -14,6 +14,7 @@ from aip_tf.report.artefacts import milliseconds, times_faster
 from aip_tf.text import markdown_table
 
 NAME = "README.md"
+_MARK = "<!-- written by aip_tf -->"
 _PYTHON = {
     "LiteRT": """\
 from ai_edge_litert.interpreter import Interpreter  # pip install ai-edge-litert
@@ -79,6 +80,34 @@ int main() {{
 """
 
 
+def check_free(directory, names):
+    """Whether files of some names may be written: nothing has them, or an export left them here.
+
+    Raises:
+        ValueError: for files of the user's.
+    """
+    taken = [name for name in (NAME, *names) if (directory / name).exists()]
+    if taken and not _is_ours(directory / NAME):
+        raise ValueError(
+            f"Received the folder '{directory}', in which there is {', '.join(taken)}, and no card "
+            "that says that aip_tf wrote it. Expected a folder of its own for the files: name "
+            "another, or remove what may go."
+        )
+
+
+def claim(directory):
+    """Say that what comes now is ours, before it comes: whoever dies in between may go on."""
+    if not (directory / NAME).exists():
+        files.write_text(directory / NAME, f"{_MARK}\n")
+
+
+def _is_ours(path):
+    try:
+        return _MARK in path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def write(directory, model, teacher, artefacts, facts=()):
     """Write the card `README.md` of delivered files.
 
@@ -103,6 +132,7 @@ def write(directory, model, teacher, artefacts, facts=()):
         "## Sums (sha256)",
         "\n".join(f"    {x.sha256}  {Path(x.path).name}" for x in artefacts),
         "The sum of a folder is that of the lines `sum  path` of its files, sorted by path.",
+        _MARK,
     ]
     files.write_text(Path(directory) / NAME, "\n\n".join(filter(None, parts)) + "\n")
 

@@ -13,7 +13,7 @@ from aip_tf import files
 from aip_tf.cost import count_macs
 from aip_tf.deploy import card, proof, signature
 from aip_tf.deploy.formats import FORMATS, resolve
-from aip_tf.deploy.samples import batches, random_batch, sized
+from aip_tf.deploy.samples import Samples, sized
 from aip_tf.deploy.source import Source, low_precision, quiet
 from aip_tf.report.artefacts import ARTEFACT_HEADER, Artefact, artefact_rows, main_metric_of
 from aip_tf.text import text_table
@@ -152,19 +152,27 @@ def export_model(
             f"Received teacher={teacher!r}. Expected a keras.Model, or None. Load it first: "
             "aip_tf.load_model(path)."
         )
+    if not isinstance(input_shapes, list | tuple | None):
+        raise ValueError(
+            f"Received input_shapes={input_shapes!r}. Expected a list of shapes without batch "
+            "size, such as [(160, 160, 3)], or None."
+        )
     delivery = _Delivery(
         check_formats(formats, tolerances or {}, model),
-        _Samples(check_data, calibration_data, _most(model, max_samples)),
+        Samples(check_data, calibration_data, _most(model, max_samples)),
         task,
         input_shapes or [None],
         runs,
     )
     delivery.check(model)
-    directory = files.make_folder(directory)
+    directory = files.expand(directory)
+    card.check_free(directory, delivery.file_names)
+    files.make_folder(directory)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=directory) as staging:
         artefacts = delivery.make(model, Path(staging) / "student")
         teachers = delivery.make_of_teacher(teacher, Path(staging) / "teacher")
         artefacts = [delivery.compare(x, teachers.get(x.format)) for x in artefacts]
+        card.claim(directory)
         artefacts = tuple(_published(artefact, directory) for artefact in artefacts)
     report = ExportReport(artefacts, check_data is not None)
     card.write(directory, model, teacher, artefacts)
@@ -183,6 +191,11 @@ def check_formats(formats, tolerances=(), model=None):
     Raises:
         ValueError: for an unknown name, here or among the tolerances, or a package that is missing.
     """
+    if tolerances and not isinstance(tolerances, Mapping):
+        raise ValueError(
+            f"Received tolerances={tolerances!r}. Expected {{format: largest difference}}, such as "
+            "{'tflite': 1e-3}."
+        )
     formats, tolerances = resolve(formats), dict(tolerances)
     unknown = [name for name in tolerances if name not in FORMATS]
     if unknown:
@@ -199,51 +212,11 @@ def check_formats(formats, tolerances=(), model=None):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Samples:
-    """Where samples come from; see the arguments of `export_model`."""
-
-    check_data: object
-    calibration_data: object
-    most: int | None
-
-    def batches(self, model, input_shapes):
-        """What files are run on: `Batch`es."""
-        if self.check_data is None:
-            return iter([random_batch(model, input_shapes)])
-        return batches(model, self.check_data, input_shapes, self.most)
-
-    def calibration(self, model, input_shapes, formats):
-        """Single samples, as many as the formats ask for; see `Source`."""
-        wanted = max((x.num_samples for x in formats if x.needs_samples), default=0)
-        if not wanted:
-            return ()
-        data = self.check_data if self.calibration_data is None else self.calibration_data
-        if data is None:
-            raise ValueError(
-                "Received the format 'tflite_int8' without samples. Expected real ones, because "
-                "the ranges of 8 bits are measured on them. Pass calibration_data=training "
-                "samples, or check_data."
-            )
-        found = [
-            {name: x[index : index + 1] for name, x in batch.feeds.items()}
-            for batch in batches(model, data, input_shapes, wanted)
-            for index in range(len(batch))
-        ]
-        if len(found) < wanted:
-            raise ValueError(
-                f"Received {len(found)} samples to calibrate 'tflite_int8' on. Expected "
-                f"{wanted}, for with fewer its ranges are cut off. Give more calibration_data, or "
-                f"ask for fewer: formats=[deploy.TFLiteInt8(num_samples={len(found)})]."
-            )
-        return tuple(found)
-
-
-@dataclasses.dataclass(frozen=True)
 class _Delivery:
     """How models become files; see the arguments of `export_model`."""
 
     formats: tuple
-    samples: _Samples
+    samples: Samples
     task: object
     input_shapes: Sequence
     runs: int
@@ -253,6 +226,11 @@ class _Delivery:
         _check_number("runs", self.runs, 0)
         for source in self._sources(model, None):
             next(self.samples.batches(model, source.input_shapes))
+
+    @property
+    def file_names(self):
+        """Names of all files, in the folder that they are published in."""
+        return [_named(x, asked) for x in self.formats for asked in self.input_shapes]
 
     def _sources(self, model, folder):
         """A `Source` for each size that is delivered."""
@@ -317,10 +295,14 @@ def _size(input_shape):
     return "".join(f"_{'x'.join(map(str, shape))}" for shape in shapes)
 
 
+def _named(format_, input_shape):
+    name = Path(format_.file_name)
+    return f"{name.stem}{_size(input_shape)}{name.suffix}"
+
+
 def write_file(format_, source, folder, input_shape=None):
     """The path of a new file; whatever the converter raises becomes a ValueError."""
-    name = Path(format_.file_name)
-    path = folder / f"{name.stem}{_size(input_shape)}{name.suffix}"
+    path = folder / _named(format_, input_shape)
     try:
         with quiet():
             format_.write(source, path)

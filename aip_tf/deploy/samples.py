@@ -58,6 +58,7 @@ def batches(model, data, input_shapes, most=None):
         feeds = _resized(signature.feeds_from(model, inputs), input_shapes)
         truth = keras.tree.map_structure(np.asarray, tuple(truth))
         batch = Batch(feeds, truth, inputs)
+        _check_lengths(len(batch), truth)
         if most is not None:
             batch = batch.first(most - seen)
         seen += len(batch)
@@ -68,6 +69,15 @@ def batches(model, data, input_shapes, most=None):
         raise ValueError(
             "Received data without elements. Expected at least one batch. Check the filters and "
             "the files of the dataset, and whether it was used up."
+        )
+
+
+def _check_lengths(number, truth):
+    sizes = {len(x) if x.ndim else 1 for x in keras.tree.flatten(truth)}
+    if sizes - {number}:
+        raise ValueError(
+            f"Received {number} inputs with {sorted(sizes)} labels. Expected as many of each, in "
+            "the same order."
         )
 
 
@@ -150,3 +160,53 @@ def sized(model, input_shape):
                 f"model's inputs, {own}, without batch size. Correct input_shapes."
             )
     return own | {name: (own[name][0], *shape) for name, shape in asked.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Where samples come from; see the arguments of `export_model`."""
+
+    check_data: object
+    calibration_data: object
+    most: int | None
+
+    def batches(self, model, input_shapes):
+        """What files are run on: `Batch`es."""
+        if self.check_data is None:
+            return iter([random_batch(model, input_shapes)])
+        return batches(model, self.check_data, input_shapes, self.most)
+
+    def calibration(self, model, input_shapes, formats):
+        """Single samples, as many as the formats ask for; see `Source`."""
+        wanted = max((x.num_samples for x in formats if x.needs_samples), default=0)
+        if not wanted:
+            return ()
+        data = self.check_data if self.calibration_data is None else self.calibration_data
+        if data is None:
+            raise ValueError(
+                "Received the format 'tflite_int8' without samples. Expected real ones, because "
+                "the ranges of 8 bits are measured on them. Pass calibration_data=training "
+                "samples, or check_data."
+            )
+        found = [
+            {name: x[index : index + 1] for name, x in batch.feeds.items()}
+            for batch in batches(model, data, input_shapes, wanted)
+            for index in range(len(batch))
+        ]
+        _check_finite(found)
+        if len(found) < wanted:
+            raise ValueError(
+                f"Received {len(found)} samples to calibrate 'tflite_int8' on. Expected "
+                f"{wanted}, for with fewer its ranges are cut off. Give more calibration_data, or "
+                f"ask for fewer: formats=[deploy.TFLiteInt8(num_samples={len(found)})]."
+            )
+        return tuple(found)
+
+
+def _check_finite(samples):
+    arrays = [x for one in samples for x in one.values() if x.dtype.kind == "f"]
+    if not all(np.isfinite(x).all() for x in arrays):
+        raise ValueError(
+            "Received samples to calibrate 'tflite_int8' on that hold NaN or infinity. Expected "
+            "finite numbers, in the range that the model takes."
+        )
