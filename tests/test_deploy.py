@@ -588,6 +588,26 @@ def test_metrics_of_several_outputs(tmp_path):
     assert found.agreement == 1.0
 
 
+class Size(aip_tf.Task):
+    """A task with data of its own: how large the answers to ones are."""
+
+    def measure(self, answer):
+        return {"size": float(np.mean(answer(tf.ones((2, 4)))["kind"]))}
+
+
+def test_what_a_task_measures_itself_is_measured_of_every_file(tmp_path):
+    image = keras.Input((4,), name="image")
+    model = keras.Model(image, {"kind": layers.Dense(3, name="kind")(image)})
+    data = (make_noise(size=8, shape=(4,)), {"kind": np.arange(8) % 3})
+    formats, task = ["keras", "tflite"], Size(main_metric="size")
+    report = export_model(model, tmp_path, formats, check_data=data, task=task, runs=0)
+    expected = task.measure(model)["size"]
+    for artefact in report.artefacts:
+        assert artefact.main_metric == "size"
+        assert artefact.quality == pytest.approx(expected, abs=1e-5)
+        assert artefact.keras_metrics["size"] == pytest.approx(expected, abs=1e-5)
+
+
 # --- a run that only exports ---------------------------------------------------------------------
 
 

@@ -129,6 +129,8 @@ def test_prune_cuts_and_recovers_a_detector():
         report.student.metrics,
     ):
         assert {"classes_matched_accuracy", "mean_average_precision"} < set(metrics)
+    found = recovery.task.measure(lambda images: student(images, training=False))
+    assert found == {k: report.student.metrics[k] for k in ("mean_average_precision",)}
     assert student.output["boxes"].shape == teacher.output["boxes"].shape
     assert "mean_average_precision" in report.render().splitlines()[3]
     who = ["ground truth", "teacher", "student after the last cut", "student, recovered"]

@@ -18,7 +18,7 @@ class Judge:
 
     def __init__(self, task, model):
         self._task = task
-        self._structure = _outputs(model)
+        self._model, self._structure = model, _outputs(model)
         self._meter = None if task is None else _meter(task, model, self._structure)
         self._middles = _middles(task, self._structure)
         self._absolute = self._relative = 0.0
@@ -47,10 +47,27 @@ class Judge:
         if self._meter is not None and batch.truth and expected.keys() <= answers.keys():
             self._measure(batch, answers)
 
+    def measure(self, call):
+        """Add what the task measures on data of its own.
+
+        Args:
+            call: {name in the signature: array} to {name: array}.
+        """
+
+        def answer(inputs):
+            inputs = keras.tree.map_structure(np.asarray, inputs)
+            answers = self._structured(call(signature.feeds_from(self._model, inputs)))
+            return keras.tree.map_structure(tf.convert_to_tensor, answers)
+
+        self.metrics |= self._task.measure(answer)
+
+    def _structured(self, answers):
+        answers = signature.outputs_in_structure(self._structure, answers)
+        return keras.tree.map_structure(lambda x: x.astype("float32"), answers)
+
     def _measure(self, batch, answers):
         labels, *weights = batch.truth
-        answers = signature.outputs_in_structure(self._structure, answers)
-        answers = keras.tree.map_structure(lambda x: x.astype("float32"), answers)
+        answers = self._structured(answers)
         data = (answers, self._task.convert(labels), *weights)
         if not self.metrics:  # what Keras makes at its first batch would miss that batch
             _keras.build_metrics(self._meter, tf.data.Dataset.from_tensors(data).element_spec)

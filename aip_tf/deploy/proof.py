@@ -46,6 +46,10 @@ def prove(source, written, samples, task=None):
         judge.see(batch, expected, expected)
         for trial in trials.values():
             trial.see(batch, expected)
+    if task is not None:
+        judge.measure(lambda feeds: answer_in_parts(source.answer, feeds, source.batch_size))
+        for trial in trials.values():
+            trial.measure()
     metric = task.main_metric if task is not None and judge.metrics else ""
     return [trial.artefact(judge.metrics, metric) for trial in trials.values()]
 
@@ -74,6 +78,12 @@ class _Trial:
         if not self.error:
             with self._runtime():
                 self.judge.see(batch, expected, self.program.answer(batch.feeds))
+
+    def measure(self):
+        """What the task measures on data of its own."""
+        if not self.error:
+            with self._runtime():
+                self.judge.measure(self.program.answer)
 
     def artefact(self, keras_metrics, main_metric):
         """What came of it."""

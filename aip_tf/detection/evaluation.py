@@ -125,7 +125,20 @@ class DetectionTask(Task):
 
     def evaluate(self, model, data):
         """As `Task.evaluate`, and the mean average precision."""
-        find, metrics = _finder(model, self.anchors), super().evaluate(model, data)
+        metrics = super().evaluate(model, data)
+        return metrics | self._precision(_finder(model, self.anchors))
+
+    def measure(self, answer):
+        """The mean average precision of whatever answers as the model does."""
+
+        def find(images):
+            outputs = answer(images)
+            return outputs, detect(outputs, self.anchors)
+
+        return self._precision(find)
+
+    def _precision(self, find):
+        metrics = {}
         for prefix, examples in (("", self.examples), ("training_", self.training_examples)):
             if examples is not None:
                 found = _measure(find, _made(examples), self.method)

@@ -183,7 +183,8 @@ class Task:
         rising = _keras.metric_directions(*task._fresh_metrics(), names, truth, answers)
         main = self.main_metric or next(iter(rising), "loss")
         known = [*rising, "loss", *(f"{name}_loss" for name in names if len(names) > 1)]
-        if type(self).evaluate is Task.evaluate and main not in known:
+        own = (type(self).evaluate, type(self).measure) != (Task.evaluate, Task.measure)
+        if not own and main not in known:
             raise ValueError(
                 f"Received main_metric={main!r}. Expected one that is measured: "
                 f"{', '.join(map(repr, known))}."
@@ -248,6 +249,18 @@ class Task:
         self.compile(judge)
         _keras.build_metrics(judge, data.element_spec)  # made in a graph they would keep it alive
         return judge.evaluate(data, verbose=0, return_dict=True)
+
+    def measure(self, answer):
+        """Further metrics, of data that the task itself holds; none of a plain task.
+
+        Args:
+            answer: `answer(inputs) -> outputs` in the model's structures: the model, or a delivered
+                file of it.
+
+        Returns:
+            {name: float}.
+        """
+        return {}
 
     def illustrate(self, model):
         """What a model makes of a few samples, for the report; none of a plain task.
