@@ -43,6 +43,15 @@ def test_labels_of_the_validation_data_are_what_counts():
 
 
 @pytest.mark.parametrize(
+    "loss", ["mse", keras.losses.MeanSquaredError(), ["mse"]], ids=["name", "object", "list"]
+)
+def test_values_stay_values_however_their_loss_is_named(loss):
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(1)])
+    _, answers = next(iter(Answers(model, loss).added_to(tf.data.Dataset.from_tensors(X))))
+    np.testing.assert_allclose(answers, model(X), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
     "wish",
     [
         {"transfers": []},

@@ -197,6 +197,16 @@ def test_main_metric_is_an_accuracy_whatever_its_name():
     assert "1.2500" in report.render()
 
 
+def test_a_distance_changes_by_a_number_and_a_share_by_points():
+    for name, change in (("mae", "+0.1000"), ("accuracy", "+10.00 points")):
+        report = make_report(
+            teacher=ModelRecord(2, 2, {name: 0.2}),
+            student=ModelRecord(1, 1, {name: 0.3}),
+            rounds=(),
+        )
+        assert tables.run_row(report)[1] == change
+
+
 def test_a_round_is_described_in_one_line():
     report = make_report()
     line = describe_round(report.teacher, report.rounds[0])

@@ -1,5 +1,7 @@
 """The report as text. The HTML page shows the same cells."""
 
+import re
+
 from aip_tf.report.artefacts import (
     ARTEFACT_HEADER,
     artefact_rows,
@@ -22,6 +24,7 @@ ROUND_HEADER = (
 GROUP_HEADER = ("channel group", "channels", "why kept whole")
 _MOST_GROUP_ROWS = 40
 _LONGEST_REASON = 72
+_DISTANCES = re.compile("loss|error|mae|mse|entropy")  # numbers, not shares, also below 1
 
 
 def render(report) -> str:
@@ -217,7 +220,8 @@ def representative(report):
 
 def points(report, before, after):
     """A change of an accuracy in points and in samples, of another metric as a number."""
-    if not (0 <= before <= 1 and 0 <= after <= 1):
+    is_share = 0 <= before <= 1 and 0 <= after <= 1
+    if not is_share or _DISTANCES.search(main_metric(report)):
         return f"{after - before:+.4f}"
     text = f"{100 * (after - before):+.2f} points"
     number = max((artefact.num_samples for artefact in report.deliveries), default=0)

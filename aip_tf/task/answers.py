@@ -31,7 +31,7 @@ class Answers:
 
     def __init__(self, model, loss=None):
         self._model = model
-        is_of_values = any(wanted_form(x) == "values" for x in keras.tree.flatten(loss))
+        is_of_values = any(map(_wants_values, keras.tree.flatten(loss)))
         sizes = [x.shape[-1] for x in symbolic_outputs(model)]
         kinds = zip(output_kinds(model), sizes, strict=True)
         self._kinds = ["values" if is_of_values else _kind(*each) for each in kinds]
@@ -56,6 +56,11 @@ class Answers:
             return inputs, keras.tree.pack_sequence_as(outputs, [_label(*each) for each in flat])
 
         return dataset.map(answer, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _wants_values(loss):
+    is_open = isinstance(loss, str) and loss.lower() in ("crossentropy", "ce")
+    return not is_open and wanted_form(keras.losses.get(loss)) == "values"
 
 
 def _kind(kind, size):
