@@ -114,6 +114,16 @@ class Assignment:
             "main metric": task.main_metric,
         }
 
+    def masks_of(self, amount):
+        """Keep masks of an amount by weights alone; None where only data or time would tell.
+
+        Raises:
+            ValueError: if the amount cannot be reached, whatever the scores.
+        """
+        if not isinstance(self.selection, _BUDGETED):
+            return None
+        return select_channels(self.graph, amount, selection=self.selection)
+
     def survives(self, snapshot, other):
         """Whether a snapshot of a run with another identity is one of this run, too.
 
@@ -169,10 +179,8 @@ class Assignment:
         """Fail before training if it cannot be made (whatever the scores) or no transfer fit it."""
         if isinstance(self.selection, selections.Selection):
             self.selection.check(self.graph)
-        if not isinstance(self.selection, _BUDGETED):
-            return
-        masks = select_channels(self.graph, self.cuts[-1].amount, selection=self.selection)
-        if self.recovery.transfers:
+        masks = self.masks_of(self.cuts[-1].amount)
+        if masks is not None and self.recovery.transfers:
             student = self.graph.prune(masks)
             for transfer in self.recovery.transfers:
                 transfer.check(self.graph.plain_model, student)

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import logging
 import time
+from collections.abc import Iterable
 
 from aip_tf import _keras, failures
 from aip_tf.arguments import FLAG, check, integer, number, shown
@@ -34,7 +35,7 @@ _KINDS = {
 def trade_off(
     model,
     data,
-    amounts=_AMOUNTS,
+    amounts=None,
     *,
     validation_data=None,
     selection="macs",
@@ -54,7 +55,8 @@ def trade_off(
     Args:
         model: a trained `keras.Model`; not touched.
         data: what `fit` takes, see `prune`; or a `datasets.Data`, whose test part judges.
-        amounts: what to remove, numbers in (0, 1), see `select_channels`.
+        amounts: what to remove, numbers in (0, 1), see `select_channels`; None: 0.1, 0.2, ... 0.8,
+            as far as they can be reached.
         validation_data: what the cuts are judged on; None: `data` themselves, as they come.
         selection, criterion: see `select_channels`.
         recovery: a `Recovery`, whose task, steps and recalibration count; nothing is trained.
@@ -79,7 +81,7 @@ def trade_off(
     """
     with failures.checking("`trade_off` cannot work with what it is given"):
         check(_KINDS, locals())
-        amounts = _checked(amounts)
+        amounts = _AMOUNTS[:1] if (is_open := amounts is None) else _checked(amounts)
         train, validation = _sides(data, validation_data)
         recovery = dataclasses.replace(recovery_from(recovery), epochs=0, keep="last")
         assignment = Assignment(
@@ -87,8 +89,10 @@ def trade_off(
         )
     if check_only:
         return None
+    if is_open:
+        amounts = [amount for amount in _AMOUNTS if _is_in_reach(amount, assignment)]
     with _Cuts(assignment, runs) as cuts:
-        for amount in amounts:
+        for amount in reversed(amounts):  # what cannot be reached is known at once
             cuts.measure(amount)
         cuts.measure(0.0)  # last: before the first cut, `prune` reads no other data either
         largest = None if by_accuracy is None else _largest(cuts, by_accuracy)
@@ -97,7 +101,8 @@ def trade_off(
 
 def _checked(amounts):
     """The amounts as rising numbers, each once."""
-    given = list(amounts) if isinstance(amounts, list | tuple) else [amounts]
+    is_one = isinstance(amounts, str) or not isinstance(amounts, Iterable)
+    given = [amounts] if is_one else list(amounts)
     wrong = [x for x in given if not _AMOUNT.accepts(x)]
     if wrong or not given or len(set(given)) < len(given):
         raise ValueError(
@@ -105,6 +110,14 @@ def _checked(amounts):
             "named once, such as (0.2, 0.4, 0.6)."
         )
     return sorted(map(float, given))
+
+
+def _is_in_reach(amount, assignment):
+    try:
+        assignment.masks_of(amount)
+    except ValueError:
+        return False
+    return True
 
 
 def _sides(data, validation_data):

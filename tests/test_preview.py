@@ -80,18 +80,24 @@ def test_channels_are_scored_once_and_rows_rise():
         calls.append(model)
         return criteria.get("l1")(model, groups, data)
 
-    rows = look(amounts=[0.6, 0.2, 0.4], criterion=criterion).rows
+    rows = look(amounts=np.array([0.6, 0.2, 0.4]), criterion=criterion).rows
     assert len(calls) == 1
     assert [row["amount"] for row in rows] == [0.0, 0.2, 0.4, 0.6]
     assert sorted((row["macs"] for row in rows), reverse=True) == [row["macs"] for row in rows]
 
 
 @pytest.mark.parametrize(
-    "amounts", [(), [0.0, 0.5], [1.0], [0.5, 0.5], ["0.5"], None, [float("nan")], [True]]
+    "amounts", [(), [0.0, 0.5], [1.0], [0.5, 0.5], ["0.5"], "0.5", [float("nan")], [True]]
 )
 def test_amounts_that_are_none_are_refused(amounts):
     with pytest.raises(ValueError, match=r"Received amounts=.*Expected fractions to remove"):
         look(amounts=amounts, check_only=True)
+
+
+def test_without_amounts_it_is_tenths_as_far_as_they_can_be_reached():
+    rows = look(amounts=None, selection=aip_tf.selection.Macs(max_sparsity=0.3)).rows
+    tried = [row["amount"] for row in rows]
+    assert tried == [x / 10 for x in range(len(tried))] and 0.1 < tried[-1] < 0.8
 
 
 @pytest.mark.parametrize(

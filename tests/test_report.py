@@ -19,6 +19,7 @@ from aip_tf.report import (
     compare_runs,
     describe_round,
     plots,
+    tables,
 )
 
 
