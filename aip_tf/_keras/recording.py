@@ -47,6 +47,7 @@ class Recording:
         self._running = []  # the composite layers that are being called, innermost last
         self._place = None  # a symbol of the innermost, while its own call runs
         self._tape = None  # and what it calls
+        self._in_both_modes = True
         self._returned = {}
         self._explicit_mask = False
         self._lasting = set()
@@ -146,7 +147,8 @@ class Recording:
         nodes = nodes_up_to(flat, {id(x) for x in given})
         for node in nodes:
             _check_sizes(node)
-        self._call_again(layer, args, kwargs, symbols[0], tape, outputs)
+        if self._in_both_modes:
+            self._call_again(layer, args, kwargs, symbols[0], tape, outputs)
         for node in nodes:
             _leave_to_keras(node)
         return Graph(symbols, nodes, outputs, is_passing=self._is_passing), outputs
@@ -224,12 +226,17 @@ class Recording:
 
     def _for_any_batch(self, layer, args, kwargs):
         """The graph from calls with two batch sizes: what follows the size is left open."""
-        before = dict(self.graphs)
+        before, in_both_modes = dict(self.graphs), self._in_both_modes
         runs = []
-        for batch in _TRIAL_BATCHES:
-            self.graphs = dict(before)
-            graph, outputs = self._graph(layer, args, kwargs, batch)
-            runs.append((graph, outputs, {k: g for k, g in self.graphs.items() if k not in before}))
+        try:
+            for batch in _TRIAL_BATCHES:
+                self.graphs = dict(before)
+                graph, outputs = self._graph(layer, args, kwargs, batch)
+                found = {k: g for k, g in self.graphs.items() if k not in before}
+                runs.append((graph, outputs, found))
+                self._in_both_modes = False  # the second is held to the first
+        finally:
+            self._in_both_modes = in_both_modes
         (graph, outputs, inner), (other, _, others) = runs
         open_batch(graph, other)
         for key, found in inner.items():
