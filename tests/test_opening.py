@@ -351,6 +351,40 @@ def test_an_input_shape_of_a_functional_model_goes_by_names():
         ChannelGraph(model, {"other": (5, 3)})
 
 
+class Heads(layers.Layer):
+    """Attention written out, with the batch size and the length read from the tensor."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.parts = [layers.Dense(8, name=name) for name in ("query", "key", "value")]
+        self.out = layers.Dense(8, name="out")
+
+    def call(self, x):
+        batch, length = ops.shape(x)[0], ops.shape(x)[1]
+        query, key, value = (
+            ops.transpose(ops.reshape(part(x), (batch, length, 2, 4)), (0, 2, 1, 3))
+            for part in self.parts
+        )
+        weights = ops.softmax(ops.matmul(query, ops.swapaxes(key, 2, 3)))
+        mixed = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
+        return x + self.out(ops.reshape(mixed, (batch, -1, 8)))
+
+
+def test_what_is_inside_of_any_length_is_cut_for_any_length(tmp_path):
+    i = Input((None, 4))
+    x = Heads(name="heads")(layers.Dense(8, name="first")(i))
+    graph = ChannelGraph(Model(i, layers.Dense(2)(ops.mean(x, 1))), (6, 4))
+    masks = laws.random_masks(graph.groups, np.random.default_rng(0))
+    cut = graph.prune(masks)
+    cut.save(tmp_path / "cut.keras")
+    again = keras.saving.load_model(tmp_path / "cut.keras")
+    assert {"first", "heads/query", "heads/value"} <= masks.keys()
+    for length in (6, 9):
+        batch = np.random.default_rng(length).normal(size=(3, length, 4)).astype("float32")
+        assert check_cut(graph, cut, masks, batch) <= 1e-5
+        np.testing.assert_allclose(again(batch), cut(batch), atol=1e-6)
+
+
 class GrowingList(layers.Layer):
     """Every layer reads all before it, from a list that grows."""
 

@@ -222,13 +222,7 @@ def open_batch(graph, other):
     twins = _twins(graph, other)
     for a, b in zip(graph.nodes, other.nodes, strict=True):
         if isinstance(a.operation, operation_type("Reshape")):
-            sizes = zip(a.outputs[0].shape, b.outputs[0].shape, strict=True)  # a -1 is known there
-            sizes = tuple(s if s == t and s is not None else -1 for s, t in sizes)
-            if sizes.count(-1) > 1:
-                raise BatchSizeError
-            name = graph.names[id(a.operation)]
-            a.operation = copy_ops(a.operation, {"newshape": sizes})
-            graph.names[id(a.operation)] = name
+            _open_reshape(graph, a, b)
             alike = same(a.arguments.args, b.arguments.args, twins)
         else:
             alike = same_call(a, b, twins)
@@ -236,6 +230,23 @@ def open_batch(graph, other):
             raise BatchSizeError
         _open_shapes(a.outputs, b.outputs)
     _open_shapes(graph.inputs, other.inputs)
+
+
+def _open_reshape(graph, a, b):
+    """Let a reshape infer the size that is open, beside that of the batch in front; in place."""
+    shapes = [x.outputs[0].shape for x in (a, b)]  # a -1 is known there
+    sizes = tuple(s if s == t and s is not None else -1 for s, t in zip(*shapes, strict=True))
+    name = graph.names[id(a.operation)]
+    if sizes.count(-1) < 2:
+        a.operation = copy_ops(a.operation, {"newshape": sizes})
+    else:
+        source, other = (x.input_tensors[0] for x in (a, b))
+        keeps_batch = sizes[0] == -1 and source.shape[0] in (None, shapes[0][0])
+        if sizes.count(-1) > 2 or not keeps_batch or other.shape[:1] != shapes[1][:1]:
+            raise BatchSizeError
+        a.operation = keras.layers.Reshape(sizes[1:], name=name, dtype=source.dtype)
+        a.operation.build((None, *source.shape[1:]))
+    graph.names[id(a.operation)] = name
 
 
 def _open_shapes(tensors, others):

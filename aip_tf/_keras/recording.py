@@ -146,7 +146,7 @@ class Recording:
             raise CannotOpenError("its call returns no tensor that depends on its inputs")
         nodes = nodes_up_to(flat, {id(x) for x in given})
         for node in nodes:
-            _check_sizes(node)
+            _check_sizes(node, ("newshape", "shape") if batch is None else ("shape",))
         if self._in_both_modes:
             self._call_again(layer, args, kwargs, symbols[0], tape, outputs)
         for node in nodes:
@@ -342,10 +342,10 @@ def _placeholders(args, kwargs, batch=None):
     return args, kwargs, symbols
 
 
-def _check_sizes(node):
-    """An open size may not have become the setting of an operation."""
+def _check_sizes(node, settings):
+    """An open size may not have become one of these settings of an operation."""
     if not isinstance(node.operation, keras.layers.Layer):
-        for name in ("newshape", "shape"):
+        for name in settings:
             if None in tree.flatten(getattr(node.operation, name, ())):
                 raise CannotOpenError("its call computes with a size that is open")
 
