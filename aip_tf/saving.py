@@ -156,7 +156,9 @@ def _load(path):
         if _CUSTOM.search(str(error)) is None:
             raise ValueError(
                 f"The student's file cannot be loaded again: {_brief(error)}. Expected layers that "
-                f"Keras makes anew from their `get_config`, with all their weights. {_REMEDY}"
+                "Keras makes anew from their `get_config`, with all their weights; one that a "
+                "wrapper (such as TimeDistributed) and something else share is written once, but "
+                f"read twice. {_REMEDY}"
             ) from error
         _log.info("'%s' loads with what is yours only: %s", path, _brief(error))
         return None
