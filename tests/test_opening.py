@@ -521,6 +521,45 @@ class OnColumns(Block):
         return super().call(x * self.column[:, 0])
 
 
+class OnBackbone(Model):
+    """Calls a backbone in inference mode, as for transfer."""
+
+    def __init__(self, *further):
+        super().__init__()
+        self.backbone = keras.Sequential(
+            [layers.Conv2D(8, 3, name="conv"), layers.BatchNormalization(), *further]
+        )
+        self.head = layers.Dense(2)
+
+    def call(self, x):
+        return self.head(ops.mean(self.backbone(x, training=False), (1, 2)))
+
+
+def test_a_frozen_backbone_that_is_called_in_inference_mode_is_opened():
+    model = OnBackbone()
+    model(IMAGES)
+    with pytest.raises(ValueError, match="fixes `training` of"):
+        ChannelGraph(model)
+    model.backbone.trainable = False
+    graph = ChannelGraph(model)
+    copy = graph.prune({})
+    assert check_copy(graph, copy, IMAGES) <= 1e-6
+    np.testing.assert_array_equal(copy(IMAGES, training=True), copy(IMAGES, training=False))
+    dropping = OnBackbone(layers.Dropout(0.5))
+    dropping(IMAGES)
+    dropping.backbone.trainable = False
+    with pytest.raises(ValueError, match="fixes `training` of"):
+        ChannelGraph(dropping)
+
+
+def test_a_list_of_tensors_is_no_list_of_masks():
+    i = Input((8, 8, 3))
+    parts = [layers.Conv2D(8, 3, name=name)(i) for name in "ab"]
+    x = layers.Lambda(lambda pair: ops.abs(pair[0] - pair[1]))(parts)
+    model = Model(i, layers.Dense(2)(layers.Flatten()(x)))
+    assert [g.prunable for g in aip_tf.find_channel_groups(model)] == [True, False]
+
+
 WHOLE = {
     ByMode: "training",
     ByIdentity: "training",

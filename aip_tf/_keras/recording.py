@@ -196,7 +196,7 @@ class Recording:
         tape, outputs = self._tape, None
         if tape and tape.runs_again:
             return tape.repeat(layer, args, kwargs)
-        self._explicit_mask = kwargs.get("mask") is not None
+        self._explicit_mask = _has_mask(kwargs)
         with self.placed(None):
             if self._plain.takes(layer, given, settings):
                 outputs = call_plainly(layer, given, settings)
@@ -253,7 +253,7 @@ class Recording:
             return "it has an activity regularizer"
         if masked and layer.supports_masking:
             return "it hands the mask of its input on"
-        if kwargs.get("mask") is not None and not self._explicit_mask:
+        if _has_mask(kwargs) and not self._explicit_mask:
             return "a mask reaches it with its input"
         return None
 
@@ -305,6 +305,11 @@ def _without_new_nodes(layers):
         for nodes, length in zip(lists, lengths, strict=True):
             if len(nodes) > length:
                 del nodes[length:]
+
+
+def _has_mask(kwargs):
+    """Whether a call is given a mask; for a list of tensors without any Keras makes one of None."""
+    return any(x is not None for x in tree.flatten(kwargs.get("mask")))
 
 
 def _gist(text):

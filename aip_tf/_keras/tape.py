@@ -6,6 +6,7 @@ import operator
 from keras import tree
 
 from aip_tf._keras.comparing import same, same_call
+from aip_tf._keras.modes import is_modeless
 from aip_tf._keras.nodes import Arguments, CannotOpenError, nodes_up_to
 from aip_tf._keras.plain import is_symbol, without_mode
 
@@ -62,7 +63,8 @@ class Tape:
             raise CannotOpenError(_DEPENDS)
         then = called.arguments
         modes = [x.get("training", _ABSENT) for x in (then.kwargs, kwargs)]
-        if any(x is not _ABSENT for x in modes) and modes != [False, True]:
+        follows = modes == [False, True] or all(x is _ABSENT for x in modes)
+        if not follows and (modes != [False, False] or not is_modeless(layer)):
             raise CannotOpenError(f"its call fixes `training` of {layer.name}")
         rest, rest_then = without_mode(kwargs), without_mode(then.kwargs)
         alike = len(args) == len(then.args) and all(map(operator.is_, args, then.args))
