@@ -26,7 +26,7 @@ def decayed_optimizer(optimizer, decay, steps, default_rate=0.02):
     """
     if optimizer == "sgd":
         settings = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
-        optimizer = keras.optimizers.SGD(default_rate, **settings)
+        optimizer = keras.optimizers.SGD(default_rate, name="sgd", **settings)
     factor = schedules.get(decay)
 
     def decayed(rate):

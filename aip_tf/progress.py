@@ -19,11 +19,9 @@ _SECONDS = 0.1  # between two updates of a line
 class Progress(keras.callbacks.Callback):
     """Shows each epoch on one line; give it to `fit` with `verbose=0`.
 
-    `loss` is the loss between labels and outputs, as `val_loss` is, so that the two compare and
-    both fall while the network improves. What a distiller minimises, the sum with the transfers'
-    terms, may rise meanwhile: the adversarial term is measured by an opponent that learns. Sum and
-    terms are in the logs of every epoch, in TensorBoard, and, if the logger "aip_tf" is at level
-    DEBUG (`aip_run --verbose`), on a second line.
+    What a distiller minimises, `total_loss`, and its terms are in the logs of every epoch, in
+    TensorBoard, and, if the logger "aip_tf" is at level DEBUG (`aip_run --verbose`), on a second
+    line; see `AdversarialDistiller` for what `loss` is.
 
     Epochs count to `epochs`, the end of the run, over all stretches between cuts. What does not fit
     into the line is left out at its end, where the metrics on augmented training images stand.
@@ -78,17 +76,16 @@ class Progress(keras.callbacks.Callback):
 
         The parts of a loss, of models with several outputs, come last: a line has few columns.
         """
-        shown = {**logs, "loss": logs.get("supervised_loss", logs.get("loss"))}
         terms = getattr(self.model, "term_names", ())
         measured = [name for name in logs if name.startswith("val_")]
         parts = [name for name in logs if name.endswith("_loss")]
         rest = [name for name in (*measured, *logs) if name not in parts]
         order = dict.fromkeys(["loss", "val_loss", *rest, *parts])
-        return {name: shown[name] for name in order if name in logs and name not in terms}
+        return {name: logs[name] for name in order if name in logs and name not in terms}
 
     def _terms(self, logs):
-        names = [name for name in getattr(self.model, "term_names", ()) if name in logs]
-        return {"sum": logs.get("loss"), **{name: logs[name] for name in names}} if names else {}
+        names = getattr(self.model, "term_names", ())
+        return {name: logs[name] for name in names if name in logs}
 
 
 def is_terminal():

@@ -19,8 +19,8 @@ from aip_tf.game import (
 
 IMAGES, LABELS = small_data()
 ALL_LOGS = {
-    "loss", "accuracy", "supervised_loss", "output_loss", "attention_loss", "adversarial_loss",
-    "discriminator_loss", "discriminator_accuracy",
+    "loss", "accuracy", "total_loss", "supervised_loss", "output_loss", "attention_loss",
+    "adversarial_loss", "discriminator_loss", "discriminator_accuracy",
 }  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def test_the_game_trains_student_and_discriminator_and_leaves_the_teacher_alone(
     assert set(history) == ALL_LOGS
 
 
-def test_the_logged_loss_is_the_weighted_sum_of_its_terms():
+def test_the_log_has_the_students_own_loss_and_the_weighted_sum_of_the_terms():
     student = small_cnn(seed=1, kernel_regularizer=keras.regularizers.L2(0.1))
     transfers = [
         OutputTransfer(weight=0.7),
@@ -121,7 +121,8 @@ def test_the_logged_loss_is_the_weighted_sum_of_its_terms():
         + penalty
     )
     assert penalty > 0.1
-    assert logs["loss"] == pytest.approx(expected, rel=1e-5)
+    assert logs["total_loss"] == pytest.approx(expected, rel=1e-5)
+    assert logs["loss"] == pytest.approx(logs["supervised_loss"] + penalty, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_a_transfer_of_ones_own_needs_only_a_loss():
 
     distiller = game([Matching(weight=3.0, name="matching")], supervised_weight=0.0)
     logs = distiller.train_on_batch(IMAGES, LABELS, return_dict=True)
-    assert logs["loss"] == pytest.approx(3.0 * logs["matching_loss"], rel=1e-6)
+    assert logs["total_loss"] == pytest.approx(3.0 * logs["matching_loss"], rel=1e-6)
 
 
 def test_the_transfers_alone_can_teach():

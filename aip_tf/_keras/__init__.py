@@ -113,6 +113,7 @@ from aip_tf._keras.sharing import (
     dissolve_sharing,
 )
 from aip_tf._keras.training import (
+    TOTAL,
     ReplicaModel,
     build_metrics,
 )
@@ -123,6 +124,7 @@ from aip_tf._keras.workers import (
 )
 
 __all__ = [
+    "TOTAL",
     "CannotOpenError",
     "Given",
     "GivenInputs",

@@ -7,8 +7,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import tree
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.losses.loss import unscale_loss_for_distribution
 
+from aip_tf._keras.functions import forget_gradients, forgetting_gradients
 from aip_tf._keras.shares import add, share_of
 from aip_tf._keras.workers import OF_WORKERS, essence, is_multi_worker, worker_lost
 
@@ -25,6 +27,7 @@ def build_metrics(model, elements):
 
 
 _INPUTS = "inputs_seen"  # not for the log
+TOTAL = "total_loss"  # what is minimised, where that is more than `loss`
 
 
 class ReplicaModel(keras.Model):
@@ -58,7 +61,10 @@ class ReplicaModel(keras.Model):
 
     def call(self, inputs, training=None):
         """The student's answer."""
-        return self.student(inputs, training=training)
+        outputs = self.student(inputs, training=training)
+        if in_symbolic_scope():  # Keras looks at shapes, and drops the graph
+            forget_gradients()
+        return outputs
 
     def train_step(self, data):
         """One step of the student, which hears the labels alone."""
@@ -112,11 +118,10 @@ class ReplicaModel(keras.Model):
             # A sum is not finite if one entry is not; Mean keeps it until the epoch ends.
             self._seen.inputs.update_state(tf.reduce_sum(tf.cast(value, tf.float32)))
 
-    def record_loss(self, loss, share):
-        """Add a loss that is divided by the number of replicas to the log entry `loss`."""
-        self._loss_tracker.update_state(
-            unscale_loss_for_distribution(loss), sample_weight=share.mean_samples
-        )
+    def record_loss(self, loss, share, tracker=None):
+        """Add a loss that is divided by the number of replicas to a log entry; None: `loss`."""
+        tracker = self._loss_tracker if tracker is None else tracker
+        tracker.update_state(unscale_loss_for_distribution(loss), sample_weight=share.mean_samples)
 
     def train_logs(self, logs):
         """The logs of a training step, with what `_check_finite` looks at."""
@@ -143,6 +148,9 @@ class ReplicaModel(keras.Model):
         )
         with strategy.scope():
             self._symbolic_build(data_batch=batch)
+
+    def _make_function(self, step_function):
+        return super()._make_function(forgetting_gradients(step_function))
 
     # --- guards ---------------------------------------------------------------------------------
 
@@ -205,7 +213,7 @@ class ReplicaModel(keras.Model):
         inputs = math.isfinite(float(logs.pop(_INPUTS)))
         if not inputs and self._seen.first_bad is None:
             self._seen.first_bad = self._steps_done()
-        if math.isfinite(float(logs["loss"])):
+        if all(math.isfinite(float(logs[n])) for n in ("loss", TOTAL) if n in logs):
             return logs
         names = [n for n, v in logs.items() if not math.isfinite(float(v))]
         cause = "the inputs are finite" if inputs else "the inputs themselves hold NaN or infinity"

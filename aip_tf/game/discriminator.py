@@ -38,13 +38,15 @@ def build_discriminator(num_inputs, widths=(128, 256, 128), name="discriminator"
     Returns:
         A built keras.Sequential: `(batch, num_inputs) -> (batch, 1)`.
     """
+    # Names that every discriminator has: TensorFlow keeps 35 KB for each name of a variable.
     layers = [keras.Input((num_inputs,), dtype="float32")]
-    for units in widths:
+    for i, units in enumerate(widths):
         layers += [
-            keras.layers.Dense(units, dtype="float32"),
+            keras.layers.Dense(units, dtype="float32", name=f"hidden_{i}"),
             keras.layers.LeakyReLU(0.2, dtype="float32"),
         ]
-    return keras.Sequential([*layers, keras.layers.Dense(1, dtype="float32")], name=name)
+    verdict = keras.layers.Dense(1, dtype="float32", name="verdict")
+    return keras.Sequential([*layers, verdict], name=name)
 
 
 @keras.saving.register_keras_serializable("aip_tf")
@@ -272,5 +274,5 @@ def _fade(accuracy):
 def _fresh_optimizer(optimizer):
     """A new optimizer like `optimizer`; its state belongs to one game."""
     if optimizer is None:
-        return keras.optimizers.Adam(1e-3, beta_1=0.5)
+        return keras.optimizers.Adam(1e-3, beta_1=0.5, name="adam")
     return _keras.fresh_optimizer(keras.optimizers.get(optimizer))

@@ -30,9 +30,11 @@ class AdversarialDistiller(_keras.ReplicaModel):
     (inference mode, no gradient), one of the student and one of the discriminator.
 
     It is used like any keras.Model: `compile`, `fit`, callbacks. `evaluate`, `predict`, calling it
-    and all that is saved or restored speak of the student alone (so `val_loss` is the compiled
-    loss, while the training log's `loss` is the sum; its terms stand beside it): `save` and
-    ModelCheckpoint write a plain keras.Model. `save_state` and `load_state` are for going on
+    and all that is saved or restored speak of the student alone: `save` and ModelCheckpoint write a
+    plain keras.Model. So does the log: `loss` is the compiled loss, as `val_loss` is, and both fall
+    while the student improves; the sum that is minimised is `total_loss` (the adversarial term in
+    it may rise meanwhile, its opponent learns too), and every term has an entry. Without a compiled
+    loss both are the sum. `save_state` and `load_state` are for going on
     later: student, discriminators and all optimizers, not the teacher, which is never changed, not
     even its `trainable` flag. The transfers hand over what they know about every sample alike;
     class and sample weights apply to the labels' loss.
@@ -66,7 +68,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
     ... )
     >>> sorted(logs)  # doctest: +NORMALIZE_WHITESPACE
     ['adversarial_loss', 'attention_loss', 'discriminator_accuracy', 'discriminator_loss', 'loss',
-     'output_loss', 'supervised_loss']
+     'output_loss', 'supervised_loss', 'total_loss']
     """
 
     def __init__(self, teacher, student, transfers=None, supervised_weight=None, name=None):
@@ -88,7 +90,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
             student=Reader(student, _all(taps, dict.values), _all(energies, dict.values)),
         )
         names = [n for t in self.transfers for n in t.log_names]
-        names = ["supervised_loss", *names] if names else []
+        names = [_keras.TOTAL, "supervised_loss", *names] if names else []
         self._trackers = {n: keras.metrics.Mean(name=n) for n in names}
 
     # --- training ---------------------------------------------------------------------------
@@ -181,7 +183,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
             y_pred, student = self._read.student(padded, training=True)
             y_pred, student = share.cut(y_pred), student.cut(share)
             moves = [transfer.play(teacher, student) for transfer in self.transfers]
-            loss, logs = self._student_loss(y, y_pred, sample_weight, moves, share)
+            loss, judged, logs = self._student_loss(y, y_pred, sample_weight, moves, share)
             scaled_loss = self.optimizer.scale_loss(loss)
         self.descend(tape, scaled_loss)
 
@@ -190,9 +192,12 @@ class AdversarialDistiller(_keras.ReplicaModel):
             if move.learn is not None:
                 move.learn()
 
-        self.record(x, loss, share)
+        self.record(x, judged, share)
         for name, tracker in self._trackers.items():
-            tracker.update_state(share.known(logs.get(name, 0.0)), sample_weight=share.samples)
+            if name == _keras.TOTAL:
+                self.record_loss(loss, share, tracker)
+            elif name in logs:
+                tracker.update_state(share.known(logs[name]), sample_weight=share.samples)
         return self.train_logs(self.compute_metrics(x, y, y_pred, sample_weight))
 
     def test_step(self, data):
@@ -201,17 +206,21 @@ class AdversarialDistiller(_keras.ReplicaModel):
         return {k: v for k, v in logs.items() if k not in self._trackers}
 
     def _student_loss(self, y, y_pred, sample_weight, moves, share):
+        """The sum to minimise, the student's loss under the labels, and the terms for the log."""
         num_replicas = self.distribute_strategy.num_replicas_in_sync
-        labels, parts = self.loss_parts(y, y_pred, sample_weight)
+        labels, others = self.loss_parts(y, y_pred, sample_weight)
+        parts, judged = list(others), None
         logs = {name: value for move in moves for name, value in move.logs.items()}
         if labels is not None:
             logs["supervised_loss"] = labels * num_replicas
-            parts = [self.supervised_weight * share.scale(labels), *parts]
+            parts.insert(0, self.supervised_weight * share.scale(labels))
+            judged = _keras.add([share.scale(labels), *others])
         # Gradients are summed over replicas; Keras has divided its own losses already.
         for transfer, move in zip(self.transfers, moves, strict=True):
             weight = self._weight_of(transfer)
             parts.append(weight / num_replicas * share.scale(move.loss))
-        return _keras.add(parts), logs
+        loss = _keras.add(parts)
+        return loss, loss if judged is None else judged, logs
 
     def _weight_of(self, transfer):
         if transfer.name not in self.pulls:

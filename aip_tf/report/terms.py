@@ -10,7 +10,8 @@ _SENTENCES = {
     "discriminator_loss": "How unsure the discriminator is who of the two answered.",
     "discriminator_accuracy": "Share of the answers whose author the discriminator knows: at 0.5 "
     "it guesses, at 1 it is never fooled.",
-    "loss": "The sum that is minimized, every term with its weight.",
+    "total_loss": "The sum that is minimized, every term with its weight.",
+    "loss": "How far the student's answers are from the labels, its regularizers included.",
 }
 
 

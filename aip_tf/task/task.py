@@ -216,15 +216,17 @@ class Task:
             return type(truth)(_as_wanted(*each) for each in zip(truth, asked, strict=True))
         return _as_wanted(truth, self.outputs[0])
 
-    def compile(self, model, optimizer="sgd", **options):
+    def compile(self, model, optimizer=None, **options):
         """Compile `model`, in place, for this task; metrics are fresh copies.
 
         Args:
             model: anything with Keras' `compile`.
-            optimizer: a Keras optimizer or its name.
+            optimizer: a Keras optimizer or its name; None: for measuring alone.
             **options: further arguments of `compile`.
         """
         metrics, weighted = self._fresh_metrics()
+        if optimizer is None:  # of one name: TensorFlow keeps 35 KB for each
+            optimizer = keras.optimizers.SGD(name="sgd")
         model.compile(
             optimizer=optimizer,
             loss=self.loss,
