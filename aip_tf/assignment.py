@@ -6,7 +6,7 @@ import logging
 
 from aip_tf import _keras, criteria, identity, schedules
 from aip_tf import selection as selections
-from aip_tf.cutting import trace_on
+from aip_tf.cutting import apply_cut, plan_cut, trace_on
 from aip_tf.datasets import adapt
 from aip_tf.datasets.passes import counted
 from aip_tf.distribution import share_batches
@@ -98,6 +98,38 @@ class Assignment:
     def settings(self):
         """What the run was asked to do, for its report."""
         return self.identity["settings"]
+
+    def cut(self, graph, amount):
+        """Plan a cut, make it, prove it on a batch, refit, measure the statistics anew.
+
+        Args:
+            graph: `ChannelGraph` of the student.
+            amount: what is gone afterwards, of the original.
+
+        Returns:
+            As `cutting.apply_cut`.
+        """
+        keep_masks = plan_cut(
+            graph,
+            amount,
+            selection=self.selection,
+            criterion=self.criterion,
+            data=self.train,
+            reference=self.graph,
+        )
+        return apply_cut(
+            graph,
+            keep_masks,
+            self.inputs,
+            data=self.train,
+            refit=getattr(self.criterion, "refit", None),
+            num_batches=self.recovery.recalibration_batches,
+        )
+
+    def evaluate(self, model):
+        """Validation metrics of a model, by name; none without validation data."""
+        data = self.validation
+        return {} if data is None else self.recovery.task.evaluate(model, data)
 
     def describe(self):
         """What runs, for its report: model, data, task and transfers, as plain values."""

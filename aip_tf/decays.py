@@ -148,7 +148,7 @@ def _check_configuration(optimizer):
 def _check_rate(optimizer):
     if _keras.has_schedule(optimizer):
         return
-    rate = float(optimizer.learning_rate)
+    rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
     if not (math.isfinite(rate) and rate >= 0):
         raise ValueError(
             f"Received the optimizer {type(optimizer).__name__} with the learning rate {rate}. "

@@ -90,12 +90,27 @@ def _is_there(path):
     return True
 
 
+def write_record(path, record):
+    """Write plain values to a JSON file, with their sum, for `read_record`."""
+    write_text(path, json.dumps({"sha256": _sum(record), "record": record}, indent=1))
+
+
 def read_record(path):
-    """A JSON file that an earlier process wrote, or None: what cannot be read is made anew."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """What `write_record` wrote, or None: what is missing, damaged or edited is made anew."""
+    if not path.exists():
         return None
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if saved["sha256"] == _sum(saved["record"]):
+            return saved["record"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    _log.warning("'%s' is damaged or was edited; what it speaks of is made anew.", path)
+    return None
+
+
+def _sum(record):
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ A run and its plan (`--dry_run`) come this way alike, so that what the one refus
 
 import functools
 import inspect
-import json
 import logging
 import warnings
 
@@ -235,5 +234,5 @@ def _cached_teacher(make, path, inputs, overwrite):
     save_model(path, network)
     if is_chief():
         saved = {"inputs": inputs, "sha256": files.digest(path)}
-        files.write_text(record, json.dumps(saved, indent=1))
+        files.write_record(record, saved)
     return network

@@ -1,22 +1,18 @@
 """`prune`: the loop of cuts and recoveries."""
 
-import dataclasses
 import logging
-
-import keras
 
 from aip_tf import failures, files
 from aip_tf.arguments import FLAG, check
 from aip_tf.assignment import Assignment
 from aip_tf.books import Books
 from aip_tf.channels import check_copy
-from aip_tf.cutting import apply_cut, plan_cut, replay
+from aip_tf.cutting import replay
 from aip_tf.distribution import is_chief
-from aip_tf.progress import Progress
-from aip_tf.recovery import Recovery, recalibrate
+from aip_tf.recovery import Recovery
 from aip_tf.run_state import RunState, Status, replace
-from aip_tf.saving import check_saving, read_report, save_report, save_student
-from aip_tf.training import Best, train, trained_variables
+from aip_tf.saving import check_saving, save_report, save_student
+from aip_tf.training import recover
 
 _log = logging.getLogger("aip_tf")
 
@@ -107,38 +103,29 @@ class _Loop:
 
     def __init__(self, assignment, state):
         self.assignment, self.state = assignment, state
-        self.recovery, self.task = assignment.recovery, assignment.recovery.task
         self.status = status = state.status or Status()
         check_copy(assignment.graph, assignment.graph.prune({}), assignment.inputs)
         self.graph = replay(assignment.graph, status.cuts)
-        self.books = Books(
-            status, assignment.graph, self._evaluate, len(assignment.cuts), self.task.illustrate
-        )
-        if state.status is None and (doubt := self.task.doubt(self.books.teacher.metrics)):
+        task, num_cuts = assignment.recovery.task, len(assignment.cuts)
+        self.books = Books(status, assignment.graph, assignment.evaluate, num_cuts, task.illustrate)
+        if state.status is None and (doubt := task.doubt(self.books.teacher.metrics)):
             _log.warning(doubt)
-        self.best = Best(self.task, status, state.path("best.npz"))
-        # A snapshot inside a stretch is of the game, which is made by `_recover`.
-        is_inside = status.epoch > status.begin or status.step > 0
-        self.is_inside = is_inside and not status.recovered
-        if state.status is not None and not self.is_inside:
-            state.restore(self.student.variables)
-
-    @property
-    def student(self):
-        return self.graph.model
+        if state.is_waiting and not status.is_inside:  # inside, `recover` makes what is restored
+            state.restore(self.graph.model.variables)
 
     def run(self):
         """Recover and cut in turn; returns the student and the report."""
-        status, cuts = self.status, self.assignment.cuts
         if self._is_complete():
             _log.info("The run in '%s' is complete; nothing is left to do.", self.state.folder)
         else:
             self.state.forget("student.keras", "report.json", "report.html")  # of another run
             if self.state.status is not None:
-                _log.info("Going on after %d epochs and %d cuts.", status.epoch, status.round)
+                _log.info(
+                    "Going on after %d epochs and %d cuts.", self.status.epoch, self.status.round
+                )
         while not self._is_complete():
-            if status.recovered:
-                self._cut(cuts[status.round])
+            if self.status.recovered:
+                self._cut(self.assignment.cuts[self.status.round])
             else:
                 self._recover()
         return self._deliver()
@@ -148,99 +135,35 @@ class _Loop:
 
     def _recover(self):
         """Train until the next cut, or to the end of the run; then measure what came of it."""
-        status = self.status
-        if length := self.assignment.lengths[status.round]:
-            self._train(length)
-        self.books.recovered(self.student)
+        status, student = self.status, self.graph.model
+        if self.assignment.lengths[status.round]:
+            recover(student, self.assignment, status, self.state)
+        self.books.recovered(student)
         status.recovered, status.stopped = True, False
         folder = f"round_{status.round:02d}"
         if self.state.folder is not None:
-            replace(self.state.path(f"{folder}/student.keras"), self.student.save)
+            replace(self.state.path(f"{folder}/student.keras"), student.save)
         self._save(folder)
-
-    def _train(self, length):
-        """The game for some epochs; then the statistics are measured anew."""
-        status, assignment = self.status, self.assignment
-        steps = length * int(assignment.train.cardinality())
-        game = self.recovery.distiller(assignment.graph.plain_model, self.student, steps)
-        if self.is_inside:
-            self.state.restore(trained_variables(game))
-            self.is_inside = False
-        else:
-            game.balance(assignment.inputs)
-        keeps_best = self.recovery.keep == "best" and status.round == len(assignment.cuts)
-        train(
-            game,
-            assignment.train,
-            status,
-            self.state,
-            status.begin + length,
-            validation=assignment.validation,
-            callbacks=[*self.recovery.callbacks, Progress(self.recovery.epochs), *self._events()],
-            on_epoch=self._note_best if keeps_best else None,
-        )
-        if keeps_best:
-            self.best.put_back(self.student)
-        # Behind everything that may have changed the weights: averages, early stopping, callbacks.
-        recalibrate(self.student, assignment.train, self.recovery.recalibration_batches)
 
     def _cut(self, cut):
         """Remove channels, prove the cut on a batch, refit, measure the statistics anew."""
         assignment, status = self.assignment, self.status
-        keep_masks = plan_cut(
-            self.graph,
-            cut.amount,
-            selection=assignment.selection,
-            criterion=assignment.criterion,
-            data=assignment.train,
-            reference=assignment.graph,
-        )
-        self.graph, record = apply_cut(
-            self.graph,
-            keep_masks,
-            assignment.inputs,
-            data=assignment.train,
-            refit=getattr(assignment.criterion, "refit", None),
-            num_batches=self.recovery.recalibration_batches,
-        )
-        status.cuts.append(record.keep_masks)
-        status.round, status.recovered, status.begin = (
-            status.round + 1,
-            False,
-            status.epoch,
-        )
+        self.graph, record = assignment.cut(self.graph, cut.amount)
+        status.cut(record.keep_masks)
         self.books.cut(self.graph, cut.amount, record.check_error)
         self._save()
 
     def _deliver(self):
         """Write the student and the report of a complete run, unless they are there."""
-        assignment, path = self.assignment, self.state.path
-        save_student(path("student.keras"), self.student, assignment.inputs, self.recovery)
-        written = read_report(path("report.json"))
+        assignment, path, student = self.assignment, self.state.path, self.graph.model
+        save_student(path("student.keras"), student, assignment.inputs, assignment.recovery)
+        # Nothing is read back from a report, which may have been edited: `experiment` enters anew
+        # what was exported since, from a record of its own.
         report = self.books.report(self.graph, assignment.settings, assignment.describe())
-        if written is not None:  # a second start: what was exported since is entered there
-            entered = {"artefacts": written.artefacts, "deliveries": written.deliveries}
-            report = dataclasses.replace(report, **entered)
         save_report(path("report.json"), report)
-        return self.student, report
-
-    def _evaluate(self, model):
-        """Validation metrics of a model, by name."""
-        data = self.assignment.validation
-        return {} if data is None else self.task.evaluate(model, data)
-
-    def _note_best(self, logs):
-        metrics = {k[4:]: v for k, v in logs.items() if k.startswith("val_")}
-        if self.task.main_metric not in metrics:  # a task may measure more than `fit` does
-            metrics = self._evaluate(self.student)
-        self.best.note(metrics, self.student)
-
-    def _events(self):
-        """Logs for TensorBoard."""
-        if self.state.folder is not None and is_chief():
-            yield keras.callbacks.TensorBoard(str(self.state.path("events")))
+        return student, report
 
     def _save(self, place=None):
         self.books.tick()
         self.status.passes = [passes.count for passes in self.assignment.passes]
-        self.state.save(self.status, self.student.variables, place=place)
+        self.state.save(self.status, self.graph.model.variables, place=place)

@@ -67,6 +67,16 @@ class Status:
     cuts: list = dataclasses.field(default_factory=list)
     records: dict = dataclasses.field(default_factory=dict)
 
+    @property
+    def is_inside(self):
+        """Whether a stretch of training is under way."""
+        return not self.recovered and (self.epoch > self.begin or self.step > 0)
+
+    def cut(self, keep_masks):
+        """Note a cut; a stretch of training follows."""
+        self.cuts.append(keep_masks)
+        self.round, self.recovered, self.begin = self.round + 1, False, self.epoch
+
 
 class RunState:
     """The snapshots of one run in a folder, under the identity of the run's inputs.
@@ -82,6 +92,7 @@ class RunState:
 
     Attributes:
         status: the `Status` of the newest whole snapshot, or None.
+        is_waiting: whether that snapshot is still to be restored.
 
     Raises:
         ValueError: if the folder holds a run with another identity, trained epochs of which would
@@ -92,7 +103,7 @@ class RunState:
         self.folder = None if folder is None else files.expand(folder)
         self.identity = json.loads(json.dumps(identity))
         self.data = data
-        self.status = None
+        self.status, self.is_waiting = None, False
         self._what = what
         self._snapshots, self._arrays = [], {}
         if self.folder is not None and is_chief():
@@ -151,6 +162,7 @@ class RunState:
         )
         for passes, count in zip(self.data, self.status.passes, strict=True):
             passes.wind(count)
+        self.is_waiting = False
         kept = {n: x for n, x in self._arrays.items() if n.startswith("metric_")}
         self._arrays = kept  # the rest is as large as the models
 
@@ -238,6 +250,7 @@ class RunState:
         with np.load(path) as found:
             self._arrays = dict(found)
         self.status = Status(**json.loads(self._arrays.pop("status").tobytes()))
+        self.is_waiting = True
         return True
 
     def _refusal(self, changes, lost):

@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from aip_tf import _keras, files
 from aip_tf.distribution import is_chief
-from aip_tf.report import PruningReport
 from aip_tf.run_state import replace
 
 _log = logging.getLogger("aip_tf")
@@ -169,13 +168,3 @@ def save_report(path, report):
     if path is not None and is_chief():
         files.write_text(path.with_suffix(".html"), report.to_html())
         files.write_text(path, report.to_json())
-
-
-def read_report(path):
-    """The report that a complete run left at `path`, or None if there is none to read."""
-    if path is None:
-        return None
-    try:
-        return PruningReport.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -7,6 +7,8 @@ import numpy as np
 
 from aip_tf import _keras, files, interruption
 from aip_tf.distribution import is_chief
+from aip_tf.progress import Progress
+from aip_tf.recovery import recalibrate
 
 _log = logging.getLogger("aip_tf")
 
@@ -147,3 +149,50 @@ class Best:
                 self.values = [found[name] for name in found.files]
         for variable, value in zip(model.variables, self.values or (), strict=True):
             variable.assign(value)
+
+
+def recover(student, assignment, status, state):
+    """One stretch of the game, to the next cut or to the end; the statistics are measured anew.
+
+    Args:
+        student: the `keras.Model`, trained in place.
+        assignment: the `Assignment`.
+        status: the `Status`, kept up to date.
+        state: the `RunState` that takes the snapshots; one that waits is of this stretch.
+    """
+    recovery, length = assignment.recovery, assignment.lengths[status.round]
+    steps = length * int(assignment.train.cardinality())
+    game = recovery.distiller(assignment.graph.plain_model, student, steps)
+    if state.is_waiting:
+        state.restore(trained_variables(game))
+    else:
+        game.balance(assignment.inputs)
+    keeps_best = recovery.keep == "best" and status.round == len(assignment.cuts)
+    best = Best(recovery.task, status, state.path("best.npz")) if keeps_best else None
+
+    def note(logs):
+        metrics = {name[4:]: v for name, v in logs.items() if name.startswith("val_")}
+        if recovery.task.main_metric not in metrics:  # a task may measure more than `fit` does
+            metrics = assignment.evaluate(student)
+        best.note(metrics, student)
+
+    train(
+        game,
+        assignment.train,
+        status,
+        state,
+        status.begin + length,
+        validation=assignment.validation,
+        callbacks=[*recovery.callbacks, Progress(recovery.epochs), *_events(state)],
+        on_epoch=note if keeps_best else None,
+    )
+    if keeps_best:
+        best.put_back(student)
+    # Behind everything that may have changed the weights: averages, early stopping, callbacks.
+    recalibrate(student, assignment.train, recovery.recalibration_batches)
+
+
+def _events(state):
+    """Logs for TensorBoard."""
+    if state.folder is not None and is_chief():
+        yield keras.callbacks.TensorBoard(str(state.path("events")))

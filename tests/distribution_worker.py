@@ -2,7 +2,8 @@
 
     python distribution_worker.py STRATEGY RESULT.npz [die | uneven]
 
-With "uneven" the replicas do not divide a batch, and the last one has a single sample.
+With "uneven" the replicas do not divide a batch, and the last one has a single sample; a network is
+pruned as well, by its teacher's answers alone.
 
 Started by test_distribution.py, one process per strategy and worker.
 """
@@ -20,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aip_tf import distribution
+from aip_tf import Recovery, distribution, prune
 from aip_tf.game import (
     AdversarialDistiller,
     AdversarialTransfer,
@@ -89,6 +90,19 @@ def build(mode):
     return distiller
 
 
+def pruned_without_labels(data):
+    """Weights of a student that was cut and trained on images alone."""
+    keras.utils.disable_interactive_logging()
+    recovery = Recovery(
+        epochs=1, optimizer=keras.optimizers.SGD(1.0), transfers=[OutputTransfer(weight=1.0)]
+    )
+    inputs = data.map(lambda images, labels: images)
+    student, _ = prune(
+        network(8, 0, False), inputs, schedule=0.3, criterion="l1", recovery=recovery
+    )
+    return student.get_weights()
+
+
 class Die(keras.callbacks.Callback):
     """The process of worker 1 disappears in the middle of training."""
 
@@ -115,6 +129,10 @@ def main(strategy_name, result, mode="none"):
     ).history
     predictions = distiller.predict(data, verbose=0)
     values = {f"student{i}": w for i, w in enumerate(distiller.student.get_weights())}
+    if mode == "uneven":
+        with strategy.scope():
+            weights = pruned_without_labels(data)
+        values |= {f"student_without_labels{i}": w for i, w in enumerate(weights)}
     discriminator = distiller.discriminators[0].get_weights()
     values |= {f"discriminator{i}": w for i, w in enumerate(discriminator)}
     logs = json.dumps({k: float(v[-1]) for k, v in history.items()})

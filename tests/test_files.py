@@ -54,6 +54,26 @@ def test_what_is_written_reaches_the_disk_before_it_gets_its_name(tmp_path, monk
     assert steps == ["fsync", "rename", "fsync"]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("7", "8"),
+        lambda text: text[:-9],
+        lambda text: text.replace("record", "recorder"),
+        lambda text: "[]",
+    ],
+    ids=["edited", "cut off", "renamed", "another"],
+)
+def test_a_record_that_was_edited_is_none(tmp_path, damage, caplog):
+    path, record = tmp_path / "export.json", {"bytes": 7, "inputs": {"seed": 0}}
+    assert files.read_record(path) is None and not caplog.text
+    files.write_record(path, record)
+    assert files.read_record(path) == record
+    path.write_text(damage(path.read_text()))
+    assert files.read_record(path) is None
+    assert "export.json' is damaged or was edited" in caplog.text
+
+
 def test_a_damaged_file_is_noticed(tmp_path):
     path = tmp_path / "a"
     found = files.write_text(path, "text")

@@ -384,13 +384,14 @@ def test_a_state_that_says_something_else_is_named(copy_of_run, change):
 
 def test_numbers_of_an_edited_report_are_not_believed(complete, copy_of_run):
     path = copy_of_run / "report.json"
-    path.write_text(path.read_text().replace('"accuracy": 0.', '"accuracy": 1.'))
+    edited = json.loads(path.read_text().replace('"accuracy": 0.', '"accuracy": 1.'))
+    artefact = {"format": "tflite", "path": "model.tflite", "num_bytes": 7}
+    path.write_text(json.dumps({**edited, "artefacts": {"a": "b"}, "deliveries": [artefact]}))
     _, report = prune(copy_of_run)
-    assert report.student == complete[2].student and report.rounds == complete[2].rounds
-    written = [
-        json.loads((f / "report.json").read_text())["student"] for f in (copy_of_run, complete[0])
-    ]
-    assert written[0] == written[1]
+    written = aip_tf.PruningReport.from_json(path.read_text())
+    for name in ("student", "rounds", "artefacts", "deliveries"):
+        expected = getattr(complete[2], name)
+        assert getattr(report, name) == getattr(written, name) == expected
 
 
 def test_a_student_that_its_file_does_not_give_back_is_noticed(tmp_path):

@@ -90,7 +90,7 @@ def optimizer_settings(optimizer):
     number is.
     """
     rate = optimizer._learning_rate
-    settings = {"learning_rate": float(rate) if isinstance(rate, keras.Variable) else rate}
+    settings = {"learning_rate": float(rate.numpy()) if isinstance(rate, keras.Variable) else rate}
     managed = vars(keras.optimizers.Optimizer(0.0)).keys() - _ARGUMENTS | {_CACHE, "name"}
     for name, value in vars(optimizer).items():
         if name not in managed and not name.startswith("_self_") and not _is_state(value):

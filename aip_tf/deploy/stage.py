@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import json
 from pathlib import Path
 
 from aip_tf import files, identity
@@ -33,11 +32,8 @@ class Delivered:
     @classmethod
     def read(cls, path, inputs):
         """What an earlier process delivered of the same inputs, if it is whole; else None."""
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # what cannot be read is made anew
-            return None
-        if saved["inputs"] != inputs:
+        saved = files.read_record(path)
+        if saved is None or saved["inputs"] != inputs:
             return None
         artefacts = tuple(Artefact(**fields) for fields in saved["artefacts"])
         is_whole = all(map(_is_whole, artefacts))
@@ -76,7 +72,7 @@ def deliver(export, student, teacher, data, run_dir, settings, notes=()):
         delivered = dataclasses.replace(delivered, steps=tuple(steps))
         if delivered.artefacts:  # else nothing was written, and the next start tries again
             card.write(run_dir / "export", student, teacher, delivered.artefacts, notes)
-            files.write_text(record, json.dumps(dataclasses.asdict(delivered), indent=1))
+            files.write_record(record, dataclasses.asdict(delivered))
     return delivered
 
 
