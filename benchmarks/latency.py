@@ -30,7 +30,7 @@ sys.path[1:1] = [str(HERE.parent), str(HERE)]
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from recovery import machine  # noqa: E402
+from recovery import cpu_seconds, machine  # noqa: E402
 
 from aip_tf.channels import ChannelGraph  # noqa: E402
 from aip_tf.cost import Cost  # noqa: E402
@@ -86,20 +86,23 @@ def in_eight_bits(shape):
 def measure(network, precision, arms, runs):
     """What goes to the line of a network in a precision."""
     graph = ChannelGraph(build(network))
-    kept, paths = {"original": 1.0}, {}
+    kept, paths, seconds = {"original": 1.0}, {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for name in ("original", *arms):
-            model = graph.model
+            model, started = graph.model, cpu_seconds()
             if name != "original":
                 model, kept[name] = cut(graph, ARMS[name]())
+            seconds[name] = round(cpu_seconds() - started, 1)
+            print(f"  {name}: {kept[name]:.3f}, {seconds[name]} s", flush=True)
             paths[name] = Path(folder) / f"{len(paths)}.tflite"
-            started = time.monotonic()
             write(model, precision, paths[name])
-            print(f"  {name}: {kept[name]:.3f}, {time.monotonic() - started:.0f} s", flush=True)
         sizes = {name: path.stat().st_size for name, path in paths.items()}
         found = compare_latency(paths, runs=runs, warm_up=3, num_threads=1)
     print(found.render(), flush=True)
-    return {name: _line(found, name, kept[name], sizes[name]) for name in kept}
+    return {
+        name: _line(found, name, kept[name], sizes[name]) | {"cpu_seconds": seconds[name]}
+        for name in kept
+    }
 
 
 def _line(found, name, kept, size):

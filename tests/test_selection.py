@@ -312,12 +312,19 @@ class TestLimits:
             choose(scores, groups, 0.6, FakeCost(groups))
 
     def test_wide_networks_keep_whole_tiles_and_narrow_ones_every_channel_that_they_may(self):
-        wide = [FakeGroup(f"g{n}", n) for n in (256, 64, 32, 24)]
-        masks = Channels("group", "auto")(scores_for(wide), wide, 0.31, FakeCost(wide))
-        assert counts(masks) == {"g256": 160, "g64": 48, "g32": 24, "g24": 16}
-        narrow = wide[1:]
-        masks = Channels("group", "auto")(scores_for(narrow), narrow, 0.31, FakeCost(narrow))
-        assert counts(masks) == {"g64": 43, "g32": 22, "g24": 17}
+        wide = [FakeGroup(f"g{n}", n) for n in (256, 128, 64, 32)]
+        masks = Channels(scope="group")(scores_for(wide), wide, 0.31, FakeCost(wide))
+        assert counts(masks) == {"g256": 160, "g128": 80, "g64": 48, "g32": 32}
+        narrow = wide[2:]
+        masks = Channels(scope="group")(scores_for(narrow), narrow, 0.31, FakeCost(narrow))
+        assert counts(masks) == {"g64": 44, "g32": 22}
+
+    def test_tiles_are_the_nearest_within_the_cap(self):
+        groups = [FakeGroup("a", 32), FakeGroup("b", 32)]
+        scores = {"a": np.arange(32.0), "b": 20 + np.arange(32.0)}
+        choose = Channels("global", round_to=8, max_sparsity=0.4)
+        assert counts(choose(scores, groups, 0.11, FakeCost(groups))) == {"a": 24, "b": 32}
+        assert counts(choose(scores, groups, 0.2, FakeCost(groups))) == {"a": 24, "b": 24}
 
     def test_tiles_give_way_where_they_would_miss_the_amount(self):
         groups = [FakeGroup("a", 128), FakeGroup("b", 64)]

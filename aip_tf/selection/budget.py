@@ -25,7 +25,7 @@ _KINDS = {
 }
 SCOPES = ("global", "group", "inner", "isomorphic")
 _WIDE = 128  # channels; narrower networks are cut to the channel
-_TILES = ((64, 16), (32, 8))  # at least so many channels: multiples of this
+_TILES, _NUM_TILES = (32, 16, 8), 8  # channels that devices make at a time; a group has so many
 _NEAR_THE_END = 2 / 3  # of what inner groups can give: beyond it they become too thin
 
 
@@ -44,11 +44,11 @@ class Selection:
                 "inner" as long as the amount is within two thirds of what inner groups can give;
                 else "global". A residual stream that stays whole is worth more in the recovery than
                 it costs in the cut (benchmarks/README.md).
-        round_to: kept counts are rounded up to multiples of this; never to zero, and a group that
-            loses nothing keeps its width. "auto": in networks with a group of 128 channels or more,
-            to 16 in groups of at least 64 and to 8 in groups of at least 32, because CPUs make so
-            many at a time; halved as often as it takes where the amount could not be reached so.
-            Faster for the same MACs, at some cost of accuracy: measure both.
+        round_to: kept counts are rounded to the nearest multiple of this; never to zero, and a
+            group that loses nothing keeps its width. "auto": in networks with a group of 128
+            channels or more to 32, 16 or 8, at most an eighth of the group, and groups below 64
+            stay whole, because devices make so many channels at a time (benchmarks/README.md);
+            halved as often as it takes where the amount could not be reached so.
         max_sparsity: largest fraction of its original width that a group may lose, in [0, 1]; a
             float for all groups or {pattern: float}. At least one channel stays in any case.
         ignore: groups that stay whole: layer names, regular expressions or layer classes of their
@@ -67,7 +67,7 @@ class Selection:
     """
 
     def __init__(
-        self, scope=None, round_to: int | str = 1, max_sparsity=0.9, ignore=(), per_cost=None
+        self, scope=None, round_to: int | str = "auto", max_sparsity=0.9, ignore=(), per_cost=None
     ):
         if scope is not None and scope not in SCOPES:
             raise ValueError(f"Unknown scope {scope!r}; expected one of {', '.join(SCOPES)}.")
@@ -154,7 +154,9 @@ class Selection:
         """What `round_to="auto"` rounds groups of such widths to, if it can."""
         if max(widths, default=0) < _WIDE:  # each channel of a narrow network counts
             return [1] * len(widths)
-        return [next((n for least, n in _TILES if width >= least), 1) for width in widths]
+        return [
+            next((n for n in _TILES if _NUM_TILES * n <= width), round(width)) for width in widths
+        ]
 
     def _within(self, scope):
         """A copy with another scope."""
@@ -271,7 +273,7 @@ class PaddedMacs(Selection):
             raise ValueError(
                 f"`lanes` is {lanes!r}; expected an integer of at least 1, such as 16."
             )
-        super().__init__(**{"round_to": "auto", **options})
+        super().__init__(**options)
         self.lanes = lanes
 
     def measure(self, cost, keep_masks):
@@ -296,8 +298,15 @@ class Channels(Selection):
 
 
 def rounded(num_kept, tile, candidate):
-    """How many of a candidate stay when `num_kept` are to: a multiple of `tile`, or all."""
-    return min(len(candidate.order), math.ceil(num_kept / tile) * tile)
+    """How many of a candidate stay when `num_kept` are to: all, or the nearest multiple of `tile`.
+
+    To the nearest, because up alone would favor the groups that happen to stand above a multiple.
+    """
+    width = len(candidate.order)
+    if num_kept == width:
+        return width
+    fewest = math.ceil(candidate.floor / tile)
+    return min(width, max(fewest, math.floor(num_kept / tile + 0.5)) * tile)
 
 
 def _first_true(predicate, last):
