@@ -1,14 +1,15 @@
-"""Does half of the MACs take half of the time? Four networks at 224 pixels, in LiteRT.
+"""Does half of the MACs take half of the time? Four networks at 224 pixels, and three small ones.
 
     python benchmarks/latency.py                       # the queue; may be killed, goes on
-    python benchmarks/latency.py --only MobileNetV2 float32
+    python benchmarks/latency.py --only MobileNetV2 float32      # or ResNet20 both
     python benchmarks/latency.py --summary             # the tables of README from the lines at hand
 
 Half of the MACs are removed by `l1`, in the ways of `ARMS`; `latency` removes half of the time. The
 weights are random: the time of a convolution does not depend on them. Files are of LiteRT, float32
 or int8 (ranges of two random samples, which is enough for the time), as a delivery runs but without
 its signature; one thread, one sample, all arms of a network and the original in turns. *Realized*
-is the speed-up over the ratio of the MACs.
+is the speed-up over the ratio of the MACs. The small ones are timed whole and with half of the
+MACs, in float32 and in int8 beside each other.
 
 One JSON line for each network and precision goes to results/latency.jsonl; those that are there are
 not measured again. Times of the processor are noted beside those of the clock: they hardly change
@@ -16,6 +17,8 @@ when other processes run.
 """
 
 import argparse
+import functools
+import itertools
 import json
 import os
 import sys
@@ -32,6 +35,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from recovery import cpu_seconds, machine  # noqa: E402
 
+from aip_tf import zoo  # noqa: E402
 from aip_tf.channels import ChannelGraph  # noqa: E402
 from aip_tf.cost import Cost  # noqa: E402
 from aip_tf.deploy.card import processor  # noqa: E402
@@ -42,21 +46,41 @@ from aip_tf.selection import Latency, Macs, PaddedMacs, select_channels  # noqa:
 RESULTS = HERE / "results" / "latency.jsonl"
 AMOUNT = 0.5
 NETWORKS = ("MobileNetV2", "ResNet50", "EfficientNetB0", "VGG16")
-PRECISIONS = ("float32", "int8")
-ARMS = {
-    "default": Macs,
-    "round_to=1": lambda: Macs(round_to=1),
-    "round_to=4": lambda: Macs(round_to=4),
-    "round_to=8": lambda: Macs(round_to=8),
-    "round_to=16": lambda: Macs(round_to=16),
-    "padded_macs": PaddedMacs,
-    "latency": Latency,
+SMALL = {
+    "digits": zoo.digits_resnet,
+    "ResNet20": zoo.resnet20,
+    "MobileNet 0.25": functools.partial(keras.applications.MobileNet, alpha=0.25),
 }
+PRECISIONS = ("float32", "int8")
+# Inner channels first, as `prune` cuts by default while they suffice.
+ARMS = {
+    "default": {},
+    "round_to=1": {"round_to": 1},
+    "round_to=4": {"round_to": 4},
+    "round_to=8": {"round_to": 8},
+    "round_to=16": {"round_to": 16},
+    "padded_macs": {"selection": PaddedMacs},
+    "latency": {"selection": Latency},
+}
+
+
+def chosen_by(selection=Macs, **options):
+    return selection(scope="inner", **options)
 
 
 def build(network):
     keras.utils.set_random_seed(0)
+    if network in SMALL:
+        return SMALL[network](weights=None)
     return getattr(keras.applications, network)(weights=None, classifier_activation=None)
+
+
+def variants(precision, arms):
+    """{name: (arm, or None for the original; precision)}."""
+    if precision == "both":
+        each = itertools.product({"original": None, "cut": {}}.items(), PRECISIONS)
+        return {f"{name} {kind}": (arm, kind) for (name, arm), kind in each}
+    return {name: (ARMS.get(name), precision) for name in ("original", *arms)}
 
 
 def cut(graph, selection):
@@ -83,32 +107,29 @@ def in_eight_bits(shape):
     return tune
 
 
-def measure(network, precision, arms, runs):
-    """What goes to the line of a network in a precision."""
+def measure(network, variants, runs):
+    """What goes to the line of a network: {name: what was found}, the first is the reference."""
     graph = ChannelGraph(build(network))
-    kept, paths, seconds = {"original": 1.0}, {}, {}
+    lines, paths = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("original", *arms):
-            model, started = graph.model, cpu_seconds()
-            if name != "original":
-                model, kept[name] = cut(graph, ARMS[name]())
-            seconds[name] = round(cpu_seconds() - started, 1)
-            print(f"  {name}: {kept[name]:.3f}, {seconds[name]} s", flush=True)
+        for name, (arm, precision) in variants.items():
+            started, model, kept = cpu_seconds(), graph.model, 1.0
+            if arm is not None:
+                model, kept = cut(graph, chosen_by(**arm))
+            seconds = round(cpu_seconds() - started, 1)
+            print(f"  {name}: {kept:.3f}, {seconds} s", flush=True)
             paths[name] = Path(folder) / f"{len(paths)}.tflite"
             write(model, precision, paths[name])
-        sizes = {name: path.stat().st_size for name, path in paths.items()}
+            size = paths[name].stat().st_size
+            lines[name] = {"macs_kept": kept, "bytes": size, "cpu_seconds": seconds}
         found = compare_latency(paths, runs=runs, warm_up=3, num_threads=1)
     print(found.render(), flush=True)
-    return {
-        name: _line(found, name, kept[name], sizes[name]) | {"cpu_seconds": seconds[name]}
-        for name in kept
-    }
+    return {name: line | _times(found, name) for name, line in lines.items()}
 
 
-def _line(found, name, kept, size):
+def _times(found, name):
     times, faster = found.latencies[name], found.speed_ups.get(name)
-    line = {"macs_kept": kept, "bytes": size}
-    line |= {"ms": _three(times, "_ms"), "processor_ms": times.processor_ms}
+    line = {"ms": _three(times, "_ms"), "processor_ms": times.processor_ms}
     if faster:
         line |= {"faster": _three(faster), "processor_faster": faster.processor}
     return line
@@ -130,7 +151,7 @@ def work_through(queue, arms, runs):
             continue
         print(time.strftime("%H:%M:%S"), key, flush=True)
         facts = {"machine": machine(), "processor": processor(), "runs": runs}
-        line = key | facts | {"arms": measure(network, precision, arms, runs)}
+        line = key | facts | {"arms": measure(network, variants(precision, arms), runs)}
         RESULTS.parent.mkdir(exist_ok=True)
         with RESULTS.open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -138,20 +159,39 @@ def work_through(queue, arms, runs):
 
 
 def summary():
+    lines = read_lines()
     print("Behind a semicolon: by the time of the processor.\n")
     print("| network | precision | original ms | arm | MACs kept | ms | faster | realized |")
     print("|---|---|---|---|---|---|---|---|")
-    for line in read_lines():
+    for line in (line for line in lines if line["precision"] != "both"):
         original = line["arms"].pop("original")
         for arm, found in line["arms"].items():
-            low, middle, high = found["faster"]
             print(
-                f"| {line['network']} | {line['precision']} | {original['ms'][1]:.2f} | {arm} "
-                f"| {found['macs_kept']:.1%} | {found['ms'][1]:.2f} "
-                f"| {middle:.2f} ({low:.2f} to {high:.2f}); {found['processor_faster']:.2f} "
-                f"| {middle * found['macs_kept']:.2f}; "
+                f"| {line['network']} | {line['precision']} | {_ms(original)} | {arm} "
+                f"| {found['macs_kept']:.1%} | {_ms(found)} | {_faster(found)} "
+                f"| {found['faster'][1] * found['macs_kept']:.2f}; "
                 f"{found['processor_faster'] * found['macs_kept']:.2f} |"
             )
+    print("\n| network | | MACs kept | bytes | of the original's | ms | faster |")
+    print("|---|---|---|---|---|---|---|")
+    for line in (line for line in lines if line["precision"] == "both"):
+        whole = next(iter(line["arms"].values()))["bytes"]
+        for arm, found in line["arms"].items():
+            print(
+                f"| {line['network']} | {arm} | {found['macs_kept']:.1%} | {found['bytes']:,} "
+                f"| {found['bytes'] / whole:.0%} | {_ms(found)} | {_faster(found)} |"
+            )
+
+
+def _ms(found):
+    return f"{found['ms'][1]:.3g}; {found['processor_ms']:.3g}"
+
+
+def _faster(found):
+    if "faster" not in found:
+        return ""
+    low, middle, high = found["faster"]
+    return f"{middle:.2f} ({low:.2f} to {high:.2f}); {found['processor_faster']:.2f}"
 
 
 def main():
@@ -165,6 +205,7 @@ def main():
     if arguments.results:
         globals()["RESULTS"] = arguments.results
     queue = [(network, precision) for precision in PRECISIONS for network in NETWORKS]
+    queue += [(network, "both") for network in SMALL]
     if arguments.summary:
         summary()
     else:

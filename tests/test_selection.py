@@ -311,13 +311,22 @@ class TestLimits:
         with pytest.raises(ValueError, match="keeps 12 of 24"):
             choose(scores, groups, 0.6, FakeCost(groups))
 
-    def test_wide_networks_keep_whole_tiles_and_narrow_ones_every_channel_that_they_may(self):
-        wide = [FakeGroup(f"g{n}", n) for n in (256, 128, 64, 32)]
-        masks = Channels(scope="group")(scores_for(wide), wide, 0.31, FakeCost(wide))
-        assert counts(masks) == {"g256": 160, "g128": 80, "g64": 48, "g32": 32}
-        narrow = wide[2:]
-        masks = Channels(scope="group")(scores_for(narrow), narrow, 0.31, FakeCost(narrow))
-        assert counts(masks) == {"g64": 44, "g32": 22}
+    @pytest.mark.parametrize(
+        ("widths", "tiles"),
+        [
+            ([512, 128, 64, 32, 24], [32, 32, 16, 8, 1]),
+            ([256, 128, 64, 32, 24], [32, 16, 8, 1, 1]),
+            ([64, 32, 16], [1, 1, 1]),
+            ([], []),
+        ],
+    )
+    def test_the_wider_a_network_the_wider_its_tiles(self, widths, tiles):
+        assert Macs().preferred_tiles(widths) == tiles
+
+    def test_kept_counts_are_whole_tiles_by_default(self):
+        groups = [FakeGroup(f"g{n}", n) for n in (256, 128, 64, 32)]
+        masks = Channels(scope="group")(scores_for(groups), groups, 0.31, FakeCost(groups))
+        assert counts(masks) == {"g256": 160, "g128": 96, "g64": 48, "g32": 22}
 
     def test_tiles_are_the_nearest_within_the_cap(self):
         groups = [FakeGroup("a", 32), FakeGroup("b", 32)]

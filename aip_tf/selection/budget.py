@@ -24,8 +24,10 @@ _KINDS = {
     "per_cost": instance(bool, "True or False", or_none=True),
 }
 SCOPES = ("global", "group", "inner", "isomorphic")
-_WIDE = 128  # channels; narrower networks are cut to the channel
-_TILES, _NUM_TILES = (32, 16, 8), 8  # channels that devices make at a time; a group has so many
+_TILES = (32, 16, 8)  # channels that devices make at a time
+# What share of a group a tile may be, by the widest group of the network; measured in
+# benchmarks/README.md. In narrower networks each channel counts.
+_SHARES = ((512, 1 / 4), (128, 1 / 8))
 _NEAR_THE_END = 2 / 3  # of what inner groups can give: beyond it they become too thin
 
 
@@ -45,10 +47,10 @@ class Selection:
                 else "global". A residual stream that stays whole is worth more in the recovery than
                 it costs in the cut (benchmarks/README.md).
         round_to: kept counts are rounded to the nearest multiple of this; never to zero, and a
-            group that loses nothing keeps its width. "auto": in networks with a group of 128
-            channels or more to 32, 16 or 8, at most an eighth of the group, and groups below 64
-            stay whole, because devices make so many channels at a time (benchmarks/README.md);
-            halved as often as it takes where the amount could not be reached so.
+            group that loses nothing keeps its width. "auto": to 32, 16 or 8, as devices make so many
+            channels at a time: at most a quarter of the group in networks with a group of 512
+            channels or more, an eighth in those with one of 128; in narrower ones, to 1. Halved as
+            often as it takes where the amount could not be reached so.
         max_sparsity: largest fraction of its original width that a group may lose, in [0, 1]; a
             float for all groups or {pattern: float}. At least one channel stays in any case.
         ignore: groups that stay whole: layer names, regular expressions or layer classes of their
@@ -152,11 +154,9 @@ class Selection:
 
     def preferred_tiles(self, widths):
         """What `round_to="auto"` rounds groups of such widths to, if it can."""
-        if max(widths, default=0) < _WIDE:  # each channel of a narrow network counts
-            return [1] * len(widths)
-        return [
-            next((n for n in _TILES if _NUM_TILES * n <= width), round(width)) for width in widths
-        ]
+        widest = max(widths, default=0)
+        share = next((share for least, share in _SHARES if widest >= least), 0)
+        return [next((n for n in _TILES if n <= share * width), 1) for width in widths]
 
     def _within(self, scope):
         """A copy with another scope."""
