@@ -80,7 +80,7 @@ def test_a_finished_run_prints_the_report_and_where_it_is(run_file, capsys, monk
         def render(self):
             return "the table and the paths"
 
-    outcome = config.experiment.Outcome(Report(), paths={})
+    outcome = config.experiment.Outcome(Report(), paths={"student": "student.keras"})
     monkeypatch.setattr(config, "run", lambda *arguments: outcome)
     assert cli.main([run_file]) == 0
     output = capsys.readouterr().out

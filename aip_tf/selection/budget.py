@@ -47,10 +47,10 @@ class Selection:
                 else "global". A residual stream that stays whole is worth more in the recovery than
                 it costs in the cut (benchmarks/README.md).
         round_to: kept counts are rounded to the nearest multiple of this; never to zero, and a
-            group that loses nothing keeps its width. "auto": to 32, 16 or 8, as devices make so many
-            channels at a time: at most a quarter of the group in networks with a group of 512
-            channels or more, an eighth in those with one of 128; in narrower ones, to 1. Halved as
-            often as it takes where the amount could not be reached so.
+            group that loses nothing keeps its width. "auto": to 32, 16 or 8, because devices make
+            so many channels at a time: at most a quarter of the group in networks with a group of
+            512 channels or more, an eighth in those with one of 128; in narrower ones, to 1. Halved
+            as often as it takes where the amount could not be reached so.
         max_sparsity: largest fraction of its original width that a group may lose, in [0, 1]; a
             float for all groups or {pattern: float}. At least one channel stays in any case.
         ignore: groups that stay whole: layer names, regular expressions or layer classes of their
