@@ -176,6 +176,15 @@ def test_a_cut_that_is_not_near_enough_is_told(table, formula, monkeypatch, capl
     assert "takes 60.0% of the original's time, within 5%" in told and "takes 90.0%" in told
 
 
+def test_a_cut_within_the_tolerance_is_improved_if_it_can_be_and_not_told(
+    table, formula, monkeypatch, caplog
+):
+    shares = cut_shares(monkeypatch, lambda predicted: 1.04 * predicted)
+    select_channels(make_graph(), 0.4, selection=Latency(table=table.path))
+    assert len(shares) > 1 and abs(shares[-1] / 0.6 - 1) < 0.025
+    assert not caplog.messages
+
+
 def test_why_a_better_cut_is_out_of_reach_is_told(table, formula, monkeypatch, caplog):
     cut_shares(monkeypatch, lambda predicted: 1.4 * predicted)
     latency = Latency(table=table.path, max_sparsity=0.6)

@@ -256,8 +256,8 @@ class Macs(Selection):
 class PaddedMacs(Selection):
     """The amount is a fraction of the MACs as a device counts them, see `Cost.padded_macs`.
 
-    Channels that fill a tile up cost nothing, so they stay: with `round_to="auto"` kept counts are
-    multiples of the tile where the amount can be reached so, else of half of it, and so on down
+    Channels that fill a tile up cost nothing: with `round_to="auto"` kept counts are multiples of
+    the tile in every group where the amount can be reached so, else of half of it, and so on down
     to 1. So narrow layers are cut too.
 
     Args:
