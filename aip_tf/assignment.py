@@ -11,7 +11,7 @@ from aip_tf.datasets import adapt
 from aip_tf.datasets.passes import counted
 from aip_tf.distribution import share_batches
 from aip_tf.game.distiller import default_transfers
-from aip_tf.recovery import recovery_from
+from aip_tf.recovery import recalibrate, recovery_from
 from aip_tf.selection import select_channels
 from aip_tf.task.answers import Answers, has_labels, inputs_of
 from aip_tf.task.batches import check_model, check_weights, found_in
@@ -109,22 +109,28 @@ class Assignment:
         Returns:
             As `cutting.apply_cut`.
         """
-        keep_masks = plan_cut(
-            graph,
-            amount,
-            selection=self.selection,
-            criterion=self.criterion,
-            data=self.train,
-            reference=self.graph,
-        )
-        return apply_cut(
-            graph,
-            keep_masks,
-            self.inputs,
-            data=self.train,
-            refit=getattr(self.criterion, "refit", None),
-            num_batches=self.recovery.recalibration_batches,
-        )
+        with adapt.looking(self.passes[0].dataset):
+            keep_masks = plan_cut(
+                graph,
+                amount,
+                selection=self.selection,
+                criterion=self.criterion,
+                data=self.train,
+                reference=self.graph,
+            )
+            return apply_cut(
+                graph,
+                keep_masks,
+                self.inputs,
+                data=self.train,
+                refit=getattr(self.criterion, "refit", None),
+                num_batches=self.recovery.recalibration_batches,
+            )
+
+    def recalibrate(self, student):
+        """Measure the statistics of BatchNormalization anew, see `recovery.recalibrate`."""
+        with adapt.looking(self.passes[0].dataset):
+            recalibrate(student, self.train, self.recovery.recalibration_batches)
 
     def evaluate(self, model):
         """Validation metrics of a model, by name; none without validation data."""

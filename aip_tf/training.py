@@ -8,7 +8,6 @@ import numpy as np
 from aip_tf import _keras, files, interruption
 from aip_tf.distribution import is_chief
 from aip_tf.progress import Progress
-from aip_tf.recovery import recalibrate
 
 _log = logging.getLogger("aip_tf")
 
@@ -189,7 +188,7 @@ def recover(student, assignment, status, state):
     if keeps_best:
         best.put_back(student)
     # Behind everything that may have changed the weights: averages, early stopping, callbacks.
-    recalibrate(student, assignment.train, recovery.recalibration_batches)
+    assignment.recalibrate(student)
 
 
 def _events(state):

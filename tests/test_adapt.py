@@ -210,3 +210,20 @@ def test_a_look_at_a_generator_gives_the_first_batch_back():
     looks = [adapt.first_batch(data)[0][0, 0] for _ in range(2)]
     passes = [[int(x[0, 0]) for x, _ in data] for _ in range(2)]
     assert looks == [0, 0] and passes == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_a_generator_of_just_the_batches_that_training_needs_is_enough():
+    """Scores, refits and statistics look at many batches; none is lost to training."""
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(float(logs["loss"]))
+
+    rng = np.random.default_rng(0)
+    given = [(rng.normal(size=(4, 8, 8, 1)).astype("float32"), np.arange(4)) for _ in range(4)]
+    for data, steps in ((iter(given), 2), (iter(given[:2]), 1)):
+        settings = {"epochs": 2, "steps_per_epoch": steps, "transfers": [], "callbacks": Watch()}
+        recovery = aip_tf.Recovery(**settings, recalibration_batches=3)
+        aip_tf.prune(small_cnn(), data, schedule=0.3, criterion="taylor", recovery=recovery)
+    assert len(seen) == 6

@@ -1,5 +1,6 @@
 """Data as `fit` takes it, as a `tf.data.Dataset` of batches whose number is known."""
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 
@@ -101,7 +102,9 @@ def weighted(dataset, class_weight):
             classes = labels
         return inputs, labels, tf.gather(table, tf.minimum(tf.cast(classes, tf.int32), size))
 
-    return dataset.map(weigh)
+    weighed = dataset.map(weigh)
+    weighed.stream = getattr(dataset, "stream", None)
+    return weighed
 
 
 def first_batch(dataset, role="train_data"):
@@ -111,7 +114,8 @@ def first_batch(dataset, role="train_data"):
         ValueError: if there is none, or it cannot be loaded.
     """
     try:
-        batch = next(iter(dataset.take(1)), None)
+        with looking(dataset):
+            batch = next(iter(dataset.take(1)), None)
     except tf.errors.OpError as error:
         raise ValueError(
             f"Received {role} whose first batch failed: {_keras.essence(error)} Expected every "
@@ -225,26 +229,74 @@ def _first(get, role):
 
 
 def _from_iterator(batches, steps, role):
-    """What a generator yields, an epoch going on where the one before it ended.
-
-    A look at the first batch, as the checks take it, gives it back: it comes but once.
-    """
     first = _first(lambda: next(batches, None), role)
-    ahead = [] if first is None else [first]
+    stream = _Stream(batches, [] if first is None else [first], steps)
+    dataset = _generated(stream.epoch, steps, first, role)
+    dataset.stream = stream
+    return dataset
 
-    def epoch():
-        for number in range(steps) if steps else itertools.count():
-            batch = ahead.pop() if ahead else next(batches, None)
+
+class _Stream:
+    """What a generator yields, once: an epoch goes on where the one before it ended.
+
+    A look gives back what it read. Behind the end of the generator it sees what the last one saw.
+    """
+
+    def __init__(self, batches, ahead, steps):
+        self._batches, self._ahead, self._steps = batches, ahead, steps
+        self._seen = list(ahead)
+        self.is_looked_at = False
+
+    def epoch(self):
+        return self._look() if self.is_looked_at else self._pass()
+
+    def _next(self):
+        """The batches of one epoch, or those that are left."""
+        for _ in range(self._steps) if self._steps else itertools.count():
+            batch = self._ahead.pop(0) if self._ahead else next(self._batches, None)
             if batch is None:
                 return
+            yield batch
+
+    def _look(self):
+        read = []
+        try:
+            for batch in self._next():
+                read.append(batch)
+                yield batch
+            again = itertools.cycle(read or self._seen)
+            yield from itertools.islice(again, (self._steps or len(read)) - len(read))
+        finally:
+            self._ahead[:0] = read
+            self._seen = read or self._seen
+
+    def _pass(self):
+        """A pass that ends behind its first batch was a look, too, of whoever did not say so."""
+        for number, batch in enumerate(self._next()):
             try:
                 yield batch
             except GeneratorExit:
-                if number == 0 and steps != 1:
-                    ahead.append(batch)
+                if number == 0 and self._steps != 1:
+                    self._ahead.insert(0, batch)
                 raise
 
-    return _generated(epoch, steps, first, role)
+
+@contextlib.contextmanager
+def looking(dataset):
+    """Passes inside are looks: they take nothing from a generator, whose batches come but once.
+
+    Args:
+        dataset: of `as_dataset`, or the `dataset` of its `Passes`.
+    """
+    stream = getattr(dataset, "stream", None)
+    if stream is None or stream.is_looked_at:
+        yield
+        return
+    stream.is_looked_at = True
+    try:
+        yield
+    finally:
+        stream.is_looked_at = False
 
 
 def _kept_from(batches, steps, role):
