@@ -6,6 +6,7 @@
     vww        a deployed person detector (96x96): cut by half and export, no training
     mobilenet  MobileNet 0.25 on 1,000 photographs, one of each class: accuracy, 30% of the MACs
                cut, recovery on a seeded half, accuracy on the other half
+    memory     what twenty prunes in one process keep, and twenty fits: MB for each
     resnet20, resnet56, resnet20-features, resnet20-one-shot
                iterative pruning to half of the MACs on the complete CIFAR-10, hours on two cores
 
@@ -13,6 +14,7 @@ One JSON line for each run goes to results/runs.jsonl; runs of `prune` go on fro
 """
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -58,6 +60,43 @@ def vww():
             for error in [float(f"{a.max_relative_difference:.1e}")]
         ]
     }
+
+
+def memory(rounds=20, warm=4):
+    """MB that the process is larger by after each round, a fitted line; the first ones warm up."""
+    random = np.random.default_rng(0)
+    data = random.random((64, 16, 16, 3), "float32"), random.integers(0, 4, 64)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    teacher = aip_tf.zoo.cifar_resnet(8, num_classes=4, input_shape=(16, 16, 3))
+    teacher.compile("sgd", loss, metrics=["accuracy"])
+    recovery = aip_tf.Recovery(epochs=2)
+    cut = schedules.one_shot(0.5)
+
+    def fit():
+        model = keras.models.clone_model(teacher)
+        model.compile(keras.optimizers.SGD(0.02, momentum=0.9), loss, metrics=["accuracy"])
+        model.fit(*data, validation_data=data, verbose=0)
+
+    def prune():
+        aip_tf.prune(teacher, data, data, schedule=cut, recovery=recovery)
+
+    found = {}
+    keras.utils.disable_interactive_logging()
+    for do in (prune, fit):
+        sizes = []
+        for _ in range(rounds):
+            do()
+            gc.collect()
+            sizes.append(_resident())
+        slope = np.polyfit(range(rounds - warm), sizes[warm:], 1)[0]
+        found[do.__name__] = round(float(slope), 2)
+    return {"megabytes": found, "rounds": rounds}
+
+
+def _resident():
+    """MB of this process in memory; Linux alone says so."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def mobilenet(epochs=3, seed=0):
@@ -155,6 +194,7 @@ def _costs(model, smaller):
 
 RUNS = {
     "vww": vww,
+    "memory": memory,
     "mobilenet": mobilenet,
     "resnet20": resnet20,
     "resnet20-features": resnet20_features,
