@@ -1,5 +1,6 @@
 """What one run of `prune` is to do: read, checked before anything trains, and told from others."""
 
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -7,7 +8,7 @@ import logging
 from aip_tf import _keras, criteria, identity, schedules
 from aip_tf import selection as selections
 from aip_tf.cutting import apply_cut, plan_cut, trace_on
-from aip_tf.datasets import adapt
+from aip_tf.datasets import adapt, looks
 from aip_tf.datasets.passes import counted
 from aip_tf.distribution import share_batches
 from aip_tf.game.distiller import default_transfers
@@ -109,7 +110,7 @@ class Assignment:
         Returns:
             As `cutting.apply_cut`.
         """
-        with adapt.looking(self.passes[0].dataset):
+        with self._looking():
             keep_masks = plan_cut(
                 graph,
                 amount,
@@ -129,7 +130,7 @@ class Assignment:
 
     def recalibrate(self, student):
         """Measure the statistics of BatchNormalization anew, see `recovery.recalibrate`."""
-        with adapt.looking(self.passes[0].dataset):
+        with self._looking():
             recalibrate(student, self.train, self.recovery.recalibration_batches)
 
     def evaluate(self, model):
@@ -182,6 +183,13 @@ class Assignment:
             and then["cuts"][:number] == now["cuts"][:number]
             and then["cuts"][number][0] == now["cuts"][number][0]
         )
+
+    @contextlib.contextmanager
+    def _looking(self):
+        """Reads training data between stretches of training."""
+        data = self.passes[0].dataset
+        with looks.reading(data), looks.looking(data):
+            yield
 
     def _identify(self, criterion, recovery):
         names = ("training data", "validation data")

@@ -12,7 +12,7 @@ from aip_tf.arguments import FLAG, check, integer, number, shown
 from aip_tf.assignment import Assignment
 from aip_tf.cost import Cost
 from aip_tf.cutting import apply_cut, plan_cut
-from aip_tf.datasets import Data
+from aip_tf.datasets import Data, looks
 from aip_tf.datasets.passes import Replay
 from aip_tf.deploy.timing import Timing
 from aip_tf.recovery import recovery_from
@@ -153,7 +153,8 @@ class _Cuts(contextlib.ExitStack):
         if amount in self._measured:
             return
         started = time.monotonic()
-        graph = self._cut(amount) if amount else self._graph
+        with looks.reading(self._assignment.passes[0].dataset):
+            graph = self._cut(amount) if amount else self._graph
         data = self._assignment.validation or self._assignment.train
         metrics = self._task.evaluate(graph.model, data)
         cost = Cost(graph)

@@ -227,3 +227,30 @@ def test_a_generator_of_just_the_batches_that_training_needs_is_enough():
         recovery = aip_tf.Recovery(**settings, recalibration_batches=3)
         aip_tf.prune(small_cnn(), data, schedule=0.3, criterion="taylor", recovery=recovery)
     assert len(seen) == 6
+
+
+@pytest.mark.parametrize("reader", ["cut", "trade-off", "export"])
+def test_a_batch_that_cannot_be_loaded_is_named_whoever_reads_it(reader, tmp_path):
+    def batches():
+        for number in range(4):
+            if number == 2:
+                raise OSError("broken photograph")
+            yield np.ones((4, 8, 8, 1), "float32"), np.arange(4)
+
+    spec = tf.TensorSpec((None, 8, 8, 1)), tf.TensorSpec((None,), tf.int64)
+    data = tf.data.Dataset.from_generator(batches, output_signature=spec)
+    data = data.apply(tf.data.experimental.assert_cardinality(4))
+    readers = {
+        "cut": lambda: aip_tf.prune(small_cnn(), data, criterion="l1"),
+        "trade-off": lambda: aip_tf.trade_off(small_cnn(), data, 0.3, criterion="l1", runs=0),
+        "export": lambda: aip_tf.export_model(small_cnn(), tmp_path, check_data=data),
+    }
+    with pytest.raises(ValueError, match=r"failed at batch 3.*: OSError: broken photograph"):
+        readers[reader]()
+
+
+def test_a_size_that_was_asserted_wrongly_is_told():
+    data = tf.data.Dataset.from_tensor_slices((np.ones((16, 8, 8, 1)), np.arange(16) % 4)).batch(4)
+    data = data.apply(tf.data.experimental.assert_cardinality(9))
+    with pytest.raises(ValueError, match="9 elements but contained only 4"):
+        aip_tf.prune(small_cnn(), data, criterion="l1")

@@ -125,6 +125,7 @@ def test_signature_names_are_those_of_the_model(tmp_path):
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
 def test_other_precisions_become_float32_for_litert(tmp_path, policy):
+    keras.utils.set_random_seed(0)
     with default_policy(policy):
         inner = keras.Sequential([layers.Conv2D(4, 3), layers.BatchNormalization()])
         image = keras.Input((8, 8, 3), name="image")

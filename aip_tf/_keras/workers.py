@@ -30,7 +30,7 @@ def worker_lost(error):
 def essence(error):
     """What happened, out of TensorFlow's story of where it happened."""
     story = ("Graph execution error", "Detected at", "File ", "<stack", "[[", "Traceback", "(0)")
-    text = re.sub(r"\{\{function_node [^}]*\}\}", "", str(error.message))
+    text = re.sub(r"(\w+Error:\s+)?\{\{function_node [^}]*\}\}|\[Op:.*", "", error.message)
     lines = [line.strip() for line in text.splitlines()]
     told = [line for line in lines if line and not line.startswith(story)]
     return told[0].rstrip(".") + "." if told else f"{type(error).__name__}."

@@ -1,6 +1,5 @@
 """Data as `fit` takes it, as a `tf.data.Dataset` of batches whose number is known."""
 
-import contextlib
 import itertools
 from collections.abc import Iterator
 
@@ -11,6 +10,7 @@ import tensorflow as tf
 from aip_tf import _keras
 from aip_tf.arguments import shown
 from aip_tf.datasets.data import name_some
+from aip_tf.datasets.looks import looking
 from aip_tf.failures import words
 
 _BATCH_SIZE = 32
@@ -279,24 +279,6 @@ class _Stream:
                 if number == 0 and self._steps != 1:
                     self._ahead.insert(0, batch)
                 raise
-
-
-@contextlib.contextmanager
-def looking(dataset):
-    """Passes inside are looks: they take nothing from a generator, whose batches come but once.
-
-    Args:
-        dataset: of `as_dataset`, or the `dataset` of its `Passes`.
-    """
-    stream = getattr(dataset, "stream", None)
-    if stream is None or stream.is_looked_at:
-        yield
-        return
-    stream.is_looked_at = True
-    try:
-        yield
-    finally:
-        stream.is_looked_at = False
 
 
 def _kept_from(batches, steps, role):

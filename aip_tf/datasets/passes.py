@@ -44,7 +44,7 @@ class Passes:
         if (size := int(source.cardinality())) >= 0:
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(size))
         self.dataset = dataset.with_options(source.options())
-        self.dataset.stream = getattr(source, "stream", None)  # see `adapt.looking`
+        self.dataset.stream = getattr(source, "stream", None)  # see `looks.looking`
 
     @property
     def count(self):

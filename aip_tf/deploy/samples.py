@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from aip_tf.datasets.adapt import as_dataset
+from aip_tf.datasets.looks import reading
 from aip_tf.deploy import signature
 
 _NUM_RANDOM_SAMPLES = 4
@@ -97,9 +98,14 @@ def _elements(model, data):
     if isinstance(data, keras.utils.PyDataset):
         data = as_dataset(data, shuffle=False, role="the samples")
     if isinstance(data, tf.data.Dataset):
-        return data
+        return _loaded(data)
     has_labels = isinstance(data, tuple) and len(data) in (2, 3) and len(model.inputs) == 1
     return [data] if has_labels else [(data,)]
+
+
+def _loaded(dataset):
+    with reading(dataset, "samples"):
+        yield from dataset
 
 
 def random_batch(model, input_shapes, seed=0):
