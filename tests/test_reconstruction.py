@@ -1,5 +1,7 @@
 """Reconstruction: the algebra against brute force, then the same law for every kind of reader."""
 
+import random
+
 import keras
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import aip_tf
 from aip_tf import criteria
 from aip_tf.channels import ChannelGraph, find_channel_groups, prune_channels
 from aip_tf.cutting import apply_cut
-from aip_tf.reconstruction import Study, System, first_inputs, removal_order, solving
+from aip_tf.reconstruction import Study, System, first_inputs, linear, removal_order, solving
 from aip_tf.reconstruction import study as study_module
 from aip_tf.reconstruction.statistics import settle
 from aip_tf.selection import Macs
@@ -354,6 +356,18 @@ def test_settled_statistics_are_true_and_change_nothing():
 
 
 # --- the criterion -------------------------------------------------------------------------------
+
+
+def test_scoring_in_a_new_process_draws_as_in_one_that_scored_before():
+    """A run that is resumed finds no cache."""
+    model = keras.Sequential([Input((6, 6, 2)), layers.Conv2D(4, 3), layers.Conv2D(2, 3)])
+    images, states = np.ones((16, 6, 6, 2), "float32"), []
+    linear._sources.cache_clear()
+    for _ in range(2):
+        random.seed(0)
+        criteria.Reconstruction()(model, find_channel_groups(model), images)
+        states.append(random.getstate())
+    assert states[0] == states[1]
 
 
 def test_which_images_are_drawn_hardly_moves_how_groups_compare():

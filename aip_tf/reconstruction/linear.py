@@ -131,7 +131,10 @@ def _sources(kind, options, size):
     """
     options = dict(options)
     places = math.prod(options["kernel_size"])
-    probe = kind(places, use_bias=False, data_format="channels_last", dtype="float64", **options)
+    # "zeros", because a default would draw a seed, here only where nothing is cached: a run that is
+    # resumed would go on with other random numbers.
+    options |= {"use_bias": False, "kernel_initializer": "zeros", "dtype": "float64"}
+    probe = kind(places, data_format="channels_last", **options)
     probe.build((1, *size, 1))
     probe.kernel.assign(np.eye(places).reshape(probe.kernel.shape))
     numbers = np.arange(1.0, 1 + math.prod(size)).reshape(1, *size, 1)
