@@ -110,7 +110,7 @@ def memory_of_a_cut(name, amount):
     with _keras.copying():  # random initial values leave memory behind that is not the cut's
         model = getattr(keras.applications, name)(weights=None)
     for variable in model.weights:
-        variable.assign(keras.ops.ones(variable.shape, variable.dtype))
+        _keras.fill(variable, keras.ops.ones(variable.shape, variable.dtype))
     weights = 4 * model.count_params()
     groups = aip_tf.find_channel_groups(model)
     masks = laws.random_masks(groups, np.random.default_rng(0), amount)

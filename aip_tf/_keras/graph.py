@@ -114,9 +114,10 @@ def walk(graph, inputs, visit):
         The values of the outputs, in the model's structure.
     """
     values = {id(x): v for x, v in zip(graph.inputs, flat_inputs(graph, inputs), strict=True)}
-    done = _done_behind(graph)
+    read = [[id(x) for x in node.input_tensors] for node in graph.nodes]
+    done = _done_behind(graph, read)
     for place, node in enumerate(graph.nodes):
-        if not values.keys() >= {id(x) for x in node.input_tensors}:
+        if not all(key in values for key in read[place]):
             continue
         args, kwargs = _fill_in(node.arguments, values)
         nested = graph.dissolved.get(id(node.operation))
@@ -136,11 +137,12 @@ def walk(graph, inputs, visit):
     return tree.pack_sequence_as(graph.outputs, flat)
 
 
-def _done_behind(graph):
-    """{place of a node: ids of the tensors that nobody reads behind it}."""
+def _done_behind(graph, read):
+    """{place of a node: ids of the tensors that nobody reads behind it}; `read`: those it reads."""
     last = {}
     for place, node in enumerate(graph.nodes):
-        last.update((id(x), place) for x in (*node.outputs, *node.input_tensors))
+        last.update(dict.fromkeys(read[place], place))
+        last.update((id(x), place) for x in node.outputs)
     for x in tree.flatten(graph.outputs):
         last.pop(id(x), None)
     done = {}

@@ -171,11 +171,11 @@ class Tracer:
         if weight is None:
             weight = self.weights[id(variable)] = Weight(call.path, call.operation, variable)
         axis = axis % variable.ndim
-        known = next((a.ids for a in weight.axes if a.axis == axis), None)
-        if known is None:
-            weight.axes.append(WeightAxis(axis, ids, role))
-        else:
-            self._agree(known, ids)
+        for known in weight.axes:
+            if known.axis == axis:
+                self._agree(known.ids, ids)
+                return
+        weight.axes.append(WeightAxis(axis, ids, role))
 
     def add_config(self, operation, key, ids, value):
         self.agree((id(operation), key), [ids])

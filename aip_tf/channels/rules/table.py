@@ -137,8 +137,11 @@ def _unknown_variables(call):
     layer = call.operation
     if not call.declares or not isinstance(layer, keras.layers.Layer):
         return []
-    known = call.known_variables | {id(v) for v in _keras.random_states(layer)}
-    names = [v.name for v in layer.variables if id(v) not in known and math.prod(v.shape) > 1]
+    strange = [v for v in layer.variables if id(v) not in call.known_variables]
+    if not strange:  # the usual case
+        return []
+    random = {id(v) for v in _keras.random_states(layer)}
+    names = [v.name for v in strange if id(v) not in random and math.prod(v.shape) > 1]
     return [n for n in names if n.startswith("lora")] or names
 
 
