@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 
 from aip_tf import _keras, failures
+from aip_tf import selection as selections
 from aip_tf.arguments import FLAG, check, integer, number, shown
 from aip_tf.assignment import Assignment
 from aip_tf.cost import Cost
@@ -17,6 +18,7 @@ from aip_tf.datasets.passes import Replay
 from aip_tf.deploy.timing import Timing
 from aip_tf.recovery import recovery_from
 from aip_tf.report import ModelRecord, PruningReport, TradeOff, tables
+from aip_tf.selection import OutOfReachError
 
 _log = logging.getLogger("aip_tf")
 
@@ -55,8 +57,8 @@ def trade_off(
     Args:
         model: a trained `keras.Model`; not touched.
         data: what `fit` takes, see `prune`; or a `datasets.Data`, whose test part judges.
-        amounts: what to remove, numbers in (0, 1), see `select_channels`; None: 0.1, 0.2, ... 0.8,
-            as far as they can be reached.
+        amounts: what to remove, numbers in (0, 1), with a budget of time also above 1, see
+            `select_channels`; None: 0.1, 0.2, ... 0.8, as far as they can be reached.
         validation_data: what the cuts are judged on; None: `data` themselves, as they come.
         selection, criterion: see `select_channels`.
         recovery: a `Recovery`, whose task, steps and recalibration count; nothing is trained.
@@ -81,28 +83,28 @@ def trade_off(
     """
     with failures.checking("`trade_off` cannot work with what it is given"):
         check(_KINDS, locals())
-        amounts = _AMOUNTS[:1] if (is_open := amounts is None) else _checked(amounts)
+        selection = selections.get(selection)
+        is_open = amounts is None
+        amounts = _AMOUNTS if is_open else _checked(amounts, selection)
         train, validation = _sides(data, validation_data)
         recovery = dataclasses.replace(recovery_from(recovery), epochs=0, keep="last")
-        assignment = Assignment(
-            model, train, validation, amounts[-1], selection, criterion, recovery
-        )
+        most = amounts[0 if is_open else -1]  # that must be within reach
+        assignment = Assignment(model, train, validation, most, selection, criterion, recovery)
     if check_only:
         return None
-    if is_open:
-        amounts = [amount for amount in _AMOUNTS if _is_in_reach(amount, assignment)]
     with _Cuts(assignment, runs) as cuts:
-        for amount in reversed(amounts):  # what cannot be reached is known at once
-            cuts.measure(amount)
+        for amount in reversed(amounts):
+            with contextlib.suppress(*[OutOfReachError] if is_open else []):
+                cuts.measure(amount)
         cuts.measure(0.0)  # last: before the first cut, `prune` reads no other data either
         largest = None if by_accuracy is None else _largest(cuts, by_accuracy)
         return TradeOff(cuts.reports(), by_accuracy, largest)
 
 
-def _checked(amounts):
-    """The amounts as rising numbers, each once."""
+def _checked(amounts, selection):
+    """The amounts as rising fractions, each once."""
     is_one = isinstance(amounts, str) or not isinstance(amounts, Iterable)
-    given = [amounts] if is_one else list(amounts)
+    given = [selections.final_fraction(x, selection) for x in ([amounts] if is_one else amounts)]
     wrong = [x for x in given if not _AMOUNT.accepts(x)]
     if wrong or not given or len(set(given)) < len(given):
         raise ValueError(
@@ -110,14 +112,6 @@ def _checked(amounts):
             "named once, such as (0.2, 0.4, 0.6)."
         )
     return sorted(map(float, given))
-
-
-def _is_in_reach(amount, assignment):
-    try:
-        assignment.masks_of(amount)
-    except ValueError:
-        return False
-    return True
 
 
 def _sides(data, validation_data):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from aip_tf import config, preview, trade_off
 from aip_tf import selection as selections
 from aip_tf.channels import ChannelGraph
 from aip_tf.cost import Cost
@@ -209,6 +210,78 @@ def test_times_faster_are_fractions_and_what_is_neither_is_refused():
 def test_bad_options(options):
     with pytest.raises(ValueError, match=f"Received {next(iter(options))}"):
         Latency(**options)
+
+
+@pytest.mark.parametrize("floor", [0.2, -0.4])
+def test_time_that_no_layer_takes_does_not_lead_astray(table, formula, monkeypatch, caplog, floor):
+    shares = cut_shares(monkeypatch, lambda predicted: floor + (1 - floor) * predicted)
+    select_channels(make_graph(), 0.5, selection=Latency(table=table.path))
+    assert len(shares) > 1 and not caplog.messages
+
+
+def test_the_same_cut_is_not_timed_twice(table, formula, monkeypatch, caplog):
+    shares = cut_shares(monkeypatch, lambda predicted: 0.9 if predicted > 0.59 else 0.3)
+    select_channels(make_graph(), 0.4, selection=Latency(table=table.path, round_to=8))
+    assert len(shares) == len(set(shares)) and "tiles" in caplog.text
+
+
+RUN_FILE = """
+include 'gin/base.gin'
+run.teacher = @load_model
+run.data = @digits
+run.export = None
+load_model.source = 'network.keras'
+digits.batch_size = 450                 # images
+Latency.table = 'times.json'
+"""
+
+
+@pytest.fixture
+def run_file(formula, monkeypatch, tmp_path):
+    """`run_file(lines)` runs a gin file with those lines in a fresh folder."""
+    monkeypatch.chdir(tmp_path)
+    shares = cut_shares(monkeypatch, lambda predicted: predicted)
+    layers = [keras.layers.Conv2D(32, 3, name=name) for name in ("first", "second")]
+    layers += [keras.layers.Flatten(), keras.layers.Dense(10, name="logits")]
+    keras.Sequential([keras.Input((8, 8, 1)), *layers]).save("network.keras")
+
+    def run(lines):
+        (tmp_path / "run.gin").write_text(RUN_FILE + lines)
+        config.load(["run.gin"])
+        config.describe("run")
+        return config.run("run").report, shares
+
+    return run
+
+
+def test_a_run_file_prunes_to_a_time(run_file):
+    report, shares = run_file(
+        "prune.selection = @Latency()\nprune.criterion = 'l1'\nprune.schedule = 2.0\n"
+        "prune.recovery = @Recovery()\nRecovery.epochs = 0\nRecovery.recalibration_batches = 0\n"
+    )
+    assert shares[-1] == pytest.approx(0.5, rel=0.05)
+    assert report.student.macs < 0.7 * report.teacher.macs
+
+
+def test_a_run_file_looks_at_several_times(run_file):
+    report, shares = run_file(
+        "run.prune = None\nrun.trade_off = @trade_off\ntrade_off.amounts = [1.25, 2.0]\n"
+        "trade_off.selection = @Latency()\ntrade_off.criterion = 'l1'\ntrade_off.runs = 0\n"
+    )
+    assert [row["amount"] for row in report.rows] == pytest.approx([0, 0.2, 0.5])
+    assert shares == pytest.approx([0.5, 0.8], rel=0.05)  # the largest first
+
+
+def test_a_look_at_times_leaves_out_what_cannot_be_reached(table, formula, monkeypatch):
+    cut_shares(monkeypatch, lambda predicted: predicted)
+    network, images = make_graph().model, np.ones((2, 8, 8, 3), "float32")
+    for amounts, message in (([2.0, 0.5], "named once"), ([1.0], "times faster")):
+        with pytest.raises(ValueError, match=message):
+            trade_off(network, (images,), amounts, selection=Latency(table=table.path))
+    monkeypatch.setattr(preview, "_AMOUNTS", (0.2, 0.8))
+    latency = Latency(table=table.path, max_sparsity=0.5)
+    found = trade_off(network, (images,), selection=latency, criterion="l1", runs=0)
+    assert [row["amount"] for row in found.rows] == [0, 0.2]
 
 
 def test_a_cut_model_is_timed_beside_the_original(tmp_path):

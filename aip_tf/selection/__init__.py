@@ -15,7 +15,14 @@ from aip_tf import criteria
 from aip_tf.arguments import shown, takes
 from aip_tf.channels import ChannelGraph
 from aip_tf.cost import Cost
-from aip_tf.selection.budget import Channels, Macs, PaddedMacs, Parameters, Selection
+from aip_tf.selection.budget import (
+    Channels,
+    Macs,
+    OutOfReachError,
+    PaddedMacs,
+    Parameters,
+    Selection,
+)
 from aip_tf.selection.paper import PerGroup, Threshold
 from aip_tf.selection.timed import Latency
 
@@ -24,6 +31,7 @@ __all__ = [
     "Cost",
     "Latency",
     "Macs",
+    "OutOfReachError",
     "PaddedMacs",
     "Parameters",
     "PerGroup",
@@ -66,8 +74,9 @@ def select_channels(
         that are not named are kept whole.
 
     Raises:
-        ValueError: for unknown names, an amount out of range, unusable scores, or a target that
-            cannot be reached; the message then names the reachable minimum.
+        ValueError: for unknown names, an amount out of range, or unusable scores.
+        OutOfReachError: a ValueError, for a target that cannot be reached; the message names the
+            reachable minimum.
 
     >>> import keras
     >>> layers = [keras.layers.Dense(8, name="hidden"), keras.layers.Dense(2)]

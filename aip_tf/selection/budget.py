@@ -31,6 +31,10 @@ _SHARES = ((512, 1 / 4), (128, 1 / 8))
 _NEAR_THE_END = 2 / 3  # of what inner groups can give: beyond it they become too thin
 
 
+class OutOfReachError(ValueError):
+    """An amount is more than can be removed, whatever the scores."""
+
+
 class Selection:
     """Base of the budgeted selections: subclass it and override `measure` for a cost of your own.
 
@@ -233,7 +237,7 @@ class Selection:
         }
 
     def _refuse(self, amount, total, least, candidates):
-        raise ValueError(
+        raise OutOfReachError(
             f"{type(self).__name__} cannot remove {amount:.2%}: the reachable minimum keeps "
             f"{least:,.10g} of {total:,.10g} ({least / total:.2%} kept, {1 - least / total:.2%} "
             f"removed) with {len(candidates)} channel groups to cut. Lower the amount, or relax "

@@ -5,13 +5,15 @@ import tempfile
 import weakref
 from pathlib import Path
 
+import numpy as np
+
 from aip_tf.arguments import OPTIONAL_FUNCTION, check, number
 from aip_tf.channels import prune_channels
 from aip_tf.deploy.samples import sized
 from aip_tf.deploy.source import Source, quiet, serving
 from aip_tf.latency import compare_latency
 from aip_tf.layer_times import LayerTimes, Table, check_measurable, converted
-from aip_tf.selection.budget import Selection
+from aip_tf.selection.budget import OutOfReachError, Selection
 
 _KINDS = {
     "tolerance": number("a number above 0, at most 1", above=0, most=1),
@@ -96,22 +98,27 @@ class Latency(Selection):
 
     def _approach(self, scores, groups, amount, cost, share_of):
         """The masks whose measured time comes nearest to the one asked for, of a few trials."""
-        wanted, target, trials, reason = 1 - amount, amount, [], _UNLIKE
+        wanted, share, trials, reason = 1 - amount, 1 - amount, [], _UNLIKE
         total = self.measure(cost.original, {})
+        known = [(0.0, 0.0), (1.0, 1.0)]  # shares of the time: measured, predicted
         for _ in range(_MOST_TRIALS):
             try:
-                masks = self.choose(scores, groups, target, cost)
-            except ValueError as error:
+                masks = self.choose(scores, groups, min(max(1 - share, 1e-3), 0.999), cost)
+            except OutOfReachError as error:
                 if not trials:
                     raise
                 reason = f"a better cut is out of reach: {error}"
+                break
+            if any(_are_same(masks, other) for _, other in trials):
+                reason = "no cut lies between: devices take channels in tiles."
                 break
             trials.append((share_of(masks), masks))
             measured = trials[-1][0]
             if abs(measured / wanted - 1) <= self.tolerance / 2:
                 break  # the other half is for what the stopwatch itself may err
-            predicted = self.measure(cost, masks) / total
-            target = min(max(1 - predicted * wanted / measured, 1e-3), 0.999)
+            # In between: what runs beside the layers is in neither time, or in one of them only.
+            known = sorted([*known, (measured, self.measure(cost, masks) / total)])
+            share = float(np.interp(wanted, *zip(*known, strict=True)))
         measured, masks = min(trials, key=lambda trial: abs(trial[0] - wanted))
         if abs(measured / wanted - 1) > self.tolerance:
             _log.warning(
@@ -141,6 +148,10 @@ def _stopwatch(cost, folder):
         return 1 / found.speed_ups["smaller"].processor
 
     return share_of
+
+
+def _are_same(masks, other):
+    return all(np.array_equal(keep, other[name]) for name, keep in masks.items())
 
 
 def _write(model, path):
