@@ -45,7 +45,7 @@ class Openings:
         return self._graphs.get(id(operation))
 
     def enter(self, model):
-        """The `Graph` of a model that a layer calls by itself, with what is in it opened."""
+        """The `Graph` of a model that has one, with what is in it opened."""
         if id(model) not in self._graphs:
             self._graphs[id(model)] = graph_inside(model)
             self.open_graph(self._graphs[id(model)])

@@ -1,6 +1,7 @@
 """Recording what a composite layer calls: on symbols, with classes that tell of their calls."""
 
 import contextlib
+import copy
 import functools
 import re
 
@@ -16,6 +17,7 @@ from aip_tf._keras.comparing import (
     open_batch,
     open_sizes,
 )
+from aip_tf._keras.copies import copy_ops
 from aip_tf._keras.graph import Graph, mask_of, with_mask_of
 from aip_tf._keras.held import Given, Held, symbolic_class
 from aip_tf._keras.layers import own_variables
@@ -48,6 +50,7 @@ class Recording:
         self._place = None  # a symbol of the innermost, while its own call runs
         self._tape = None  # and what it calls
         self._in_both_modes = True
+        self._wanting = set()  # ids of layers that fail otherwise where the batch size is known
         self._returned = {}
         self._explicit_mask = False
         self._lasting = set()
@@ -73,20 +76,48 @@ class Recording:
         """Run the call of a composite layer on placeholders: symbols that stand for its outputs."""
         if reason := self._refusal(layer, args, kwargs):
             raise CannotOpenError(reason)
-        graphs, reasons = dict(self.graphs), dict(self.reasons)
-        try:
-            graph, outputs = self._graph(layer, args, kwargs, None)
-        except Exception as error:
-            self.graphs, self.reasons = graphs, reasons  # nothing of what failed is known
-            try:
-                graph, outputs = self._for_any_batch(layer, args, kwargs)
-            except Exception:
-                raise error from None
+        graph, outputs = self._recorded(layer, args, kwargs)
         self._hold_variables(layer, graph)
         self._note(layer, graph)
         flat = [stand_in(x) if is_symbol(x) else x for x in tree.flatten(outputs)]
         self._returned[id(layer)] = tree.pack_sequence_as(outputs, flat)
         return [x for x in flat if is_symbol(x)]
+
+    def _recorded(self, layer, args, kwargs):
+        """The graph and the outputs of a call; the batch size is open if that will do.
+
+        Where it fails, here or in a layer inside that this one gives more or fewer samples than it
+        is given itself, Python may have to know the size.
+        """
+        if not _has_open_batch(args, kwargs):
+            return self._graph(layer, args, kwargs, None)
+        before, found, failure = self._known, None, None
+        try:
+            found = self._graph(layer, args, kwargs, None)
+            if self._wanting == before[-1]:
+                return found
+        except Exception as error:
+            failure = error
+        after, self._known = self._known, before
+        try:
+            return self._for_any_batch(layer, args, kwargs)
+        except Exception as error:
+            if found:
+                self._known = after
+                return found
+            self._known = before
+            if str(error) != str(failure):
+                self._wanting.add(id(layer))
+            raise failure from None
+
+    @property
+    def _known(self):
+        """All that was found so far, to be taken back: nothing of what fails is known."""
+        return dict(self.graphs), dict(self.reasons), set(self._wanting)
+
+    @_known.setter
+    def _known(self, known):
+        self.graphs, self.reasons, self._wanting = map(copy.copy, known)
 
     def _note(self, layer, graph):
         self.layers[id(layer)] = layer
@@ -145,10 +176,14 @@ class Recording:
         if not flat:
             raise CannotOpenError("its call returns no tensor that depends on its inputs")
         nodes = nodes_up_to(flat, {id(x) for x in given})
-        for node in nodes:
-            _check_sizes(node, ("newshape", "shape") if batch is None else ("shape",))
+        reshapes = [x for x in nodes if batch is None and _has_open_size(x, "newshape")]
+        if any(_has_open_size(x, "shape") for x in nodes) or not all(map(_can_infer, reshapes)):
+            raise CannotOpenError("its call computes with a size that is open")
         if self._in_both_modes:
             self._call_again(layer, args, kwargs, symbols[0], tape, outputs)
+        for node in reshapes:
+            sizes = tuple(-1 if s is None else s for s in node.operation.newshape)
+            node.operation = copy_ops(node.operation, {"newshape": sizes})
         for node in nodes:
             _leave_to_keras(node)
         return Graph(symbols, nodes, outputs, is_passing=self._is_passing), outputs
@@ -347,12 +382,20 @@ def _placeholders(args, kwargs, batch=None):
     return args, kwargs, symbols
 
 
-def _check_sizes(node, settings):
-    """An open size may not have become one of these settings of an operation."""
-    if not isinstance(node.operation, keras.layers.Layer):
-        for name in settings:
-            if None in tree.flatten(getattr(node.operation, name, ())):
-                raise CannotOpenError("its call computes with a size that is open")
+def _has_open_batch(args, kwargs):
+    """Whether one of the arguments of a call has."""
+    return any(x.shape[:1] == (None,) for x in tree.flatten((args, kwargs)) if is_symbol(x))
+
+
+def _has_open_size(node, setting):
+    """Whether an open size has become a setting of an operation."""
+    is_layer = isinstance(node.operation, keras.layers.Layer)
+    return not is_layer and None in tree.flatten(getattr(node.operation, setting, ()))
+
+
+def _can_infer(node):
+    """Whether a reshape leaves no more than one size open: the others tell it when it runs."""
+    return sum(s in (None, -1) for s in node.operation.newshape) == 1
 
 
 def _leave_to_keras(node):

@@ -9,7 +9,7 @@ from aip_tf import _keras
 
 
 def root_graph(model, openings, input_shape=None):
-    """The `Graph` of a model; a subclassed model is opened.
+    """The `Graph` of a model, with what is in it opened; also a subclassed model is opened.
 
     Args:
         model: a `keras.Model`.
@@ -19,9 +19,8 @@ def root_graph(model, openings, input_shape=None):
     Raises:
         ValueError: if the model cannot be opened, with the reason.
     """
-    graph = _keras.graph_inside(model)
-    if graph is not None:
-        return graph
+    if _keras.is_graph(model):
+        return openings.enter(model)
     if not isinstance(model, keras.Model) or isinstance(model, keras.Sequential):
         return _keras.graph_of(model)  # raises
     inputs = _symbols(model, input_shape)

@@ -309,7 +309,6 @@ def trace(model, input_shape=None):
     input_shape = in_form(input_shape)
     openings = _keras.Openings(has_rule)
     graph = root_graph(model, openings, input_shape)
-    openings.open_graph(graph)
     tracer = Tracer(rule_of, openings)
     tracer.dissolve(graph)
     arrays = []

@@ -1,0 +1,100 @@
+"""How often what a composite layer does is run to be opened, and for which batch sizes."""
+
+import keras
+import laws
+import numpy as np
+import pytest
+from keras import Input, Model, layers, ops
+
+from aip_tf.channels import ChannelGraph, check_cut
+
+NUM_WINDOWS = 4
+SIGNS = np.array([1.0, -1.0, 1.0, -1.0], "float32").reshape(NUM_WINDOWS, 1, 1)
+runs = []
+
+
+class Counted(layers.Layer):
+    """A reshape that names the batch size, and notes when it runs."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(4, name="dense")
+
+    def call(self, x):
+        runs.append(self.name)
+        return self.dense(ops.reshape(x, (ops.shape(x)[0], 2, 4)))
+
+
+class Around(Counted):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = Counted(name="inner")
+
+    def call(self, x):
+        return self.inner(super().call(x))
+
+
+class Subclassed(Model):
+    def __init__(self, middle):
+        super().__init__()
+        self.first, self.middle = layers.Dense(8, name="first"), middle
+
+    def call(self, x):
+        return ops.sum(self.middle(self.first(x)), 1)
+
+
+class Windows(layers.Layer):
+    """As Swin: samples are cut into windows, and a layer inside has to know of how many samples."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = InWindows(name="inner")
+
+    def build(self, shape):
+        self.inner.build((None, 3, shape[-1]))
+
+    def compute_output_shape(self, shape):
+        return shape[0], NUM_WINDOWS, 3, 4
+
+    def call(self, x):
+        windows = self.inner(ops.reshape(x, (-1, 3, x.shape[-1])))
+        return ops.reshape(windows, (-1, NUM_WINDOWS, 3, 4))
+
+
+class InWindows(Counted):
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def compute_output_shape(self, shape):
+        return *shape[:-1], 4
+
+    def call(self, x):
+        split = ops.reshape(self.dense(x), (x.shape[0] // NUM_WINDOWS, NUM_WINDOWS, 3, 4))
+        return ops.reshape(split * SIGNS, (-1, 3, 4))
+
+
+@pytest.mark.parametrize("subclassed", [True, False])
+def test_what_a_layer_does_is_run_in_both_modes_and_no_more(subclassed):
+    model = Subclassed(Around(name="outer"))
+    model(np.ones((3, 8), "float32"))
+    if not subclassed:
+        i = Input((8,))
+        model = Model(i, model.middle(i))
+    runs.clear()
+    assert ChannelGraph(model).trace.opened
+    assert sorted(runs) == ["inner"] * 2 + ["outer"] * 2
+
+
+def test_a_layer_inside_that_has_to_know_the_batch_size_of_the_layer_around_it(tmp_path):
+    i = Input((12, 3))
+    x = Windows(name="windows")(layers.Dense(8, name="first")(i))
+    model = Model(i, layers.Dense(2)(ops.mean(x, (1, 2))))
+    graph = ChannelGraph(model)
+    masks = laws.random_masks(graph.groups, np.random.default_rng(0))
+    assert {"first", "windows/inner/dense"} <= masks.keys()
+    cut = graph.prune(masks)
+    cut.save(tmp_path / "cut.keras")
+    again = keras.saving.load_model(tmp_path / "cut.keras")
+    batch = np.random.default_rng(1).normal(size=(5, 12, 3)).astype("float32")
+    assert check_cut(graph, cut, masks, batch) <= 1e-5
+    np.testing.assert_allclose(again(batch), cut(batch), atol=1e-6)
