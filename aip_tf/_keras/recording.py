@@ -17,12 +17,19 @@ from aip_tf._keras.comparing import (
     open_batch,
     open_sizes,
 )
-from aip_tf._keras.copies import copy_ops
-from aip_tf._keras.graph import Graph, mask_of, with_mask_of
+from aip_tf._keras.graph import Graph, mask_of
 from aip_tf._keras.held import Given, Held, symbolic_class
 from aip_tf._keras.layers import own_variables
 from aip_tf._keras.nodes import Arguments, Call, CannotOpenError, flat_arguments, nodes_up_to
 from aip_tf._keras.plain import Plain, is_symbol, stand_in, without_mode
+from aip_tf._keras.sizes import (
+    can_infer,
+    has_open_batch,
+    has_open_size,
+    infer,
+    open_reshapes,
+    placeholders,
+)
 from aip_tf._keras.tape import Tape
 
 CALLS_DIFFER = "its calls differ"
@@ -60,7 +67,7 @@ class Recording:
 
     def run(self, layer, args, kwargs):
         """Call `layer` on symbols like those among `args` and `kwargs`."""
-        args, kwargs, _ = _placeholders(args, kwargs)
+        args, kwargs, _ = placeholders(args, kwargs)
         inside = [layer, *layer._flatten_layers(include_self=False)]
         self._lasting = {id(x) for x in inside}
         composites = [x for x in inside if self._is_composite(x)]
@@ -89,7 +96,7 @@ class Recording:
         Where it fails, here or in a layer inside that this one gives more or fewer samples than it
         is given itself, Python may have to know the size.
         """
-        if not _has_open_batch(args, kwargs):
+        if not has_open_batch(args, kwargs):
             return self._graph(layer, args, kwargs, None)
         before, found, failure = self._known, None, None
         try:
@@ -168,7 +175,7 @@ class Recording:
             self.reasons.setdefault(id(self._running[-1]), text)
 
     def _graph(self, layer, args, kwargs, batch):
-        args, kwargs, symbols = _placeholders(args, kwargs, batch)
+        args, kwargs, symbols = placeholders(args, kwargs, batch)
         given = [*symbols, *own_variables(layer)]
         tape = Tape(given)
         outputs = self._call(layer, args, kwargs, symbols[0], tape)
@@ -176,14 +183,13 @@ class Recording:
         if not flat:
             raise CannotOpenError("its call returns no tensor that depends on its inputs")
         nodes = nodes_up_to(flat, {id(x) for x in given})
-        reshapes = [x for x in nodes if batch is None and _has_open_size(x, "newshape")]
-        if any(_has_open_size(x, "shape") for x in nodes) or not all(map(_can_infer, reshapes)):
+        reshapes = [] if batch else open_reshapes(nodes)
+        if not all(map(can_infer, reshapes)) or any(has_open_size(x, "shape") for x in nodes):
             raise CannotOpenError("its call computes with a size that is open")
         if self._in_both_modes:
             self._call_again(layer, args, kwargs, symbols[0], tape, outputs)
         for node in reshapes:
-            sizes = tuple(-1 if s is None else s for s in node.operation.newshape)
-            node.operation = copy_ops(node.operation, {"newshape": sizes})
+            infer(node)
         for node in nodes:
             _leave_to_keras(node)
         return Graph(symbols, nodes, outputs, is_passing=self._is_passing), outputs
@@ -362,40 +368,6 @@ def _why_not_held(variable):
         kind = type(variable.regularizer).__name__
         return f"its variable {variable.path!r} has the regularizer {kind}, which sees its shape"
     return None
-
-
-def _placeholders(args, kwargs, batch=None):
-    """Arguments in which every symbol is a new one; also these as a list."""
-    symbols = []
-
-    def replaced(x):
-        if not is_symbol(x):
-            return x
-        is_open = batch is not None and x.shape and x.shape[0] is None
-        shape = (batch, *x.shape[1:]) if is_open else x.shape
-        name = f"keras_tensor_{len(symbols)}"  # an input layer of a copy is called so
-        symbol = keras.KerasTensor(shape, x.dtype, sparse=x.sparse, name=name)
-        symbols.append(symbol)
-        return with_mask_of(x, symbol)
-
-    args, kwargs = tree.map_structure(replaced, (tuple(args), dict(kwargs)))
-    return args, kwargs, symbols
-
-
-def _has_open_batch(args, kwargs):
-    """Whether one of the arguments of a call has."""
-    return any(x.shape[:1] == (None,) for x in tree.flatten((args, kwargs)) if is_symbol(x))
-
-
-def _has_open_size(node, setting):
-    """Whether an open size has become a setting of an operation."""
-    is_layer = isinstance(node.operation, keras.layers.Layer)
-    return not is_layer and None in tree.flatten(getattr(node.operation, setting, ()))
-
-
-def _can_infer(node):
-    """Whether a reshape leaves no more than one size open: the others tell it when it runs."""
-    return sum(s in (None, -1) for s in node.operation.newshape) == 1
 
 
 def _leave_to_keras(node):

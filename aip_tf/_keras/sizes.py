@@ -1,0 +1,53 @@
+"""Sizes that are open while a layer is recorded: of its arguments, and in what it calls."""
+
+import keras
+from keras import tree
+
+from aip_tf._keras.copies import copy_ops
+from aip_tf._keras.graph import with_mask_of
+from aip_tf._keras.plain import is_symbol
+
+
+def placeholders(args, kwargs, batch=None):
+    """Arguments in which every symbol is a new one; also these as a list."""
+    symbols = []
+
+    def replaced(x):
+        if not is_symbol(x):
+            return x
+        is_open = batch is not None and x.shape and x.shape[0] is None
+        shape = (batch, *x.shape[1:]) if is_open else x.shape
+        name = f"keras_tensor_{len(symbols)}"  # an input layer of a copy is called so
+        symbol = keras.KerasTensor(shape, x.dtype, sparse=x.sparse, name=name)
+        symbols.append(symbol)
+        return with_mask_of(x, symbol)
+
+    args, kwargs = tree.map_structure(replaced, (tuple(args), dict(kwargs)))
+    return args, kwargs, symbols
+
+
+def has_open_batch(args, kwargs):
+    """Whether one of the arguments of a call has."""
+    return any(x.shape[:1] == (None,) for x in tree.flatten((args, kwargs)) if is_symbol(x))
+
+
+def has_open_size(node, setting):
+    """Whether an open size has become a setting of an operation."""
+    is_layer = isinstance(node.operation, keras.layers.Layer)
+    return not is_layer and None in tree.flatten(getattr(node.operation, setting, ()))
+
+
+def open_reshapes(nodes):
+    """The reshapes to a size that is open."""
+    return [x for x in nodes if has_open_size(x, "newshape")]
+
+
+def can_infer(node):
+    """Whether a reshape leaves no more than one size open: the others tell it when it runs."""
+    return sum(s in (None, -1) for s in node.operation.newshape) == 1
+
+
+def infer(node):
+    """Let a reshape infer the size that is open; in place."""
+    sizes = tuple(-1 if s is None else s for s in node.operation.newshape)
+    node.operation = copy_ops(node.operation, {"newshape": sizes})
