@@ -99,7 +99,7 @@ def run(
     with files.Lock(run_dir if is_writer else None, "experiment"):
         keras.utils.set_random_seed(seed)
         with strategy.scope():
-            network, images = prepare(teacher, data, prune, seed, run_dir, overwrite)
+            network, images = prepare(teacher, data, prune, export, seed, run_dir, overwrite)
             if is_writer and configuration:  # only now is there something worth a claim
                 files.write_text(run_dir / CONFIG_FILE, configuration)
             if trade_off is not None:
@@ -233,7 +233,7 @@ def plan(
     timetable = None if prune is None else planned_cuts(**told)
     with failures.checking("`run` cannot work with what it is given"):
         looked = trade_off and _called_as_prune(trade_off)
-        network, images, missing = rehearse(teacher, data, looked or prune, run_dir)
+        network, images, missing = rehearse(teacher, data, looked or prune, export, run_dir)
     lines = [missing or f"Data: {images.describe()}."]
     if prune is None:
         asked = "is cut and measured" if trade_off else "is exported as it is"

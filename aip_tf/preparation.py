@@ -17,6 +17,7 @@ from aip_tf.datasets import Data
 from aip_tf.datasets.adapt import first_batch
 from aip_tf.datasets.data import DataNotFoundError
 from aip_tf.datasets.passes import counted
+from aip_tf.deploy import stage
 from aip_tf.distribution import check_strategy, is_chief
 from aip_tf.failures import words
 from aip_tf.saving import save_model
@@ -73,11 +74,11 @@ def check_parts(teacher, data, prune, export, trade_off=None):
         )
 
 
-def prepare(teacher, data, prune, seed, run_dir, overwrite):
+def prepare(teacher, data, prune, export, seed, run_dir, overwrite):
     """The network, trained if it is to be trained here, and the data, which fit together.
 
     Args:
-        teacher, data, prune, seed, run_dir, overwrite: as for `experiment.run`.
+        teacher, data, prune, export, seed, run_dir, overwrite: as for `experiment.run`.
 
     Returns:
         The network and the `datasets.Data`.
@@ -89,20 +90,21 @@ def prepare(teacher, data, prune, seed, run_dir, overwrite):
     images = None if data is None else data(**accepted(data, model=network))
     _check_data(images)
     _log.info("Data: %s.", "none" if images is None else images.describe())
+    told = {"images": images, "export": export, "run_dir": run_dir}
     if network is None:
-        check = functools.partial(check_pair, images=images, prune=prune, run_dir=run_dir)
+        check = functools.partial(check_pair, prune=prune, **told)
         network = _trained(teacher, images, seed, run_dir, overwrite, check)
     else:
-        check_pair(network, images)  # `prune` begins with its own checks
+        check_pair(network, **told)  # `prune` begins with its own checks
         save_model(run_dir / "teacher.keras", network)
     return network, images
 
 
-def rehearse(teacher, data, prune, run_dir=None):
+def rehearse(teacher, data, prune, export=None, run_dir=None):
     """As `prepare`, but nothing is trained or written.
 
     Args:
-        teacher, data, prune, run_dir: as for `experiment.run`; a folder of None is not looked at.
+        teacher, data, prune, export, run_dir: as for `experiment.run`; a folder of None is not looked at.
 
     Returns:
         The network (None if only training makes one), the data (None if they are not to be had on
@@ -115,7 +117,8 @@ def rehearse(teacher, data, prune, run_dir=None):
     network = _untrained(teacher, run_dir, overwrite=False)
     images, missing = _available(data, network)
     _check_data(images)
-    check = functools.partial(check_pair, images=images, prune=prune, run_dir=run_dir)
+    told = {"images": images, "prune": prune, "export": export, "run_dir": run_dir}
+    check = functools.partial(check_pair, **told)
     if network is not None:
         check(network)
         return network, images, missing
@@ -126,13 +129,17 @@ def rehearse(teacher, data, prune, run_dir=None):
     return teacher(**accepted(teacher, **at_hand)), images, missing
 
 
-def check_pair(network, images, prune=None, run_dir=None):
+def check_pair(network, images, prune=None, export=None, run_dir=None):
     """Whether a network, trained or not, fits the data, and what `prune` is told fits both.
+
+    Also whether `export` can write to the folder of the run, as far as that is known by now.
 
     Raises:
         ValueError: if not.
     """
     _check_network(network)
+    if run_dir is not None:
+        stage.check(export, network, run_dir)
     if images is None:
         return
     try:

@@ -64,6 +64,32 @@ def test_a_mistake_costs_no_training(network, images, settings, message, tmp_pat
         experiment.plan(train, made, prune, run_dir=tmp_path)
 
 
+@pytest.mark.parametrize("prune", [aip_tf.prune, None])
+def test_files_of_the_user_in_the_way_of_an_export_cost_no_training(prune, tmp_path):
+    mine = tmp_path / "export" / "model.tflite"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    train = functools.partial(teacher, small_cnn())
+    for network in (train, small_cnn):
+        with pytest.raises(ValueError, match=r"model\.tflite, and no card"):
+            experiment.plan(network, data, prune, aip_tf.export_model, run_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"model\.tflite, and no card"):
+        experiment.run(train, data, prune, aip_tf.export_model, run_dir=tmp_path)
+    assert mine.read_text() == "mine" and len(list(mine.parent.iterdir())) == 1
+    mine.rename(mine.with_name("other.tflite"))
+    with pytest.raises(TrainedError):
+        experiment.run(train, data, prune, aip_tf.export_model, run_dir=tmp_path)
+
+
+def test_an_export_to_sizes_that_the_network_has_not_costs_no_training(tmp_path):
+    train = functools.partial(teacher, small_cnn())
+    export = functools.partial(aip_tf.export_model, input_shapes=[(9, 9, 1)])
+    with pytest.raises(ValueError, match="Correct input_shapes"):
+        experiment.run(train, data, aip_tf.prune, export, run_dir=tmp_path)
+    opaque = keras.Model()  # what it will be made of is not known yet
+    assert aip_tf.export_model(opaque, tmp_path / "export", check_only=True) is None
+
+
 def test_where_all_is_well_training_starts(tmp_path):
     train = functools.partial(teacher, small_cnn())
     with pytest.raises(TrainedError):

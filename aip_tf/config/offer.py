@@ -27,7 +27,14 @@ _ROOMS = (
 )
 # Arguments that `run` passes itself: binding them is an error, not a binding silently overruled.
 HANDED_OVER = {
-    "export_model": ["model", "directory", "check_data", "calibration_data", "teacher"],
+    "export_model": [
+        "model",
+        "directory",
+        "check_data",
+        "calibration_data",
+        "teacher",
+        "check_only",
+    ],
     "image_folder": ["model"],
     "imagenet2012": ["model"],
     "prune": ["model", "train_data", "validation_data", "run_dir", "check_only", "overwrite"],

@@ -88,6 +88,7 @@ def export_model(
     tolerances: Mapping | None = None,
     max_samples: int | str | None = "auto",
     runs: int = 50,
+    check_only: bool = False,
 ) -> ExportReport:
     """Writes files for other runtimes, runs each by its own runtime, and compares and times it.
 
@@ -130,9 +131,11 @@ def export_model(
         max_samples: at most so many samples of `check_data` are used; None: all; "auto": 10,000,
             but fewer, down to 200, of a model that would need more than 2e12 MACs for them.
         runs: how often each artefact is timed, in turns with the teacher's; 0: not at all.
+        check_only: whether to stop once all arguments but the samples are checked; a model that is
+            still to be trained, opened or cut will do.
 
     Returns:
-        Paths, sizes, differences, metrics and times.
+        Paths, sizes, differences, metrics and times; None with `check_only`.
 
     Raises:
         ValueError: if a format is unknown or lacks a package, the model has no symbolic inputs, the
@@ -146,7 +149,8 @@ def export_model(
     >>> report.artefacts[0].passed
     True
     """
-    signature.input_names(model)  # refuses what is no model
+    if not check_only:
+        signature.input_names(model)  # refuses what is no model
     if not isinstance(teacher, keras.Model | None):
         raise ValueError(
             f"Received teacher={teacher!r}. Expected a keras.Model, or None. Load it first: "
@@ -167,6 +171,9 @@ def export_model(
     delivery.check(model)
     directory = files.expand(directory)
     card.check_free(directory, delivery.file_names)
+    if check_only:
+        return None
+    delivery.check_samples(model)
     files.make_folder(directory)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=directory) as staging:
         artefacts = delivery.make(model, Path(staging) / "student")
@@ -222,8 +229,13 @@ class _Delivery:
     runs: int
 
     def check(self, model):
-        """Look at everything that can be wrong before anything is written."""
+        """Look at everything that is known before there are samples."""
         _check_number("runs", self.runs, 0)
+        for asked in filter(None, self.input_shapes):
+            sized(model, asked)
+
+    def check_samples(self, model):
+        """Look at a batch, and at all samples for 8 bits, before anything is written."""
         for source in self._sources(model, None):
             next(self.samples.batches(model, source.input_shapes))
 

@@ -12,6 +12,8 @@ from aip_tf.deploy.proof import digest
 from aip_tf.deploy.timing import time_steps
 from aip_tf.report.artefacts import Artefact
 
+_FOLDER, _RECORD = "export", "export.json"
+
 
 @dataclasses.dataclass(frozen=True)
 class Delivered:
@@ -40,6 +42,22 @@ class Delivered:
         return cls(**{**saved, "artefacts": artefacts}) if is_whole else None
 
 
+def check(export, model, run_dir):
+    """Whether a run can export to its folder later on; of a finished export nothing is asked.
+
+    Args:
+        export: as for `deliver`; one that does not take `check_only` is not asked.
+        model: a `keras.Model`, the one to export or what it will be made of.
+        run_dir: the folder of the run.
+
+    Raises:
+        ValueError: if it cannot, such as for files of the user's that are in the way.
+    """
+    asked = {} if export is None else accepted(export, check_only=True)
+    if asked and files.read_record(run_dir / _RECORD) is None:
+        export(model, run_dir / _FOLDER, **asked)
+
+
 def deliver(export, student, teacher, data, run_dir, settings, notes=()):
     """Export a student, unless that was done of the same student in the same way.
 
@@ -58,7 +76,7 @@ def deliver(export, student, teacher, data, run_dir, settings, notes=()):
     """
     if export is None:
         return Delivered({})
-    record = run_dir / "export.json"
+    record = run_dir / _RECORD
     inputs = {
         "student": identity.of_model(student),
         "teacher": teacher and identity.of_model(teacher),
@@ -67,11 +85,11 @@ def deliver(export, student, teacher, data, run_dir, settings, notes=()):
     }
     delivered = Delivered.read(record, inputs)
     if delivered is None:
-        delivered = _export(export, student, teacher, data, run_dir / "export", inputs)
+        delivered = _export(export, student, teacher, data, run_dir / _FOLDER, inputs)
         steps = time_steps(delivered.artefacts, _students_before_the_last(run_dir))
         delivered = dataclasses.replace(delivered, steps=tuple(steps))
         if delivered.artefacts:  # else nothing was written, and the next start tries again
-            card.write(run_dir / "export", student, teacher, delivered.artefacts, notes)
+            card.write(run_dir / _FOLDER, student, teacher, delivered.artefacts, notes)
             files.write_record(record, dataclasses.asdict(delivered))
     return delivered
 
