@@ -104,7 +104,8 @@ def rehearse(teacher, data, prune, export=None, run_dir=None):
     """As `prepare`, but nothing is trained or written.
 
     Args:
-        teacher, data, prune, export, run_dir: as for `experiment.run`; a folder of None is not looked at.
+        teacher, data, prune, export, run_dir: as for `experiment.run`; a folder of None is not
+            looked at.
 
     Returns:
         The network (None if only training makes one), the data (None if they are not to be had on
