@@ -5,10 +5,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from aip_tf import files as disk
 from aip_tf.arguments import check, integer, shown
+from aip_tf.deploy import truth
 from aip_tf.deploy.formats import KerasFile, Onnx, SavedModel, TFLite
 from aip_tf.deploy.proof import num_bytes
 from aip_tf.deploy.source import quiet
@@ -16,7 +18,8 @@ from aip_tf.latency import LatencyComparison, compare_latency
 from aip_tf.text import text_table
 
 _FORMATS = {".keras": KerasFile, ".tflite": TFLite, ".onnx": Onnx}
-_HEADER = ("file", "runtime", "bytes", "difference", "milliseconds", "quartiles", "faster")
+_KNOWN = ("file", "runtime", "bytes", "difference")
+_TIMED = ("milliseconds", "quartiles", "faster", "processor ms", "faster")
 _KINDS = {"runs": integer(0), "batch_size": integer(1)}
 
 
@@ -27,28 +30,39 @@ class FileComparison:
     Attributes:
         runtimes: `{name: what ran it}`, in the order given; the first file is the reference.
         num_bytes: the size of each; of a folder, that of all its files.
-        differences: the largest difference of each from the first one's outputs on the same random
-            inputs, relative to the largest output; only of files with the same signature.
+        differences: the largest difference of each from the first one's outputs on the data, else
+            on the same random inputs, relative to the largest output; only of files with the same
+            signature.
         times: the `LatencyComparison`; None if nothing was timed.
+        metric: "accuracy", with data that have labels; with others "agreement", the share of
+            answers that name the class which the first file names; "" without data.
+        qualities: `{name: the metric}`, of each by the runtime that runs it.
+        num_samples: how many there were.
     """
 
     runtimes: dict[str, str]
     num_bytes: dict[str, int]
     differences: dict[str, float]
     times: LatencyComparison | None
+    metric: str = ""
+    qualities: dict[str, float] = dataclasses.field(default_factory=dict)
+    num_samples: int = 0
 
     def render(self) -> str:
-        """Returns a table: file, runtime, bytes, difference, milliseconds, times faster.
+        """Returns a table: file, runtime, bytes, difference, quality, milliseconds, times faster.
 
         The last two columns are of the processor time, all threads together.
         """
-        header = (*_HEADER, "processor ms", "faster") if self.times else _HEADER[:4]
+        header = [*_KNOWN, *([self.metric] if self.qualities else [])]
+        header += _TIMED if self.times else ()
         return text_table(header, map(self._row, self.runtimes), align="<<" + ">" * len(header[2:]))
 
     def _row(self, name):
         difference = self.differences.get(name)
         cells = [name, self.runtimes[name], f"{self.num_bytes[name]:,}"]
         cells.append("" if difference is None else f"{difference:.1e}")
+        if self.qualities:
+            cells.append(f"{self.qualities[name]:.4f}" if name in self.qualities else "")
         if self.times is None:
             return cells
         latency, faster = self.times.latencies[name], self.times.speed_ups.get(name)
@@ -63,7 +77,7 @@ class FileComparison:
         ]
 
 
-def compare_files(files, *, runs=50, batch_size=1) -> FileComparison:
+def compare_files(files, *, data=None, runs=50, batch_size=1) -> FileComparison:
     """Time files by the runtimes that will run them, in turns, and compare what they answer.
 
     LiteRT and ONNX Runtime use one thread, Keras and TensorFlow all that they may.
@@ -71,27 +85,24 @@ def compare_files(files, *, runs=50, batch_size=1) -> FileComparison:
     Args:
         files: paths of `.keras`, `.tflite` and `.onnx` files and folders of SavedModels, or
             `{name: path}`; the first is the reference.
+        data: test data, as `fit` takes them, or a `datasets.Data`, whose test part counts: all of
+            them go through every file. Where labels name classes, so does the accuracy; without
+            labels the first file's answers stand in for them. None: no quality is measured.
         runs: how often each is timed; 0: not at all.
-        batch_size: samples per run; sizes that a file fixes must be this.
+        batch_size: samples per timed run; sizes that a file fixes must be this.
 
     Raises:
         ValueError: for no file, one that is missing or of another kind, one that its runtime does
-            not open, or inputs of open size.
+            not open, inputs of open size, or data that do not fit a file.
 
     Example:
 
-    >>> print(compare_files(["teacher/model.tflite", "model.tflite"]).render())
+    >>> print(compare_files(["teacher/model.tflite", "model.tflite"], data=(x, y)).render())
     """
     check(_KINDS, locals())
     opened = {name: _opened(path) for name, path in _named(files).items()}
     feeds = {name: file.feeds(batch_size) for name, file in opened.items()}
-    first, *others = opened
-    expected = opened[first].program.answer(feeds[first])
-    differences = {}
-    for name in others:
-        if opened[name].program.describe()["inputs"] == opened[first].program.describe()["inputs"]:
-            answers = opened[name].program.answer(feeds[name])
-            differences[name] = _difference(answers, expected)
+    differences, quality = _answered(opened, feeds) if data is None else _judged(opened, data)
     times = None
     if runs:
         timed = {name: file.timed(feeds[name]) for name, file in opened.items()}
@@ -99,9 +110,96 @@ def compare_files(files, *, runs=50, batch_size=1) -> FileComparison:
     return FileComparison(
         {name: file.format.runtime for name, file in opened.items()},
         {name: num_bytes(file.path) for name, file in opened.items()},
-        {name: value for name, value in differences.items() if value is not None},
+        differences,
         times,
+        **quality,
     )
+
+
+def _answered(opened, feeds):
+    """The differences on one batch for each file; nothing is known of their quality."""
+    first, *others = opened
+    differences = _Differences(opened)
+    differences.see({name: opened[name].program.answer(feeds[name]) for name in (first, *others)})
+    return differences.relative(), {}
+
+
+def _judged(opened, data):
+    """The differences on all data, and the quality as fields of a `FileComparison`."""
+    differences = _Differences(opened)
+    decisions = {name: truth.Decisions(file.path) for name, file in opened.items()}
+    labels, count = [], 0
+    for inputs, given in truth.batches(data):
+        answers = {name: file.answer(inputs) for name, file in opened.items()}
+        differences.see(answers)
+        for name, values in answers.items():
+            decisions[name].see(values)
+        count += len(keras.tree.flatten(inputs)[0])
+        labels += [] if given is None else [given]
+    return differences.relative(), {
+        "metric": "accuracy" if labels else "agreement",
+        "qualities": _qualities(decisions, labels),
+        "num_samples": count,
+    }
+
+
+def _qualities(decisions, labels):
+    """{name: how often a file names the right class}; without labels, that of the first file."""
+    found = {name: each.classes() for name, each in decisions.items()}
+    expected = next(iter(found.values()))
+    if labels:
+        whole = _together(labels)
+        return {
+            name: float(np.mean(found[name] == decisions[name].labels(whole))) for name in found
+        }
+    return {
+        name: float(np.mean(classes == expected))
+        for name, classes in found.items()
+        if classes is not None and expected is not None and classes.shape == expected.shape
+    }
+
+
+def _together(labels):
+    if keras.tree.is_nested(labels[0]):
+        raise ValueError(
+            "Received labels in a structure of several arrays. Expected one array, whose labels "
+            "name classes. Give inputs alone: then only answers are compared."
+        )
+    return np.concatenate(labels)
+
+
+class _Differences:
+    """How far answers are from the first file's, of those that take the same inputs."""
+
+    def __init__(self, opened):
+        takes = {name: file.program.describe()["inputs"] for name, file in opened.items()}
+        first, *others = takes
+        self._first = first
+        self._found = {name: [] for name in others if takes[name] == takes[first]}
+        self._largest = {}
+
+    def see(self, answers):
+        """Note the answers to a batch, {name of the file: {name of the output: array}}."""
+        expected = answers[self._first]
+        for output, values in expected.items():
+            largest = np.max(np.abs(values), initial=0.0)
+            self._largest[output] = max(self._largest.get(output, 0.0), largest)
+        for name, found in self._found.items():
+            if _shapes(answers[name]) == _shapes(expected):
+                pairs = ((n, np.abs(answers[name][n] - x)) for n, x in expected.items())
+                found += [(n, np.max(x, initial=0.0)) for n, x in pairs]
+
+    def relative(self):
+        """{name: the largest difference, relative to the largest output}."""
+        return {
+            name: float(np.max([value / max(self._largest[n], 1e-30) for n, value in found]))
+            for name, found in self._found.items()
+            if found
+        }
+
+
+def _shapes(answers):
+    return {name: values.shape for name, values in answers.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +224,11 @@ class _File:
             values = generator.standard_normal(shape) if is_float else np.ones(shape)
             feeds[name] = values.astype(dtype)
         return feeds
+
+    def answer(self, inputs):
+        """What it answers to a batch of data."""
+        feeds = truth.feeds_of(self.program, inputs, self.path)
+        return self.program.answer(feeds)
 
     def timed(self, feeds):
         return self.format.timed(self.path, feeds)
@@ -174,15 +277,3 @@ def _format_of(path):
         f"Received '{path}', which is {what if not path.is_file() else 'of another kind'}. "
         f"Expected files that end in {', '.join(_FORMATS)}, or the folder of a SavedModel."
     )
-
-
-def _difference(answers, expected):
-    """The largest over all outputs, each relative to its largest; None for other outputs."""
-    shapes = [{name: x.shape for name, x in side.items()} for side in (answers, expected)]
-    if shapes[0] != shapes[1]:
-        return None
-    parts = [
-        np.max(np.abs(answers[name] - wanted)) / max(np.max(np.abs(wanted)), 1e-30)
-        for name, wanted in expected.items()
-    ]
-    return float(max(parts, default=0.0))
