@@ -98,3 +98,19 @@ def test_a_layer_inside_that_has_to_know_the_batch_size_of_the_layer_around_it(t
     batch = np.random.default_rng(1).normal(size=(5, 12, 3)).astype("float32")
     assert check_cut(graph, cut, masks, batch) <= 1e-5
     np.testing.assert_allclose(again(batch), cut(batch), atol=1e-6)
+
+
+class Repeats(Counted):
+    """Adds numbers that are made for every sample."""
+
+    def call(self, x):
+        runs.append(self.name)
+        return x + ops.broadcast_to(ops.arange(8.0), (ops.shape(x)[0], 8))
+
+
+def test_what_needs_the_batch_size_is_asked_with_one_the_next_time():
+    i = Input((8,))
+    model = Model(i, Repeats(name="second")(Repeats(name="first")(i)))
+    runs.clear()
+    assert ChannelGraph(model).trace.opened == ["first", "second"]
+    assert runs == ["first"] * 4 + ["second"] * 3

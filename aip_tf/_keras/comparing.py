@@ -32,8 +32,9 @@ class BatchSizeError(Exception):
 
 def is_constant(x):
     """Whether `x` is an array or a tensor with values, and no variable."""
-    is_tensor = keras.ops.is_tensor(x) and not is_symbol(x) and hasattr(x, "numpy")
-    return isinstance(x, np.ndarray) or (is_tensor and not isinstance(x, keras.Variable))
+    if is_symbol(x) or isinstance(x, keras.Variable):
+        return False
+    return isinstance(x, np.ndarray) or (hasattr(x, "numpy") and keras.ops.is_tensor(x))
 
 
 def are_alike(graph, other):
@@ -183,10 +184,17 @@ def _settings(operation):
 
 def same(a, b, twins):
     """Whether two structures hold the same: symbols that are twins, arrays by value."""
-    a, b = ([*tree.flatten_with_path(x)] for x in (a, b))
+    a, b = ([*_leaves(x)] for x in (a, b))
     return len(a) == len(b) and all(
         p == q and _same_leaf(x, y, twins) for (p, x), (q, y) in zip(a, b, strict=True)
     )
+
+
+def _leaves(structure):
+    """As `tree.flatten_with_path`, which is slow, of symbols in a tuple."""
+    if type(structure) is tuple and all(map(is_symbol, structure)):
+        return (((i,), x) for i, x in enumerate(structure))
+    return tree.flatten_with_path(structure)
 
 
 def _same_leaf(x, y, twins):

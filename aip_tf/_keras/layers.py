@@ -1,5 +1,6 @@
 """Private classes, and what layers and models hold behind their names."""
 
+import functools
 import importlib
 import inspect
 
@@ -10,6 +11,7 @@ _CATCH_ALL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _OPERATION_MODULES = ("core", "image", "linalg", "math", "nn", "numpy")
 
 
+@functools.cache
 def operation_type(name):
     """The class behind a function of `keras.ops`, or None where this Keras has none."""
     for module in _OPERATION_MODULES:

@@ -37,6 +37,7 @@ class Openings:
         self._is_leaf = is_leaf
         self._graphs = {}
         self._glimpses = {}
+        self._sized = {}
         self._layers = []  # keeps their ids alive
         self.reasons = {}
 
@@ -102,7 +103,7 @@ class Openings:
         return self.is_composite(operation) or _is_of_own_function(operation)
 
     def _open(self, layer, args, kwargs):
-        recording = Recording(self._is_opened_inside)
+        recording = Recording(self._is_opened_inside, self._sized)
         with _lock:
             recording.run(layer, args, kwargs)
         self._layers += [layer, *recording.layers.values()]

@@ -42,6 +42,11 @@ class Recording:
 
     Each runs twice, in inference and in training mode; see `Tape`.
 
+    Args:
+        is_composite: `is_composite(operation) -> bool`: what is to be recorded.
+        sized: `{class or id of a layer: bool}`: whether its calls need the batch size; filled in
+            for the recordings to come, as many layers of a model are of one class.
+
     Attributes:
         graphs: `{id(layer): Graph}` of every composite layer that was called.
         reasons: `{id(layer): text}`: why one of them must stay whole; it may have a graph all the
@@ -49,8 +54,8 @@ class Recording:
         layers: `{id(layer): layer}` of both.
     """
 
-    def __init__(self, is_composite):
-        self._plain = Plain()
+    def __init__(self, is_composite, sized):
+        self._plain, self._sized = Plain(), sized
         self.graphs, self.reasons, self.layers = {}, {}, {}
         self._is_composite = is_composite
         self._running = []  # the composite layers that are being called, innermost last
@@ -99,15 +104,23 @@ class Recording:
         if not has_open_batch(args, kwargs):
             return self._graph(layer, args, kwargs, None)
         before, found, failure = self._known, None, None
+        cls = type(layer).__mro__[1]  # the first is the one that records
+        if self._sized.get(id(layer), self._sized.get(cls)):
+            with contextlib.suppress(Exception):
+                return self._for_any_batch(layer, args, kwargs)
+            self._known = before
         try:
             found = self._graph(layer, args, kwargs, None)
             if self._wanting == before[-1]:
+                self._sized[id(layer)] = False
                 return found
         except Exception as error:
             failure = error
         after, self._known = self._known, before
         try:
-            return self._for_any_batch(layer, args, kwargs)
+            graph, outputs = self._for_any_batch(layer, args, kwargs)
+            self._sized.update({id(layer): True, cls: True})
+            return graph, outputs
         except Exception as error:
             if found:
                 self._known = after
