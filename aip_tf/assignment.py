@@ -15,7 +15,8 @@ from aip_tf.game.distiller import default_transfers
 from aip_tf.recovery import recalibrate, recovery_from
 from aip_tf.selection import select_channels
 from aip_tf.task.answers import Answers, has_labels, inputs_of
-from aip_tf.task.batches import check_model, check_weights, found_in
+from aip_tf.task.batches import check_inputs, check_model, check_weights, found_in
+from aip_tf.task.wishes import described
 
 _log = logging.getLogger("aip_tf")
 
@@ -68,7 +69,7 @@ class Assignment:
         self.graph = trace_on(model, inputs_of(batch))
         self.teacher = self.graph.plain_model
         if not has_labels(datasets[0]):
-            recovery, datasets = self._with_answers(model, recovery, datasets)
+            recovery, datasets = self._with_answers(model, recovery, datasets, batch)
             batch = adapt.first_batch(datasets[0])
         self.recovery = recovery.for_model(model, batch, self.teacher)
         self.inputs = _keras.cast_inputs(self.teacher, batch[0])
@@ -195,7 +196,10 @@ class Assignment:
         names = ("training data", "validation data")
         fields = {f.name: getattr(recovery, f.name) for f in dataclasses.fields(recovery)}
         del fields["callbacks"]  # they may watch what they like
-        described = {
+        del fields["loss"], fields["metrics"]
+        outputs = getattr(self.teacher, "output_names", None) or ()
+        fields["task"] = described(recovery.asked_of(self.teacher), outputs)
+        settings = {
             "cuts": [[cut.epoch, cut.amount] for cut in self.cuts],
             "selection": identity.describe(self.selection),
             "criterion": identity.describe(criterion),
@@ -203,7 +207,7 @@ class Assignment:
             **{name: identity.describe(value) for name, value in fields.items()},
         }
         data = {n: p.identity for n, p in zip(names, self.passes, strict=False)}
-        return {"model": identity.of_model(self.teacher), **data, "settings": described}
+        return {"model": identity.of_model(self.teacher), **data, "settings": settings}
 
     def _check_transfers(self):
         """Fail before training if one cannot work on such a model; what is made is thrown away."""
@@ -212,8 +216,9 @@ class Assignment:
             transfer.bind(self.teacher, self.teacher)
         _keras.set_random_state(random)
 
-    def _with_answers(self, model, recovery, datasets):
+    def _with_answers(self, model, recovery, datasets, batch):
         """Recovery and data sets, where what the teacher answers stands in for missing labels."""
+        check_inputs(self.teacher, inputs_of(batch))
         are_judged_by_labels = len(datasets) > 1 and has_labels(datasets[1])
         answers = Answers(self.teacher, getattr(model, "loss", None))
         metric = "accuracy" if are_judged_by_labels else "agreement"

@@ -36,6 +36,7 @@ _REMEDIES = {
     errno.EEXIST: "a file has that name already: name a folder, or remove that file",
     errno.EISDIR: "a folder has that name: name a file, or remove that folder",
     errno.ENAMETOOLONG: "the name is too long for this file system: give a shorter one",
+    errno.ELOOP: "a symbolic link there leads back to itself: remove it",
     errno.EACCES: "you have no permission: choose a folder of your own, or change its permissions",
     errno.EPERM: "you have no permission: choose a folder of your own, or change its permissions",
     errno.EROFS: "that file system can only be read: choose another folder",

@@ -7,6 +7,7 @@ defaults, and what it takes from around it and from its module.
 """
 
 import codecs
+import copyreg
 import functools
 import hashlib
 import json
@@ -25,6 +26,9 @@ from aip_tf.failures import is_of_a_library
 
 _PACKAGE = Path(__file__).resolve().parent
 _DATA = (bool, int, float, complex, str, bytes, tuple, list, dict, set, frozenset, type(None))
+_NO_CODE = {  # of a class: where it stands, and what copying leaves there
+    *("__module__", "__doc__", "__firstlineno__", "__static_attributes__", "__slotnames__")
+}
 _MOST_VALUES = 64  # of an array: longer ones are known by their sum
 
 
@@ -85,15 +89,27 @@ def _describe(value, around, told):
 def _object(value, inner):
     if isinstance(value, tf.types.experimental.PolymorphicFunction):
         return inner(value.python_function)
+    if tf.is_tensor(value) and hasattr(value, "numpy"):  # with a value, not a symbol
+        return _array(value, inner)
     class_ = inner(type(value))
     if (config := _config(value)) is not None:
         config = {k: v for k, v in config.items() if k != "name"}
         return {"class": class_, **inner(_unnamed(config)), **inner(_own_functions(value))}
     held = getattr(value, "__dict__", None)
     if held is None:
-        return getattr(value, "__name__", class_)
+        return getattr(value, "__name__", None) or _without_attributes(value, class_, inner)
     public = {k: v for k, v in held.items() if k != "name"}
     return {"class": class_, **inner(public)}
+
+
+def _without_attributes(value, class_, inner):
+    """By what a copy would be made of: slots, a path, a date, a regular expression."""
+    reduce = copyreg.dispatch_table.get(type(value))
+    try:
+        made_of = reduce(value) if reduce else value.__reduce_ex__(2)
+    except TypeError:  # an iterator, a lock: nobody can say
+        return class_
+    return {"class": class_, "made of": inner(made_of[1:3])}
 
 
 def _config(value):
@@ -136,7 +152,7 @@ def _class(class_, inner):
         if _is_of_the_user(base)
         for name, member in vars(base).items()
         if isinstance(inside := _inside(member), (types.FunctionType, *_DATA))
-        and name not in ("__module__", "__doc__", "__firstlineno__", "__static_attributes__")
+        and name not in _NO_CODE
     }
     return f"{class_.__name__} (code {_sum([inner(members)])})" if members else class_.__name__
 

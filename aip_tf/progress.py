@@ -7,6 +7,7 @@ import sys
 import time
 
 import keras
+import numpy as np
 
 from aip_tf import _keras
 
@@ -81,11 +82,22 @@ class Progress(keras.callbacks.Callback):
         parts = [name for name in logs if name.endswith("_loss")]
         rest = [name for name in (*measured, *logs) if name not in parts]
         order = dict.fromkeys(["loss", "val_loss", *rest, *parts])
-        return {name: logs[name] for name in order if name in logs and name not in terms}
+        found = {name: logs[name] for name in order if name in logs and name not in terms}
+        return numbers_in(found)
 
     def _terms(self, logs):
         names = getattr(self.model, "term_names", ())
         return {name: logs[name] for name in names if name in logs}
+
+
+def numbers_in(logs):
+    """The logs that are numbers, as floats: callbacks may add what they like.
+
+    >>> numbers_in({"loss": np.float32(0.5), "classes": [3, 4], "when": "now", "none": None})
+    {'loss': 0.5}
+    """
+    arrays = {k: np.asarray(v) for k, v in (logs or {}).items()}
+    return {k: float(v) for k, v in arrays.items() if v.size == 1 and v.dtype.kind in "fiub"}
 
 
 def is_terminal():
@@ -105,5 +117,4 @@ def _fitted(values, width):
 
 
 def _number(value):
-    value = float(value)
     return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.4f}"

@@ -110,11 +110,14 @@ class Recovery:
         Raises:
             ValueError: if model, data, loss and metrics do not fit together.
         """
-        task = self.task or Task()
+        task = self.asked_of(model).read(model, batch, opened)
+        return dataclasses.replace(self, task=task, loss=None, metrics=None)
+
+    def asked_of(self, model):
+        """The `Task` as far as it is told: here, or else by what the model was compiled with."""
         wishes = {"loss": self.loss, "metrics": self.metrics}
         wishes = {name: value for name, value in wishes.items() if value is not None}
-        task = dataclasses.replace(task, **wishes).read(model, batch, opened)
-        return dataclasses.replace(self, task=task, loss=None, metrics=None)
+        return dataclasses.replace(self.task or Task(), **wishes).completed(model)
 
     def without_labels(self, task):
         """This recovery for data without labels: transfers teach, the teacher's answers judge.

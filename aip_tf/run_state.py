@@ -197,7 +197,8 @@ class RunState:
                 "name another folder, or move them away."
             )
         for name in found:
-            self.path(name).unlink(missing_ok=True)
+            with files.explained(self.path(name)):
+                self.path(name).unlink(missing_ok=True)
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -277,8 +278,8 @@ class RunState:
         files.write_text(self.folder / "state.json", json.dumps(state, indent=1))
         valid = {self.folder / s["file"] for s in self._snapshots}
         for path in self.folder.glob("checkpoint/*.npz"):
-            if path not in valid:
-                path.unlink()
+            if path not in valid and path.is_file():
+                path.unlink(missing_ok=True)
 
 
 def _check_contents(saved):

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aip_tf import _keras, files
+from aip_tf import _keras, failures, files
 from aip_tf.distribution import is_chief
 from aip_tf.run_state import replace
 
@@ -62,6 +62,8 @@ def _failure(action):
     try:
         action()
     except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        if failures.is_on_purpose(error):  # the disk is full, say
+            raise
         return error
     except OSError as error:
         if error.errno is not None:  # the disk's, not that of source code that is not there

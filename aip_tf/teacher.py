@@ -17,6 +17,7 @@ from aip_tf.progress import Progress
 from aip_tf.run_state import RunState, Status
 from aip_tf.task import Task
 from aip_tf.task.batches import check_model, check_weights
+from aip_tf.task.wishes import described
 from aip_tf.training import train, trained_variables
 from aip_tf.zoo.weights import load_weights
 
@@ -30,6 +31,7 @@ _KINDS = {
     "overwrite": FLAG,
     "check_only": FLAG,
 }
+_ASKED = ("loss", "metrics", "loss_weights", "weighted_metrics")  # what trains and is reported
 
 
 def load_model(source, weights=None, **arguments):
@@ -140,17 +142,17 @@ def train_teacher(
     jit_compile = False if tf.distribute.has_strategy() else "auto"
     stretch = decays.decayed_optimizer(optimizer, decay, steps, _RATE)
     task.compile(trainer, stretch, jit_compile=jit_compile)
-    described = {
+    asked = described(task, [output.name for output in task.outputs])
+    settings = {
         "epochs": epochs,
         "optimizer": identity.describe(optimizer),
         "decay": identity.describe(decay),
-        "loss": identity.describe(task.loss),
-        "metrics": identity.describe(task.metrics),
+        **{name: asked[name] for name in _ASKED if asked[name] is not None},
     }
     with files.Lock(checkpoint_dir if is_chief() else None, "training"):
         state = RunState(
             checkpoint_dir,
-            _identity(model, passes, described),
+            _identity(model, passes, settings),
             passes,
             overwrite=overwrite,
             what="teacher",

@@ -7,7 +7,7 @@ import numpy as np
 
 from aip_tf import _keras, files, interruption
 from aip_tf.distribution import is_chief
-from aip_tf.progress import Progress
+from aip_tf.progress import Progress, numbers_in
 
 _log = logging.getLogger("aip_tf")
 
@@ -80,7 +80,8 @@ class _Keeper(keras.callbacks.Callback):
         status = self.status
         status.epoch, status.step = epoch + 1, 0
         status.stopped = bool(self.model.stop_training)
-        status.history.append({"epoch": epoch, **{k: float(v) for k, v in (logs or {}).items()}})
+        status.history.append({"epoch": epoch, **numbers_in(logs)})
+        self.model.check_weights()  # a callback may have spoilt them
         self.on_epoch(status.history[-1])
         self._save([passes.count for passes in self.state.data])
 
@@ -194,4 +195,11 @@ def recover(student, assignment, status, state):
 def _events(state):
     """Logs for TensorBoard."""
     if state.folder is not None and is_chief():
-        yield keras.callbacks.TensorBoard(str(state.path("events")))
+        yield _Events(str(state.path("events")))
+
+
+class _Events(keras.callbacks.TensorBoard):
+    """As of Keras; what other callbacks add to the logs need not be numbers."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, numbers_in(logs))

@@ -9,6 +9,7 @@ from game_models import small_cnn, small_data, two_headed
 import aip_tf
 from aip_tf.datasets import adapt
 from aip_tf.datasets.adapt import as_dataset
+from aip_tf.datasets.passes import counted
 
 X, Y = np.arange(12.0).reshape(6, 2), np.arange(6) % 3
 
@@ -99,6 +100,10 @@ def test_lists_and_dictionaries_stay_apart():
         (([X, X[:5]], Y), "6 inputs 0, 5 inputs 1, 6 labels"),
         ((X[:0], Y[:0]), "without a single sample"),
         ((X, 3), "a single number"),
+        ((X, np.array([None] * 6)), "arrays that hold NoneType"),
+        ((tf.ragged.constant([[1.0], []]), Y[:2]), "arrays that hold RaggedTensor"),
+        (tf.data.Dataset.from_tensors(tf.sparse.eye(3)), "batches hold SparseTensors"),
+        ((X, Y, X, Y), "of type tuple. Give inputs and labels"),
         (X, r"as one tuple: prune\(model, \(x, y\)"),
         ([X, Y], "as one tuple"),
         (endless(), "train_data of unknown length.*steps_per_epoch"),
@@ -122,8 +127,9 @@ def test_a_first_batch_that_fails_or_is_not_there_is_named():
     with pytest.raises(ValueError, match="first batch failed"):
         adapt.first_batch(failing)
     lying = DATASET.take(0).apply(tf.data.experimental.assert_cardinality(5))
-    with pytest.raises(ValueError, match=r"expected to contain 5 elements|of 5 that it says"):
-        adapt.first_batch(lying)
+    for look in (adapt.first_batch, lambda dataset: counted(dataset).identity):
+        with pytest.raises(ValueError, match=r"expected to contain 5 elements|of 5 that it says"):
+            look(lying)
 
 
 @pytest.mark.parametrize("form", [Y, Y[:, None], np.eye(3)[Y]], ids=["flat", "column", "one_hot"])

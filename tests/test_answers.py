@@ -34,6 +34,12 @@ def test_a_model_is_pruned_on_inputs_alone(data, epochs):
     assert report.run["labels"] == "the teacher's answers"
 
 
+def test_a_dictionary_of_inputs_and_labels_is_no_batch():
+    data = tf.data.Dataset.from_tensors({"images": X, "labels": np.zeros(24)})
+    with pytest.raises(ValueError, match="labels stand beside the inputs"):
+        aip_tf.prune(teacher(), data, check_only=True)
+
+
 def test_labels_of_the_validation_data_are_what_counts():
     recovery, labels = aip_tf.Recovery(epochs=0), np.zeros(24, int)
     model = teacher()

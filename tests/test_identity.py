@@ -1,7 +1,9 @@
 """The same run in another process is the same, and another one is another."""
 
 import functools
+import re
 import types
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -165,6 +167,13 @@ class Setting:
         self.value, self.name, self.me = value, name, self
 
 
+class Slotted:
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+
 @pytest.mark.parametrize(
     ("one", "same", "other"),
     [
@@ -199,6 +208,12 @@ class Setting:
         (Setting({1: loss_a}), Setting({1: loss_a}), Setting({1: 2})),
         (keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.2)),
         (network(), network(), network(seed=1)),
+        tuple(map(Slotted, (1, 1, 2))),
+        tuple(map(tf.constant, (1.0, 1.0, 2.0))),
+        tuple(map(tf.Variable, (1.0, 1.0, 2.0))),
+        tuple(map(Path, ("a/b", "a/b", "a/c"))),
+        tuple(map(re.compile, ("a+", "a+", "a*"))),
+        (range(3), range(3), range(4)),
     ],
     ids=lambda value: type(value).__name__,
 )

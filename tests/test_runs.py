@@ -44,6 +44,13 @@ def images(shift=0.0):
     return pixels.astype("float32"), labels
 
 
+def compiled(model):
+    """The model, with other metrics than it is given without."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(loss=loss, metrics=["sparse_categorical_accuracy"])
+    return model
+
+
 class Count(keras.callbacks.Callback):
     """Counts the epochs that were trained, in all runs."""
 
@@ -109,6 +116,7 @@ def assert_equal_weights(ours, theirs):
         ({"criterion": "l2"}, "criterion"),
         ({"optimizer": "adam"}, "optimizer"),
         ({"metrics": ["mse"], "loss": "mse"}, "loss"),
+        ({"model": compiled(network())}, "task: metrics"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -197,6 +205,16 @@ def test_a_damaged_snapshot_is_named_and_the_one_before_it_is_used(copy_of_run, 
     assert_equal_weights(student, complete[1])
     assert report.student == complete[2].student
     assert (copy_of_run / "report.html").is_file()
+
+
+def test_folders_in_place_of_its_files_are_named(copy_of_run, tmp_path):
+    student = copy_of_run / "student.keras"
+    student.unlink()
+    student.mkdir()
+    with pytest.raises(ValueError, match=r"'\S+student.keras', which cannot be written: a folder"):
+        prune(copy_of_run)
+    (tmp_path / "other/checkpoint/000009.npz").mkdir(parents=True)  # in nobody's way
+    prune(tmp_path / "other", epochs=0, schedule=0.3)
 
 
 def test_a_state_that_cannot_be_read_is_named(copy_of_run):
@@ -336,6 +354,31 @@ def test_best_is_the_best_epoch_of_the_last_stretch():
     )
     last = [logs["val_accuracy"] for logs in report.history[2:]]
     assert report.student.metrics["accuracy"] == max(last)
+
+
+class Writes(keras.callbacks.Callback):
+    """Adds what is no number to the logs of an epoch, and perhaps spoils the student."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs |= {"classes": [1, 2], "when": "now", "none": None, "mine": np.float32(2)}
+        kernel = self.model.student.trainable_variables[0]
+        kernel.assign(kernel * self.factor)
+
+
+def test_what_callbacks_add_to_the_logs_is_no_obstacle():
+    _, report = prune(callbacks=[Writes(1.0)], epochs=1, schedule=0.3)
+    assert report.history[0]["mine"] == 2 and "when" not in report.history[0]
+
+
+def test_weights_that_a_callback_spoils_are_no_snapshot(tmp_path):
+    with pytest.raises(ValueError, match="NaN or infinity in 1 weights"):
+        prune(tmp_path, callbacks=[Writes(np.nan)], epochs=1, schedule=0.3)
+    assert not list(tmp_path.glob("checkpoint/000002.npz"))
+    prune(tmp_path, epochs=1, schedule=0.3)
 
 
 def test_best_needs_validation_data():

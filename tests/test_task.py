@@ -143,6 +143,16 @@ def test_data_without_labels_is_refused(batch):
         Task().read(small_cnn(), batch)
 
 
+def test_an_output_without_a_loss_needs_no_labels():
+    model, labels = two_headed(), {"kind": np.zeros(2, int)}
+    model.compile(loss={"kind": "sparse_categorical_crossentropy"})
+    batch = np.zeros((2, 8, 8, 1), "float32"), labels
+    task = Task().read(model, batch)
+    assert list(task.evaluate(model, tf.data.Dataset.from_tensors(batch))) == ["loss"]
+    with pytest.raises(ValueError, match=r"metrics, and no labels for the outputs \['alive'\]"):
+        Task(metrics={"kind": ["accuracy"]}).read(model, batch)
+
+
 def test_labels_for_one_output_of_two_are_refused():
     with pytest.raises(ValueError, match="labels for each of"):
         Task().read(two_headed(), (np.zeros((2, 8, 8, 1)), np.zeros(2, int)))

@@ -218,10 +218,11 @@ class ReplicaModel(keras.Model):
         names = [n for n, v in logs.items() if not math.isfinite(float(v))]
         cause = "the inputs are finite" if inputs else "the inputs themselves hold NaN or infinity"
         raise ValueError(
-            f"Received a batch at training step {self._steps_done()} after which "
-            f"{', '.join(names)} are not finite; {cause}. Expected finite values: check the data "
-            "of that batch, lower the learning rate, or clip gradients. Training has stopped; the "
-            f"weights of {self.student.name!r} are no longer usable, earlier checkpoints are."
+            f"Received a batch at training step {self._steps_done()} that leaves no finite "
+            f"{', '.join(names)}; {cause}. Expected finite values: check inputs, labels and "
+            "weights of that batch, lower the learning rate, or clip gradients. Training has "
+            f"stopped; the weights of {self.student.name!r} are no longer usable, earlier "
+            "checkpoints are."
         )
 
     def check_weights(self):

@@ -50,7 +50,7 @@ def as_dataset(data, steps=None, *, shuffle=True, restart=False, role="train_dat
     2
     """
     if isinstance(data, tf.data.Dataset):
-        dataset = data
+        dataset = _dense(data, role)
     elif isinstance(data, tuple) and len(data) in (1, 2, 3):
         dataset = _from_arrays(data, shuffle, role)
     elif isinstance(data, keras.utils.PyDataset):
@@ -65,6 +65,17 @@ def as_dataset(data, steps=None, *, shuffle=True, restart=False, role="train_dat
     if steps is not None and steps != int(dataset.cardinality()):
         dataset = dataset.repeat().take(steps) if restart else _stream(dataset, steps)
     return _known(dataset, steps, role)
+
+
+def _dense(dataset, role):
+    """A dataset whose batches are arrays, as fit takes them."""
+    for spec in tf.nest.flatten(dataset.element_spec):
+        if not isinstance(spec, tf.TensorSpec):
+            raise ValueError(
+                f"Received {role} whose batches hold {type(spec).__name__.removesuffix('Spec')}s. "
+                "Expected dense ones: map them by `tf.sparse.to_dense`, or pad them by `to_tensor`."
+            )
+    return dataset
 
 
 def weighted(dataset, class_weight):
@@ -171,6 +182,12 @@ def _leaves(part):
             f"Received lists of unequal length, {shown(part)}. Expected arrays, one entry for each "
             "sample; several inputs or labels are a list of arrays."
         ) from error
+    if array.dtype == object:
+        kinds = sorted({type(x).__name__ for x in array.flat})
+        raise ValueError(
+            f"Received arrays that hold {name_some(kinds, most=3)}. Expected numbers, in arrays of "
+            "one size: leave samples without a value out; a RaggedTensor is padded by `to_tensor`."
+        )
     return array.astype("float32") if array.dtype == np.float64 else array
 
 
@@ -340,13 +357,13 @@ def _unknown_length(role, kind):
 
 
 def _is_arrays(data):
-    return isinstance(data, str | dict) or hasattr(data, "shape") or isinstance(data, list)
+    return isinstance(data, str | dict | list | tuple) or hasattr(data, "shape")
 
 
 def _hint(data):
     if hasattr(data, "train") and hasattr(data, "test"):
         return "Give data.train and data.test. "
-    if hasattr(data, "shape") or isinstance(data, list | dict):
+    if hasattr(data, "shape") or isinstance(data, list | dict | tuple):
         return "Give inputs and labels as one tuple: prune(model, (x, y), (x_test, y_test)). "
     if callable(data):
         return "Call it: it may make what is expected. "

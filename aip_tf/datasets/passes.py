@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from aip_tf import _keras
+from aip_tf.datasets.adapt import first_batch
 from aip_tf.identity import digest
 
 
@@ -58,7 +59,7 @@ class Passes:
         """
         first = "drawn without a seed"
         if _keras.is_seeded(self._source):
-            batch = next(iter(self.dataset.take(1)), ())
+            batch = first_batch(self.dataset, "data")
             first = digest(tf.nest.flatten(batch, expand_composites=True))
         return {
             "elements": str(tf.nest.map_structure(_words, self.dataset.element_spec)),

@@ -69,6 +69,16 @@ def _check_sample_weights(weights):
             )
 
 
+def check_sizes(batch):
+    """Whether the parts of a batch have as many samples each, and any at all."""
+    sizes = [np.shape(x)[0] for x in keras.tree.flatten(batch) if x is not None and np.ndim(x)]
+    if sizes and (min(sizes) == 0 or len(set(sizes)) > 1):
+        raise ValueError(
+            f"Received a batch whose parts have {', '.join(map(str, sizes))} samples. Expected as "
+            "many labels (and weights) as inputs, and at least one."
+        )
+
+
 def check_inputs(model, inputs):
     """Whether a batch of inputs can be fed to a model: how many, their sizes, their types."""
     if not _keras.is_graph(model):
@@ -79,7 +89,7 @@ def check_inputs(model, inputs):
     except KeyError as error:
         raise ValueError(
             f"Received inputs named {sorted(inputs)}. Expected {[x.name for x in expected]}: "
-            f"{error} is missing."
+            f"{error} is missing; labels stand beside the inputs, (inputs, labels)."
         ) from error
     if len(given) != len(expected):
         raise ValueError(

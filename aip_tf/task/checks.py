@@ -39,6 +39,11 @@ def asked(outputs, truth):
     return with_loss if len(truth) == len(with_loss) else outputs
 
 
+def without_labels(outputs, truth):
+    """Names of outputs that a dictionary of labels says nothing of."""
+    return [x.name for x in outputs if x.name not in truth] if isinstance(truth, dict) else []
+
+
 def check_labels(outputs, given):
     """Whether labels have the form and the range that the loss of each output wants."""
     for output, truth in zip(outputs, given, strict=True):

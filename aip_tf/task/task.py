@@ -98,9 +98,10 @@ class Task:
                 given and none can be told.
         """
         inputs, truth = batches.parts(batch)
-        task = self._with_compiled(model)
+        task = self.completed(model)
         model = opened or model
         batches.check_inputs(model, inputs)
+        batches.check_sizes(batch)
         answers = _keras.output_specs(model, inputs)
         names = _keras.names_of_outputs(model, answers)
         given = checks.labels_by_output(truth, names)
@@ -140,6 +141,7 @@ class Task:
         """
         inputs, truth = batches.parts(batch)
         batches.check_inputs(model, inputs)
+        batches.check_sizes(batch)
         given = checks.labels_by_output(truth, [output.name for output in self.outputs])
         checks.check_labels(self.outputs, given)
 
@@ -161,8 +163,8 @@ class Task:
         """
         checks.check_class_weight(self.outputs, class_weight)
 
-    def _with_compiled(self, model):
-        """What the user left open, as the model was compiled."""
+    def completed(self, model):
+        """This task; what it leaves open, as the model was compiled."""
         compiled = _keras.compile_arguments(model)
         if self.loss is not None:
             compiled = {k: v for k, v in compiled.items() if k not in ("loss", "loss_weights")}
@@ -173,11 +175,18 @@ class Task:
 
     def _with_metrics(self, answers, truth):
         metrics = self.metrics
-        if metrics is None and self.weighted_metrics is None:
+        missing = checks.without_labels(self.outputs, truth)
+        if metrics is None and self.weighted_metrics is None and not missing:
             judged = [x.name for x in self.outputs if x.num_classes]
             metrics = {name: ["accuracy"] for name in judged}
             if len(self.outputs) == 1:
                 metrics = ["accuracy"] if judged else []
+        elif missing and (metrics or self.weighted_metrics):
+            raise ValueError(
+                f"Received metrics, and no labels for the outputs {missing}. Expected labels for "
+                "all outputs, as Keras needs where there are metrics: add them, or compile the "
+                "model without metrics."
+            )
         task = dataclasses.replace(self, metrics=metrics)
         names = [output.name for output in self.outputs]
         rising = _keras.metric_directions(*task._fresh_metrics(), names, truth, answers)

@@ -4,6 +4,7 @@ import difflib
 
 import keras
 
+from aip_tf import identity
 from aip_tf.arguments import shown
 
 # Names that `compile` knows and the registries of Keras do not.
@@ -24,6 +25,21 @@ def check_wishes(loss=None, metrics=None, weighted_metrics=None):
                 f"{name}=[{shown(value) if isinstance(value, str) else '...'}]."
             )
         _check_each(name, value, keras.metrics, "accuracy")
+
+
+def described(task, names):
+    """What a task asks, as plain values; outputs by number, as Keras chooses their names anew.
+
+    Args:
+        task: a `Task`.
+        names: names of the model's outputs.
+    """
+    numbers = {name: f"output {number}" for number, name in enumerate(names)}
+    wishes = identity.describe({k: v for k, v in vars(task).items() if k != "outputs"})
+    return {
+        wish: {numbers.get(k, k): v for k, v in x.items()} if isinstance(x, dict) else x
+        for wish, x in wishes.items()
+    }
 
 
 def _check_each(argument, value, room, example):
