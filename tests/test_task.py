@@ -12,6 +12,7 @@ from keras import layers
 import aip_tf
 from aip_tf import criteria
 from aip_tf.task import Task
+from aip_tf.task.wishes import described
 
 
 def classifier(units, activation=None):
@@ -144,13 +145,21 @@ def test_data_without_labels_is_refused(batch):
 
 
 def test_an_output_without_a_loss_needs_no_labels():
-    model, labels = two_headed(), {"kind": np.zeros(2, int)}
+    inputs = keras.Input((4,))
+    outputs = {name: keras.layers.Dense(3, name=name)(inputs) for name in ("kind", "alive")}
+    model = keras.Model(inputs, outputs)
     model.compile(loss={"kind": "sparse_categorical_crossentropy"})
-    batch = np.zeros((2, 8, 8, 1), "float32"), labels
+    batch = np.zeros((2, 4), "float32"), {"kind": np.zeros(2, int)}
     task = Task().read(model, batch)
     assert list(task.evaluate(model, tf.data.Dataset.from_tensors(batch))) == ["loss"]
     with pytest.raises(ValueError, match=r"metrics, and no labels for the outputs \['alive'\]"):
         Task(metrics={"kind": ["accuracy"]}).read(model, batch)
+
+
+def test_a_task_is_told_from_others_but_not_by_names_that_keras_numbers():
+    one, same = (described(Task(metrics={f"dense_{i}": ["mse"]}), [f"dense_{i}"]) for i in (1, 2))
+    weighted = described(Task(metrics={"dense_1": ["mse"]}, loss_weights=[2.0]), ["dense_1"])
+    assert one == same != weighted
 
 
 def test_labels_for_one_output_of_two_are_refused():
