@@ -4,7 +4,7 @@
     python benchmarks/recovery.py --validation     # the same on 45,000 training images, judged on
                                                    # the other 5,000: for choosing
     python benchmarks/recovery.py --only resnet20 default 2 0      # one run of it
-    python benchmarks/recovery.py --summary        # the tables of README from the lines at hand
+    python benchmarks/recovery.py --summary        # table and chart from the lines at hand
 
 A run is `aip_tf.prune(teacher, images)` with default arguments, but for what the arm says: of the
 pretrained ResNet-20 (91.73%) or ResNet-56 (93.39%), batches of 128, crop and flip drawn for each
@@ -38,8 +38,10 @@ from aip_tf.datasets import augment, from_arrays  # noqa: E402
 
 SHARED = HERE.parents[1] / "shared" / "data"
 RESULTS = HERE / "results" / "recovery.jsonl"
+CHART = HERE / "results" / "recovery.svg"
 WORK = HERE / "runs" / "recovery"
 NUM_HELD_OUT = 5000
+TEACHERS = {"resnet20": 91.73, "resnet56": 93.39}
 
 
 def sgd(rate):
@@ -57,6 +59,16 @@ ARMS = {
                 transfers.OutputTransfer(),
                 transfers.FeatureTransfer(),
                 transfers.AttentionTransfer(),
+            ]
+        },
+        {},
+    ),
+    "no attention": lambda: (
+        {
+            "transfers": [
+                transfers.OutputTransfer(),
+                transfers.FeatureTransfer(),
+                transfers.AdversarialTransfer(0.1),
             ]
         },
         {},
@@ -183,6 +195,32 @@ def summary():
         )
 
 
+def chart():
+    """Accuracy on test images over the epochs of recovery: every arm a line, its seeds dots."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    lines = [line for line in read_lines() if not line["validation"]]
+    networks = sorted({line["network"] for line in lines})
+    figure, plots = pyplot.subplots(
+        1, len(networks), figsize=(4.5 * len(networks), 3.5), squeeze=False, layout="constrained"
+    )
+    for network, axes in zip(networks, plots[0], strict=True):
+        own = [line for line in lines if line["network"] == network]
+        for arm in dict.fromkeys(line["arm"] for line in own):
+            runs = sorted((x["epochs"], 100 * x["accuracy"]) for x in own if x["arm"] == arm)
+            epochs = sorted({e for e, _ in runs})
+            means = [np.mean([a for e, a in runs if e == epoch]) for epoch in epochs]
+            (drawn,) = axes.plot(epochs, means, label=arm)
+            axes.plot(*zip(*runs, strict=True), ".", color=drawn.get_color())
+        axes.axhline(TEACHERS[network], color="#888888", linestyle=":", label="teacher")
+        axes.set(title=f"{network}, half of the MACs", xlabel="epochs", ylabel="test accuracy, %")
+        axes.legend(frameon=False)
+    figure.savefig(CHART, metadata={"Date": None})
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--validation", action="store_true")
@@ -191,6 +229,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.summary:
         summary()
+        chart()
         return
     queue = QUEUE
     if arguments.only:
