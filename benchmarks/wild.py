@@ -13,8 +13,8 @@ original" if the package's own layers do not come back from such a file either, 
 exact). `control` is how far the output moves if one kept channel is swapped for a removed one.
 `reachable` is the share of the parameters that goes if every group is cut to one channel.
 `trace ms` is what opening and tracing take, `opened` what tracing takes for an uncut copy, in which
-everything is open: both the best of three. Each model has a time limit, and runs in a process that
-may die.
+everything is open: both the best of three, of the processor's time. Each model has a time limit,
+and runs in a process that may die.
 """
 
 import argparse
@@ -128,12 +128,13 @@ def hold(model, batch, shapes, rng):
 
 
 def trace_seconds(model, shapes):
+    """The processor's: other work on the machine counts less."""
     times = []
     for _ in range(REPEATS):
         gc.collect()
-        start = time.perf_counter()
+        start = time.process_time()
         aip_tf.ChannelGraph(model, shapes)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times)
 
 

@@ -114,3 +114,92 @@ def test_what_needs_the_batch_size_is_asked_with_one_the_next_time():
     runs.clear()
     assert ChannelGraph(model).trace.opened == ["first", "second"]
     assert runs == ["first"] * 4 + ["second"] * 3
+
+
+class Branches(layers.Layer):
+    """A function of its own for an operation to call, as `choose` says."""
+
+    def __init__(self, choose, **kwargs):
+        super().__init__(**kwargs)
+        self.one, self.other = layers.Dense(8, name="one"), layers.Dense(8, name="other")
+        self.choose = choose
+
+    def build(self, shape):
+        self.one.build(shape)
+        self.other.build(shape)
+        self.table = self.add_weight(shape=(8,), name="table", initializer="normal")
+
+    def call(self, x):
+        return self.one(x) + self.choose(self, x)
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda self, x: ops.cond(ops.sum(x) > 0, lambda: self.one(x), lambda: self.other(x)),
+        lambda self, x: ops.cond(ops.sum(x) > 0, lambda: x, lambda: self.other(x)),
+        lambda self, x: ops.cond(ops.sum(x) > 0, lambda: self.table, lambda: 2 * self.table),
+        lambda self, x: ops.map(self.other.activation, x),
+    ],
+    ids=["layers", "input", "variable", "map"],
+)
+def test_what_runs_functions_of_its_own_stays_whole_with_the_reason(choose):
+    i = Input((8,))
+    model = Model(i, layers.Dense(2)(Branches(choose, name="branches")(layers.Dense(8)(i))))
+    graph = ChannelGraph(model)
+    assert graph.trace.opened == []
+    assert any("in its call returns" in g.reason or "a function" in g.reason for g in graph.groups)
+    assert "_keras_history" not in vars(model.get_layer("branches").table)
+    batch = np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
+    for x in (batch, batch + 9, batch - 9):
+        assert laws.relative_error(laws.run(graph.prune({}), x), laws.run(model, x)) <= 1e-6
+
+
+class Twofold(keras.Sequential):
+    def call(self, x, training=None, mask=None):
+        return 2.0 * super().call(x, training=training, mask=mask)
+
+
+class Tail(Model):
+    """A Functional model that goes on in its own call."""
+
+    def __init__(self):
+        i = Input((8,))
+        super().__init__(i, layers.Dense(6, activation="relu", name="inner")(i))
+        self.tail = layers.Dense(2, name="tail")
+
+    def call(self, x, training=None, mask=None):
+        return self.tail(super().call(x, training=training, mask=mask))
+
+
+class Positions(Model):
+    """A part of a table is read by a slice."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.head = layers.Dense(6, name="inner"), layers.Dense(2)
+        self.table = self.add_weight(shape=(9, 6), name="table", initializer="normal")
+
+    def call(self, x):
+        return self.head(ops.sum(self.inner(x) + self.table[: x.shape[1]], 1))
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (lambda: Twofold([layers.Dense(6, name="inner"), layers.Dense(2)]), (8,)),
+        (Tail, (8,)),
+        (Positions, (4, 8)),
+    ],
+    ids=["sequential", "functional", "slice"],
+)
+def test_a_model_with_a_graph_and_a_call_of_its_own_is_what_it_calls(build, shape):
+    model = build()
+    batch = np.random.default_rng(0).normal(size=(4, *shape)).astype("float32")
+    model(batch)
+    graph = ChannelGraph(model)
+    (name,) = (g.name for g in graph.groups if g.prunable)
+    cut = graph.prune({name: np.arange(6) % 2 == 0})
+    assert check_cut(graph, cut, {name: np.arange(6) % 2 == 0}, batch) <= 1e-5
+    assert cut.count_params() < model.count_params()
+    assert laws.relative_error(laws.run(graph.prune({}), batch), laws.run(model, batch)) <= 1e-6

@@ -10,17 +10,8 @@ from keras import tree
 from aip_tf._keras.copies import copy_ops
 from aip_tf._keras.held import Given, Held
 from aip_tf._keras.layers import operation_type
-from aip_tf._keras.nodes import Arguments, Call, flat_arguments
+from aip_tf._keras.nodes import Arguments, Call, flat_arguments, settings_of
 from aip_tf._keras.plain import is_symbol
-
-_NOT_SETTINGS = {
-    "name",
-    "_auto_config",
-    "_inbound_nodes",
-    "_lock",
-    "_outbound_nodes",
-    "_remat_mode",
-}
 
 
 class BatchSizeError(Exception):
@@ -179,7 +170,7 @@ def _settings(operation):
         with contextlib.suppress(NotImplementedError, TypeError, OSError):
             return {k: v for k, v in operation.get_config().items() if k != "name"}
         return id(operation)
-    return {k: v for k, v in vars(operation).items() if k not in _NOT_SETTINGS}
+    return settings_of(operation)
 
 
 def same(a, b, twins):

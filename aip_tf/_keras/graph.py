@@ -64,7 +64,8 @@ def _unique_names(nodes, is_passing):
 def is_graph(operation):
     """Whether `operation` is a Functional or built Sequential model that runs Keras' own `call`."""
     if isinstance(operation, keras.Sequential):
-        return operation.built and operation._functional is not None
+        runs_itself = type(operation).call is keras.Sequential.call
+        return runs_itself and operation.built and operation._functional is not None
     return isinstance(operation, Functional) and type(operation).call is Functional.call
 
 

@@ -45,8 +45,14 @@ def symbolic_class(cls):
         if name.startswith("__") and name not in _NO_OPERATORS and callable(method)
     }
     settings = {"record_history": True, "sparse": False, "ragged": False}
-    members = operators | settings | {"__module__": cls.__module__, "assign": _assign}
+    own = {"__module__": cls.__module__, "__getitem__": _part, "assign": _assign}
+    members = operators | settings | own
     return type(cls)(cls.__name__, (cls, keras.KerasTensor), members)
+
+
+def _part(variable, key):
+    """Keras knows no slice of a symbol but in a tuple."""
+    return keras.KerasTensor.__getitem__(variable, (key,) if isinstance(key, slice) else key)
 
 
 def _assign(variable, value):

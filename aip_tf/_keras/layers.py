@@ -5,6 +5,7 @@ import importlib
 import inspect
 
 from keras import tree
+from keras.src.models.functional import Functional
 from keras.src.ops.operation import Operation
 
 _CATCH_ALL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -37,6 +38,8 @@ def own_variables(layer):
 
 def built_shapes(model):
     """Shapes without batch size that a subclassed model was built on, or None."""
+    if isinstance(model, Functional):  # whose call is its own
+        return tree.map_structure(lambda x: tuple(x.shape[1:]), model._inputs_struct)
     shapes = model._build_shapes_dict
     if not shapes or len(shapes) != 1:
         return None

@@ -3,6 +3,16 @@
 import keras
 from keras import tree
 
+_RETURNS_ANOTHERS = "{} in its call returns a tensor that it did not make"
+_NOT_SETTINGS = {
+    "name",
+    "_auto_config",
+    "_inbound_nodes",
+    "_lock",
+    "_outbound_nodes",
+    "_remat_mode",
+}
+
 
 class CannotOpenError(Exception):
     """Why a layer stays whole: the text ends a sentence that begins with the layer."""
@@ -47,6 +57,31 @@ class Arguments:
         )
 
 
+def check_calls(nodes, given):
+    """Refuse what a graph does not tell all of: `ops.cond`, `ops.map` run functions of their own.
+
+    Args:
+        nodes: the calls that were found.
+        given: the symbols that nothing in the graph may have made.
+
+    Raises:
+        CannotOpenError: if there is such a call.
+    """
+    for node in nodes:
+        operation = node.operation
+        if not isinstance(operation, keras.layers.Layer):
+            settings = [*settings_of(operation).values(), *flat_arguments(node)]
+            if any(map(callable, tree.flatten(settings))):
+                raise CannotOpenError(f"its call hands a function to {type(operation).__name__}")
+    for operation in filter(None, map(made_by_keras, given)):
+        raise CannotOpenError(_RETURNS_ANOTHERS.format(type(operation).__name__))
+
+
+def settings_of(operation):
+    """What an operation of `keras.ops` was made with: dict."""
+    return {k: v for k, v in vars(operation).items() if k not in _NOT_SETTINGS}
+
+
 def flat_arguments(node):
     """All arguments of a call as a list."""
     if isinstance(node.arguments, Arguments):
@@ -83,9 +118,17 @@ def nodes_up_to(tensors, done):
 
 
 def _node_of(x):
+    operation = made_by_keras(x)
     if hasattr(x, "_made_by"):
+        if operation not in (None, x._made_by.operation):
+            raise CannotOpenError(_RETURNS_ANOTHERS.format(type(operation).__name__))
         return x._made_by
-    history = getattr(x, "_keras_history", None)
-    if history is None or history.operation is None:
+    if operation is None:
         raise CannotOpenError("its call uses a tensor from outside")
-    return history.operation._inbound_nodes[history.node_index]
+    return operation._inbound_nodes[x._keras_history.node_index]
+
+
+def made_by_keras(x):
+    """The operation of which Keras notes that it made a symbol, or None."""
+    history = getattr(x, "_keras_history", None)  # that of what nothing made names no operation
+    return history and history.operation

@@ -20,7 +20,14 @@ from aip_tf._keras.comparing import (
 from aip_tf._keras.graph import Graph, mask_of
 from aip_tf._keras.held import Given, Held, symbolic_class
 from aip_tf._keras.layers import own_variables
-from aip_tf._keras.nodes import Arguments, Call, CannotOpenError, flat_arguments, nodes_up_to
+from aip_tf._keras.nodes import (
+    Arguments,
+    Call,
+    CannotOpenError,
+    check_calls,
+    flat_arguments,
+    nodes_up_to,
+)
 from aip_tf._keras.plain import Plain, is_symbol, stand_in, without_mode
 from aip_tf._keras.sizes import (
     can_infer,
@@ -196,6 +203,7 @@ class Recording:
         if not flat:
             raise CannotOpenError("its call returns no tensor that depends on its inputs")
         nodes = nodes_up_to(flat, {id(x) for x in given})
+        check_calls(nodes, given)
         reshapes = [] if batch else open_reshapes(nodes)
         if not all(map(can_infer, reshapes)) or any(has_open_size(x, "shape") for x in nodes):
             raise CannotOpenError("its call computes with a size that is open")
@@ -350,7 +358,7 @@ class _Watch(keras.StatelessScope):
 
 @contextlib.contextmanager
 def _without_new_nodes(layers):
-    """Forget the nodes that calls on symbols leave behind on `layers`."""
+    """Forget what calls on symbols leave behind on `layers` and on their variables."""
     lists = [nodes for x in layers for nodes in (x._inbound_nodes, x._outbound_nodes)]
     lengths = [len(nodes) for nodes in lists]
     try:
@@ -359,6 +367,8 @@ def _without_new_nodes(layers):
         for nodes, length in zip(lists, lengths, strict=True):
             if len(nodes) > length:
                 del nodes[length:]
+        for variable in (v for x in layers for v in own_variables(x)):
+            vars(variable).pop("_keras_history", None)
 
 
 def _has_mask(kwargs):

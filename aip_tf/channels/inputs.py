@@ -21,7 +21,7 @@ def root_graph(model, openings, input_shape=None):
     """
     if _keras.is_graph(model):
         return openings.enter(model)
-    if not isinstance(model, keras.Model) or isinstance(model, keras.Sequential):
+    if not isinstance(model, keras.Model) or type(model).call is keras.Sequential.call:
         return _keras.graph_of(model)  # raises
     inputs = _symbols(model, input_shape)
     if not model.built:

@@ -64,12 +64,13 @@ class _Rebuild:
         """The copy of a model, or of an opened layer."""
         if id(model) not in self._copies:
             inputs = self._inputs(model, graph)
-            if isinstance(model, keras.Sequential) and not graph.dissolved:
+            is_graph = _keras.is_graph(model)
+            if is_graph and isinstance(model, keras.Sequential) and not graph.dissolved:
                 layers = [self._copy(layer) for layer in model.layers]
                 copy = _keras.copy_sequential(model, layers, inputs[0])
             else:
                 outputs = _keras.walk(graph, inputs, self._visitor(graph))
-                if _keras.graph_inside(model) is None:
+                if not is_graph:
                     outputs = _apart_from(inputs, outputs)
                 keep = _with_constants if graph is self._trace.graph else _without_constants
                 copy = keras.Model(
