@@ -453,7 +453,7 @@ def test_a_loss_that_explodes_is_named_by_its_terms():
             return tf.reduce_mean(student.outputs[0]) / 0.0
 
     distiller = game([Explosion(name="explosion")])
-    with pytest.raises(ValueError, match="no finite .*loss, explosion_loss; the inputs are"):
+    with pytest.raises(ValueError, match=r"no finite .*loss, explosion_loss; the inputs are"):
         distiller.fit(IMAGES, LABELS, verbose=0)
 
 
