@@ -3,6 +3,7 @@
     python benchmarks/latency.py                       # the queue; may be killed, goes on
     python benchmarks/latency.py --only MobileNetV2 float32      # or ResNet20 both
     python benchmarks/latency.py --summary             # the tables of README from the lines at hand
+    python benchmarks/latency.py --layers              # where the default's cut loses time
 
 Half of the MACs are removed by `l1`, in the ways of `ARMS`; `latency` removes half of the time. The
 weights are random: the time of a convolution does not depend on them. Files are of LiteRT, float32
@@ -40,7 +41,7 @@ from aip_tf.channels import ChannelGraph  # noqa: E402
 from aip_tf.cost import Cost  # noqa: E402
 from aip_tf.deploy.card import processor  # noqa: E402
 from aip_tf.latency import compare_latency  # noqa: E402
-from aip_tf.layer_times import converted  # noqa: E402
+from aip_tf.layer_times import converted, measure_layers  # noqa: E402
 from aip_tf.selection import Latency, Macs, PaddedMacs, select_channels  # noqa: E402
 
 RESULTS = HERE / "results" / "latency.jsonl"
@@ -183,6 +184,41 @@ def summary():
             )
 
 
+def layers(network):
+    """Rows of the table of layers: shares of time and MACs, whole and cut, and what is lost.
+
+    If all took as much less time as they have fewer MACs, nothing would be lost in sum. A layer of
+    which that is not true loses (time left - its part) - (MACs left - their part), where its part
+    is what would be left if all were cut alike. Layers that lose little stand together by kind.
+    """
+    graph = ChannelGraph(build(network))
+    smaller, kept = cut(graph, chosen_by())
+    before, after = map(_times_and_macs, (graph.model, smaller))
+    whole = np.sum(list(before.values()), axis=0)
+    rows = {}
+    for place, (path, own) in enumerate(before.items()):
+        share, left = (100 * np.array(x) / whole for x in (own, after[path]))
+        lost = (left - kept * share) @ (1, -1)
+        alike = np.isclose(*(x[1] for x in (share, left))) and share[1] >= 0.1
+        name = "first layer" if place == 0 else _kind(graph, path, share[1], alike)
+        name = f"`{path}`" if lost >= 1 and place else name
+        rows[name] = rows.get(name, 0) + np.array([*share, *left, lost])
+    rows["all"] = sum(rows.values())
+    for name, (time_, macs, time_left, macs_left, lost) in rows.items():
+        shown = f"{time_:.1f} | {macs:.1f} | {time_left:.1f} | {macs_left:.1f} | {lost:+.1f}"
+        print(f"| {network} | {name} | {shown} |", flush=True)
+
+
+def _times_and_macs(model):
+    times, macs = measure_layers(model), Cost(ChannelGraph(model)).layer_macs()
+    return {path: (ms, macs.get(path, 0)) for path, ms in times.items()}
+
+
+def _kind(graph, path, macs, is_whole):
+    kind = type(Cost(graph).layer(path)).__name__ if macs >= 0.005 else "sums, gates, pooling"
+    return f"{kind}, kept whole" if is_whole else kind
+
+
 def _ms(found):
     return f"{found['ms'][1]:.3g}; {found['processor_ms']:.3g}"
 
@@ -197,6 +233,7 @@ def _faster(found):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--summary", action="store_true")
+    parser.add_argument("--layers", nargs="*", metavar="NETWORK", help="none: all four")
     parser.add_argument("--only", nargs=2, metavar=("NETWORK", "PRECISION"))
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--runs", type=int, default=60)
@@ -206,7 +243,12 @@ def main():
         globals()["RESULTS"] = arguments.results
     queue = [(network, precision) for precision in PRECISIONS for network in NETWORKS]
     queue += [(network, "both") for network in SMALL]
-    if arguments.summary:
+    if arguments.layers is not None:
+        print("| network | layers | time | MACs | time left | MACs left | lost |")
+        print("|---|---|---|---|---|---|---|")
+        for network in arguments.layers or NETWORKS:
+            layers(network)
+    elif arguments.summary:
         summary()
     else:
         queue = [tuple(arguments.only)] if arguments.only else queue

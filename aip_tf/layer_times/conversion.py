@@ -18,6 +18,7 @@ def converted(function, specs, tune=None):
     with quiet():
         concrete = tf.function(function).get_concrete_function(*specs)
         converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete])
+        converter.exclude_conversion_metadata = True  # the file would be read and written once more
         if tune is not None:
             tune(converter)
         return converter.convert()
