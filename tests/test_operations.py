@@ -10,6 +10,7 @@ import aip_tf
 
 CASES = {
     "glu": (lambda x: ops.glu(x), 4),
+    "relu with bounds": (lambda x: keras.activations.relu(x, 0.1, 2.0, 0.1), 8),
     "sort along a spatial axis": (lambda x: ops.sort(x, 1), 8),
     "sort along channels": (lambda x: ops.sort(x, -1), "sorts these channels"),
     "normalize": (lambda x: ops.normalize(x, -1), 8),

@@ -9,14 +9,18 @@ from keras.src.models.functional import Functional
 from keras.src.ops.operation import Operation
 
 _CATCH_ALL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_OPERATION_MODULES = ("core", "image", "linalg", "math", "nn", "numpy")
+_OPERATION_MODULES = (
+    *(f"ops.{name}" for name in ("core", "image", "linalg", "math", "nn", "numpy")),
+    "activations.activations",
+)
 
 
 @functools.cache
 def operation_type(name):
-    """The class behind a function of `keras.ops`, or None where this Keras has none."""
+    """The class behind a function of `keras.ops` or `keras.activations`, or None where this Keras
+    has none."""
     for module in _OPERATION_MODULES:
-        found = getattr(importlib.import_module(f"keras.src.ops.{module}"), name, None)
+        found = getattr(importlib.import_module(f"keras.src.{module}"), name, None)
         if inspect.isclass(found) and issubclass(found, Operation):
             return found
     return None

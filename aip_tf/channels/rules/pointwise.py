@@ -13,7 +13,7 @@ _UNARY = """
     Cast Cbrt Ceil Celu Clip Conj Conjugate ConvertToTensor Copy Cos Cosh Deg2rad Elu EmptyLike
     Erf Erfc Erfinv Exp Exp2 Expm1 Fabs Floor FullLike Gelu HardShrink HardSigmoid HardSilu
     HardTanh I0 Imag Isfinite Isinf Isnan Isneginf Isposinf Isreal LeakyRelu Log Log10 Log1p
-    Log2 LogSigmoid LogicalNot NanToNum Negative OnesLike Rad2deg Real Reciprocal Relu Relu6
+    Log2 LogSigmoid LogicalNot NanToNum Negative OnesLike Rad2deg ReLU Real Reciprocal Relu Relu6
     Round Rsqrt SaturateCast Selu Sigmoid Sign Signbit Silu Sin Sinc Sinh SoftShrink Softplus
     Softsign SparsePlus SparseSigmoid Sqrt Square Squareplus StopGradient Tan Tanh TanhShrink
     Threshold Trunc ZerosLike
