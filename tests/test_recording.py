@@ -203,3 +203,20 @@ def test_a_model_with_a_graph_and_a_call_of_its_own_is_what_it_calls(build, shap
     assert check_cut(graph, cut, {name: np.arange(6) % 2 == 0}, batch) <= 1e-5
     assert cut.count_params() < model.count_params()
     assert laws.relative_error(laws.run(graph.prune({}), batch), laws.run(model, batch)) <= 1e-6
+
+
+def test_a_call_that_was_put_on_one_layer_is_what_that_layer_does():
+    i = Input((8,))
+    changed = layers.Dense(6, name="changed")
+    model = Model(i, layers.Dense(2)(changed(layers.Dense(6, name="first")(i))))
+    stock = changed.call
+    changed.call = lambda x, training=None: 3.0 * stock(x)
+    graph = ChannelGraph(model)
+    batch = np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
+    masks = laws.random_masks(graph.groups, np.random.default_rng(0))
+    copy = graph.prune({})
+    assert check_cut(graph, graph.prune(masks), masks, batch) <= 1e-5
+    expected = laws.run(model, batch)
+    assert laws.relative_error(laws.run(copy, batch), expected) <= 1e-6
+    changed.kernel.assign(0 * changed.kernel)  # nothing is shared with the copy
+    assert laws.relative_error(laws.run(copy, batch), expected) <= 1e-6

@@ -66,8 +66,8 @@ def operations(*names):
 
 
 def has_rule(operation):
-    """Whether there is a channel rule for the class of `operation`."""
-    return _rule_for(type(operation)) is not None
+    """Whether there is a rule for the class of `operation`, whose call must be that of its class."""
+    return "call" not in vars(operation) and _rule_for(type(operation)) is not None
 
 
 def stock_layers(*names):
@@ -95,7 +95,7 @@ def known_rules():
 def rule_of(operation, kwargs):
     """The rule for a call of `operation`, and the keyword arguments to call it with."""
     kwargs = {k: v for k, v in kwargs.items() if v is not None and k != "training"}
-    rule = _rule_for(type(operation)) or unknown
+    rule = _rule_for(type(operation)) if has_rule(operation) else unknown
     strange = _strange(rule, kwargs) if kwargs else []
     if strange:
         rule = functools.partial(_not_taken, strange)
