@@ -66,7 +66,7 @@ def operations(*names):
 
 
 def has_rule(operation):
-    """Whether there is a rule for the class of `operation`, whose call must be that of its class."""
+    """Whether there is a rule for the class of `operation`, which calls what its class does."""
     return "call" not in vars(operation) and _rule_for(type(operation)) is not None
 
 
