@@ -219,6 +219,15 @@ def test_time_that_no_layer_takes_does_not_lead_astray(table, formula, monkeypat
     assert len(shares) > 1 and not caplog.messages
 
 
+def test_what_is_out_of_reach_the_device_says(table, formula, monkeypatch):
+    shares = cut_shares(monkeypatch, lambda predicted: (predicted - 0.3) / 0.7)
+    select_channels(make_graph(), 0.9, selection=Latency(table=table.path))
+    assert shares[-1] == pytest.approx(0.1, rel=0.1)  # sixteen channels go in steps
+    cut_shares(monkeypatch, lambda predicted: predicted)
+    with pytest.raises(selections.OutOfReachError, match="reachable minimum"):
+        select_channels(make_graph(), 0.9, selection=Latency(table=table.path))
+
+
 def test_the_same_cut_is_not_timed_twice(table, formula, monkeypatch, caplog):
     shares = cut_shares(monkeypatch, lambda predicted: 0.9 if predicted > 0.59 else 0.3)
     select_channels(make_graph(), 0.4, selection=Latency(table=table.path, round_to=8))

@@ -32,7 +32,15 @@ _NEAR_THE_END = 2 / 3  # of what inner groups can give: beyond it they become to
 
 
 class OutOfReachError(ValueError):
-    """An amount is more than can be removed, whatever the scores."""
+    """An amount is more than can be removed, whatever the scores.
+
+    Attributes:
+        most: the largest amount that can be.
+    """
+
+    def __init__(self, message, most):
+        super().__init__(message)
+        self.most = most
 
 
 class Selection:
@@ -242,7 +250,8 @@ class Selection:
             f"{least:,.10g} of {total:,.10g} ({least / total:.2%} kept, {1 - least / total:.2%} "
             f"removed) with {len(candidates)} channel groups to cut. Lower the amount, or relax "
             f"scope={self.scope!r}, round_to={self.round_to!r}, max_sparsity="
-            f"{self.max_sparsity}, ignore={self.ignore}."
+            f"{self.max_sparsity}, ignore={self.ignore}.",
+            most=max(0.0, 1 - least / total - 1e-9),
         )
 
 
