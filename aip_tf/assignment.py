@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import logging
 
-from aip_tf import _keras, criteria, identity, schedules
+from aip_tf import _keras, criteria, decays, identity, schedules
 from aip_tf import selection as selections
 from aip_tf.cutting import apply_cut, plan_cut, trace_on
 from aip_tf.datasets import adapt, looks
@@ -82,8 +82,8 @@ class Assignment:
         self.criterion = criteria.for_task(criterion, task)
         shared = [task.prepare(share_batches(dataset)) for dataset in datasets]
         self.train, self.validation = (*shared, None)[:2]
-        for data in shared:
-            task.rehearse(self.teacher, data.element_spec)
+        measured = [task.rehearse(self.teacher, data.element_spec) for data in shared]
+        decays.check_monitors(self.recovery.callbacks, [*measured, []][1])
         self.transfers = self.recovery.transfers
         if self.transfers is None:
             self.transfers = default_transfers(self.teacher, self.teacher)

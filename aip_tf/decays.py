@@ -68,7 +68,53 @@ def check(optimizer, decay, callbacks=()):
                 "Received the callback BackupAndRestore. Expected a run that keeps its own "
                 "checkpoints: give run_dir (a teacher: checkpoint_dir), and the same call goes on."
             )
+        if isinstance(callback, keras.callbacks.SwapEMAWeights) and not _has_average(optimizer):
+            raise ValueError(
+                "Received the callback SwapEMAWeights with the optimizer "
+                f"{_named(optimizer)}, which averages no weights. Expected one with "
+                "use_ema=True, or no such callback."
+            )
     return callbacks
+
+
+def check_monitors(callbacks, measured):
+    """Whether what is to keep the best weights of validations will find what it looks at.
+
+    Args:
+        callbacks: as `check` returns them. Those of the user's may add to the logs what they want:
+            then nothing is known.
+        measured: names of what a validation measures; empty without one.
+
+    Raises:
+        ValueError: for a ModelCheckpoint that would never write.
+    """
+    known = [f"val_{name}" for name in measured]
+    if any(_is_of_the_user(callback) for callback in callbacks):
+        return
+    for callback in callbacks:
+        keeps_best = isinstance(callback, keras.callbacks.ModelCheckpoint)
+        if not keeps_best or not callback.save_best_only or callback.monitor in known:
+            continue
+        if callback.monitor.startswith("val_"):
+            raise ValueError(
+                f"Received ModelCheckpoint(monitor={callback.monitor!r}, save_best_only=True), "
+                f"which is not measured. Expected {', '.join(map(repr, known)) or _NO_VALIDATION}."
+            )
+
+
+def _is_of_the_user(callback):
+    is_own = not type(callback).__module__.startswith("keras.")
+    return is_own or isinstance(callback, keras.callbacks.LambdaCallback)
+
+
+_NO_VALIDATION = "validation data, or the name of what training measures, such as 'loss'"
+
+
+def _has_average(optimizer):
+    if isinstance(optimizer, dict):
+        optimizer = keras.optimizers.get(optimizer)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
+    return any(getattr(x, "use_ema", False) for x in getattr(optimizer, "optimizers", [optimizer]))
 
 
 def _as_tuple(callbacks):

@@ -44,6 +44,15 @@ _REMEDIES = {
 }
 
 
+_KINDS = {
+    Path.is_dir: "a folder",
+    Path.is_fifo: "a pipe",
+    Path.is_socket: "a socket",
+    Path.is_char_device: "a device",
+    Path.is_block_device: "a device",
+}
+
+
 def expand(path):
     """`path` as a `Path`, in which `~` means the home folder.
 
@@ -91,6 +100,20 @@ def _is_there(path):
     return True
 
 
+def check_regular(path):
+    """Whether `path` is a file that can be read to its end, or nothing.
+
+    Raises:
+        ValueError: for a folder, and for a pipe, a socket or a device, which may never answer.
+    """
+    if path.exists() and not path.is_file():
+        kind = next((name for is_kind, name in _KINDS.items() if is_kind(path)), "something else")
+        raise ValueError(
+            f"Received '{_shown(path)}', which is {kind} and no file. Expected what a run writes "
+            "there: remove it, or give another folder."
+        )
+
+
 def write_record(path, record):
     """Write plain values to a JSON file, with their sum, for `read_record`."""
     write_text(path, json.dumps({"sha256": _sum(record), "record": record}, indent=1))
@@ -100,6 +123,7 @@ def read_record(path):
     """What `write_record` wrote, or None: what is missing, damaged or edited is made anew."""
     if not path.exists():
         return None
+    check_regular(path)
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         if saved["sha256"] == _sum(saved["record"]):
@@ -253,6 +277,7 @@ class Lock:
 
     def _take(self):
         path = make_folder(self.folder) / _LOCK
+        check_regular(path)
         with explained(path):
             file = open(path, "a+", encoding="utf-8")  # noqa: SIM115, closed by __exit__
         try:

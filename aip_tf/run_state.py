@@ -206,6 +206,7 @@ class RunState:
         path = self.path("state.json")
         if path is None or not path.exists():
             return None
+        files.check_regular(path)
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
             if saved["version"] != _VERSION:

@@ -132,7 +132,7 @@ def train_teacher(
         files.check_folder(checkpoint_dir)
     if data is None and check_only:
         return model
-    task, passes = _read(model, data)
+    task, passes = _read(model, data, callbacks)
     if check is not None:
         check(model)
     if check_only:
@@ -163,7 +163,7 @@ def train_teacher(
     return model
 
 
-def _read(model, data):
+def _read(model, data, callbacks):
     """The task of a model on `data`, which fit together, and the passes over training and test."""
     if not hasattr(data, "train") or not hasattr(data, "test"):
         raise ValueError(
@@ -178,7 +178,8 @@ def _read(model, data):
     check_data(task, model, "training data", data.train, batch)
     check_data(task, model, "test data", data.test, first_batch(test_data, "data.test"))
     for dataset in (train_data, test_data):
-        task.rehearse(model, task.prepare(dataset).element_spec)
+        measured = task.rehearse(model, task.prepare(dataset).element_spec)
+    decays.check_monitors(callbacks, measured)
     return task, [counted(train_data), counted(test_data)]
 
 

@@ -210,6 +210,13 @@ def test_a_wrong_number_of_batches_is_named():
         pruned(small_cnn(), data)
 
 
+def test_a_generator_that_ends_early_is_told_how_many_are_needed():
+    batches = (small_data(4) for _ in range(3))
+    recovery = aip_tf.Recovery(epochs=2, steps_per_epoch=2, transfers=[])
+    with pytest.raises(ValueError, match=r"batch 2 of the epoch.*epochs x steps_per_epoch batches"):
+        aip_tf.prune(small_cnn(), batches, recovery=recovery)
+
+
 def test_a_look_at_a_generator_gives_the_first_batch_back():
     batches = ((np.full((2, 3), i, "float32"), np.zeros(2)) for i in range(9))
     data = as_dataset(batches, steps=3)

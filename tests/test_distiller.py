@@ -429,6 +429,21 @@ def test_a_label_that_no_output_has_is_named_by_its_batch():
     labels[20] = 100
     with pytest.raises(ValueError, match=r"Received batch 3 of the epoch.*label value of 100"):
         game([]).fit(IMAGES, labels, batch_size=8, shuffle=False, verbose=0)
+    with pytest.raises(ValueError, match=r"batch 3 of the validation data.*label value of 100"):
+        game([]).evaluate(IMAGES, labels, batch_size=8, verbose=0)
+
+
+def test_an_empty_batch_is_named():
+    batches = [(IMAGES[:8], LABELS[:8]), (IMAGES[:0], LABELS[:0])]
+    data = tf.data.Dataset.from_generator(
+        lambda: iter(batches),
+        output_signature=(
+            tf.TensorSpec((None, *IMAGES.shape[1:]), IMAGES.dtype),
+            tf.TensorSpec((None, *LABELS.shape[1:]), LABELS.dtype),
+        ),
+    )
+    with pytest.raises(ValueError, match=r"Received batch 2 of the epoch.*at least one sample"):
+        game([]).fit(data, verbose=0)
 
 
 def _checked(x, y):

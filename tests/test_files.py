@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from aip_tf import files
+from aip_tf.run_state import RunState
 
 
 def test_the_home_folder_is_meant_everywhere(monkeypatch, tmp_path):
@@ -136,6 +137,19 @@ def test_one_run_owns_a_folder_in_its_own_process_too(tmp_path):
     assert refused
     with files.Lock(tmp_path, "pruning"):
         pass
+
+
+def test_a_pipe_or_a_folder_in_place_of_a_file_is_named(tmp_path):
+    for name, read in (
+        ("lock", lambda path: files.Lock(path.parent).__enter__()),
+        ("state.json", lambda path: RunState(path.parent, {})),
+        ("record.json", files.read_record),
+    ):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ValueError, match=rf"{name}', which is a pipe and no file"):
+            read(tmp_path / name)
+    with pytest.raises(ValueError, match="which is a folder"):
+        files.check_regular(tmp_path)
 
 
 def lock_elsewhere(folder):

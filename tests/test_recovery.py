@@ -242,11 +242,24 @@ def test_callbacks_see_and_write_the_student_over_all_stretches(tmp_path):
         ({"optimizer": 0.1}, "optimizer=0.1"),
         ({"callbacks": [keras.callbacks.EarlyStopping]}, "Expected a keras.callbacks.Callback"),
         ({"callbacks": [keras.callbacks.BackupAndRestore("x")]}, "give run_dir"),
+        ({"callbacks": [keras.callbacks.SwapEMAWeights()]}, "with use_ema=True"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_trains(bad, message):
     with pytest.raises(ValueError, match=message):
         aip_tf.Recovery(**bad)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "has_validation", "known"),
+    [("val_acuracy", True, "'val_loss', 'val_accuracy'"), ("val_loss", False, "validation data")],
+)
+def test_a_checkpoint_that_would_never_be_written_is_refused(monitor, has_validation, known):
+    keep = keras.callbacks.ModelCheckpoint("x.keras", monitor, save_best_only=True)
+    recovery = aip_tf.Recovery(callbacks=keep)
+    data = [small_data(8)] * (1 + has_validation)
+    with pytest.raises(ValueError, match=f"not measured. Expected {known}"):
+        aip_tf.prune(small_cnn(), *data, recovery=recovery, check_only=True)
 
 
 @pytest.mark.parametrize("bad", [{"epochs": -1}, {"epochs": 2.5}, {"recalibration_batches": -1}])

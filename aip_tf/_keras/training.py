@@ -27,6 +27,7 @@ def build_metrics(model, elements):
 
 
 _INPUTS = "inputs_seen"  # not for the log
+_TRAINING, _MEASURING = "the epoch", "the validation data"  # whose batch it is
 TOTAL = "total_loss"  # what is minimised, where that is more than `loss`
 
 
@@ -171,7 +172,9 @@ class ReplicaModel(keras.Model):
         if self.train_function is None or force:
             super().make_train_function(force)
             step = self.train_function
-            self.train_function = lambda iterator: self._check_finite(self._run(step, iterator))
+            self.train_function = lambda iterator: self._check_finite(
+                self._run(step, iterator, _TRAINING)
+            )
         return self.train_function
 
     def make_test_function(self, force=False):
@@ -179,10 +182,10 @@ class ReplicaModel(keras.Model):
         if self.test_function is None or force:
             super().make_test_function(force)
             step = self.test_function
-            self.test_function = lambda iterator: self._run(step, iterator)
+            self.test_function = lambda iterator: self._run(step, iterator, _MEASURING)
         return self.test_function
 
-    def _run(self, step, iterator):
+    def _run(self, step, iterator, what):
         try:
             logs = step(iterator)
         except tf.errors.OpError as error:
@@ -191,22 +194,22 @@ class ReplicaModel(keras.Model):
             if isinstance(error, tf.errors.OutOfRangeError):  # the end of the data
                 raise
             if "IteratorGetNext" not in str(error):
-                raise self._explained(error) from error
+                raise self._explained(error, what) from error
             raise ValueError(
-                f"Received data that failed at batch {self._seen.batches + 1} of the epoch: "
+                f"Received data that failed at batch {self._seen.batches + 1} of {what}: "
                 f"{essence(error)} Expected every batch to load, as often as it is asked for."
             ) from error
         self._seen.batches += self.steps_per_execution
         return logs
 
-    def _explained(self, error):
+    def _explained(self, error, what):
         """An error of the step itself: on purpose if the batch is to blame."""
-        if not isinstance(error, tf.errors.InvalidArgumentError):
+        if not isinstance(error, tf.errors.InvalidArgumentError | tf.errors.InternalError):
             return error
         return ValueError(
-            f"Received batch {self._seen.batches + 1} of the epoch, which the model cannot be "
-            f"trained or measured on: {essence(error)} Expected labels in the range of the "
-            "outputs, and the sizes that the model was built for."
+            f"Received batch {self._seen.batches + 1} of {what}, which the model cannot be "
+            f"trained or measured on: {essence(error)} Expected at least one sample, labels in the "
+            "range of the outputs, and the sizes that the model was built for."
         )
 
     def _check_finite(self, logs):

@@ -289,6 +289,7 @@ class _Stream:
 
     def _pass(self):
         """A pass that ends behind its first batch was a look, too, of whoever did not say so."""
+        number = -1
         for number, batch in enumerate(self._next()):
             try:
                 yield batch
@@ -296,6 +297,11 @@ class _Stream:
                 if number == 0 and self._steps != 1:
                     self._ahead.insert(0, batch)
                 raise
+        if self._steps and number + 1 < self._steps:
+            raise RuntimeError(
+                f"the generator ended after {number + 1} of {self._steps} batches of an epoch; it "
+                "must yield epochs x steps_per_epoch batches in all"
+            )
 
 
 def _kept_from(batches, steps, role):

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+from aip_tf import files
 from aip_tf.report import page, plots, tables
 from aip_tf.report.report import PruningReport
 from aip_tf.text import text_table
@@ -89,6 +90,7 @@ def compare_runs(folders) -> RunComparison:
 
 def _read(folder):
     path = folder if folder.is_file() else folder / "report.json"
+    files.check_regular(path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

@@ -289,6 +289,9 @@ class Task:
             model: a keras.Model with this task's outputs; not changed.
             elements: specification of a batch, as `dataset.element_spec` gives it, see `prepare`.
 
+        Returns:
+            List of str, what is measured of them.
+
         Raises:
             ValueError: if they cannot: a function that takes other arguments, a weight or a metric
                 for an output that is not there.
@@ -297,6 +300,7 @@ class Task:
             judge = _keras.ReplicaModel(model)
             self.compile(judge)
             _keras.build_metrics(judge, elements)
+            return list(judge.get_metrics_result())
         except Exception as error:  # Keras has many words for it, and so have functions of users'
             raise ValueError(
                 f"Received a loss and metrics ({_listed(self.loss)}; {_listed(self.metrics)}) that "
