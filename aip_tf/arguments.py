@@ -6,9 +6,11 @@ A kind says what it accepts, and says it in words. Numbers of numpy are numbers.
 import inspect
 import math
 import numbers
+import re
 from typing import NamedTuple
 
 _MOST = 120  # characters of a value in a message
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 class Kind(NamedTuple):
@@ -127,7 +129,7 @@ def shown(value, most=_MOST):
     >>> shown(list(range(1000)), most=20)
     '[0, 1, 2, 3, 4,...9]'
     """
-    text = " ".join(repr(value).split())
+    text = _ADDRESS.sub("", " ".join(repr(value).split()))
     return text if len(text) <= most else f"{text[: most - 5]}...{text[-2:]}"
 
 

@@ -143,10 +143,14 @@ def _guarded(options, arguments):
     """Start, and put every ending that is not the planned one into one paragraph."""
     run_dir = options.run_dir
     if run_dir is None:
-        run_dir = str(Path("runs") / Path(options.gin_file[-1]).stem)
+        run_dir = str(Path("runs") / (Path(options.gin_file[-1]).stem or "run"))
+    try:
+        folder = str(files.expand(run_dir))
+    except ValueError as error:
+        return _fail(str(error), code=2)
     try:
         with interruption.noted(_tell):
-            return _start(options, str(files.expand(run_dir)))
+            return _start(options, folder)
     except BaseException as error:
         # Whatever was made of an interruption on its way here, it is one.
         if isinstance(error, KeyboardInterrupt) or interruption.is_requested():

@@ -26,7 +26,7 @@ __all__ = ["load_model", "train_teacher"]
 # Learning rate of the optimizer "sgd": for networks that start from nothing.
 _RATE = 0.1
 _KINDS = {
-    "epochs": integer(1),
+    "epochs": integer(1, 10**6),
     "check": OPTIONAL_FUNCTION,
     "overwrite": FLAG,
     "check_only": FLAG,

@@ -18,7 +18,9 @@ from gin import config as gin_config
 from gin import config_parser
 
 from aip_tf import files
+from aip_tf.arguments import shown
 from aip_tf.config.offer import NAMES, callable_of
+from aip_tf.failures import words
 
 _MOST_INCLUDES = 50  # one within the other
 
@@ -53,9 +55,12 @@ def find_file(name, place=""):
         ConfigError: if there is no such file; the message lists the packaged run files.
     """
     folder = gin_folder()
-    for path in (files.expand(name), folder.parent / name, folder / name):
-        if path.is_file():
-            return path
+    try:
+        for path in (files.expand(name), folder.parent / name, folder / name):
+            if path.is_file():
+                return path
+    except (OSError, ValueError) as error:  # too long a name, or none
+        raise ConfigError(f"{place}No gin file {shown(name)}: {words(error)}") from error
     run_files = ", ".join(sorted(path.name for path in folder.glob("*.gin")))
     raise ConfigError(
         f"{place}No gin file {str(name)!r}, neither seen from the working directory {Path.cwd()} "
@@ -194,4 +199,6 @@ def _explained(error):
 
 def _nearest(name, known):
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"Did you mean {nearest[0]!r}?" if nearest else f"Known are {', '.join(known)}."
+    return (
+        f"Did you mean {nearest[0]!r}?" if nearest else f"Known are {', '.join(known) or 'none'}."
+    )
