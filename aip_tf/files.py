@@ -32,6 +32,8 @@ _REMEDIES = {
     "command goes on",
     errno.EDQUOT: "your quota is used up: what was saved before is whole; free some space, and the "
     "same command goes on",
+    errno.EFBIG: "no file may grow so large there: what was saved before is whole; raise the limit "
+    "(ulimit -f) or take another file system, and the same command goes on",
     errno.ENOTDIR: "a part of that path is a file: name a folder, or remove that file",
     errno.EEXIST: "a file has that name already: name a folder, or remove that file",
     errno.EISDIR: "a folder has that name: name a file, or remove that folder",
@@ -40,10 +42,12 @@ _REMEDIES = {
     errno.EACCES: "you have no permission: choose a folder of your own, or change its permissions",
     errno.EPERM: "you have no permission: choose a folder of your own, or change its permissions",
     errno.EROFS: "that file system can only be read: choose another folder",
-    errno.ENOENT: "the folder is gone: it was removed while the run went on",
+    errno.ENOENT: "the folder is gone, or none can be made there",
 }
 
 
+# h5py says it in words, without the number.
+_WORDS = {"No space left": errno.ENOSPC, "File too large": errno.EFBIG}
 _KINDS = {
     Path.is_dir: "a folder",
     Path.is_fifo: "a pipe",
@@ -100,6 +104,11 @@ def _is_there(path):
     return True
 
 
+def was_owned(folder):
+    """Whether a run was at work in a folder, now or earlier; see `Lock`."""
+    return fcntl is None or (expand(folder) / _LOCK).exists()
+
+
 def check_regular(path):
     """Whether `path` is a file that can be read to its end, or nothing.
 
@@ -145,8 +154,8 @@ def explained(path):
         yield
     except (OSError, RuntimeError) as error:
         code = getattr(error, "errno", None)
-        if "No space left" in str(error):  # h5py says it in words, without the number
-            code = errno.ENOSPC
+        for text, number in _WORDS.items():
+            code = number if text in str(error) else code
         if code not in _REMEDIES:
             raise
         raise ValueError(

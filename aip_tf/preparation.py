@@ -39,6 +39,7 @@ _PARTS = {
     ),
     "trade_off": OPTIONAL_FUNCTION,
 }
+_TEACHER = "teacher.keras"
 _KINDS = {"seed": integer(0, 2**32 - 1)}
 
 
@@ -47,12 +48,19 @@ def check_start(strategy, seed, run_dir=None):
 
     Raises:
         ValueError: for an unknown strategy, a seed that random generators do not take, or a folder
-            that cannot be made or written to.
+            that cannot be made or written to, or holds a teacher that no run wrote.
     """
     check_kinds(_KINDS, locals())
     check_strategy(strategy)
-    if run_dir is not None:
-        files.check_folder(run_dir)
+    if run_dir is None:
+        return
+    files.check_folder(run_dir)
+    if (files.expand(run_dir) / _TEACHER).exists() and not files.was_owned(run_dir):
+        raise ValueError(
+            f"Received the run directory '{run_dir}', which holds {_TEACHER}, but no run was ever "
+            "at work there. Expected a folder of its own, as that file would be replaced: name "
+            "another one. A teacher from a file is load_model.source."
+        )
 
 
 def check_parts(teacher, data, prune, export, trade_off=None):
@@ -96,7 +104,7 @@ def prepare(teacher, data, prune, export, seed, run_dir, overwrite):
         network = _trained(teacher, images, seed, run_dir, overwrite, check)
     else:
         check_pair(network, **told)  # `prune` begins with its own checks
-        save_model(run_dir / "teacher.keras", network)
+        save_model(run_dir / _TEACHER, network)
     return network, images
 
 
@@ -206,7 +214,7 @@ def _trained(teacher, data, seed, run_dir, overwrite, check):
         "check": check,
     }
     arguments = accepted(teacher, **at_hand)
-    path, inputs = run_dir / "teacher.keras", _inputs(teacher, data, seed)
+    path, inputs = run_dir / _TEACHER, _inputs(teacher, data, seed)
     if "checkpoint_dir" in arguments:
         network = teacher(**arguments)
         if "check" not in arguments:

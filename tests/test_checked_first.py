@@ -9,7 +9,7 @@ import pytest
 from game_models import small_cnn, small_data
 
 import aip_tf
-from aip_tf import config, datasets, experiment
+from aip_tf import config, datasets, experiment, files
 from aip_tf.game import AttentionTransfer
 
 ODD = (5, b"runs/a", "", "runs/\0", "~nobody_of_that_name/a")
@@ -79,6 +79,18 @@ def test_files_of_the_user_in_the_way_of_an_export_cost_no_training(prune, tmp_p
     mine.rename(mine.with_name("other.tflite"))
     with pytest.raises(TrainedError):
         experiment.run(train, data, prune, aip_tf.export_model, run_dir=tmp_path)
+
+
+def test_a_teacher_that_no_run_wrote_is_not_replaced(tmp_path):
+    mine = tmp_path / "teacher.keras"
+    mine.write_text("mine")
+    with pytest.raises(ValueError, match=r"teacher\.keras, but no run was ever"):
+        experiment.plan(small_cnn, data, aip_tf.prune, run_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"teacher\.keras, but no run was ever"):
+        experiment.run(small_cnn, data, aip_tf.prune, run_dir=tmp_path)
+    assert mine.read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+    with files.Lock(tmp_path):
+        assert files.was_owned(tmp_path)
 
 
 def test_an_export_to_sizes_that_the_network_has_not_costs_no_training(tmp_path):

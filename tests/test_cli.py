@@ -55,6 +55,9 @@ def test_help_shows_a_worked_example_and_needs_no_tensorflow():
         (["gin/digits.gin"], "--gin_file=gin/digits.gin"),
         (["--gin_fil=a.gin"], "gin_file"),
         (["--gin_file=nowhere.gin"], "No gin file 'nowhere.gin'"),
+        (["--gin_file="], "No gin file ''"),
+        ([f"--gin_file={'x' * 5000}"], "No gin file 'xxx"),
+        (["--gin_file=small.gin", "--run_dir="], "the path ''"),
         (["--gin_file=small.gin", "--gin_param=seeed = 1"], "nothing reads seeed"),
     ],
 )

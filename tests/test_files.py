@@ -93,9 +93,14 @@ def full_disk_of_h5py(path):
     raise OSError("Unable to write (error message = 'No space left on device')")
 
 
-@pytest.mark.parametrize("save", [full_disk, full_disk_of_h5py])
+def limited(path):
+    raise OSError(errno.EFBIG, "File too large")
+
+
+@pytest.mark.parametrize("save", [full_disk, full_disk_of_h5py, limited])
 def test_a_full_disk_is_one_paragraph_and_leaves_no_rubbish(tmp_path, save):
-    with pytest.raises(ValueError, match=r"disk is full.*the same command goes on"):
+    why = "no file may grow so large" if save is limited else "disk is full"
+    with pytest.raises(ValueError, match=f"{why}.*the same command goes on"):
         files.write(tmp_path / "a", save)
     assert list(tmp_path.iterdir()) == []
 
