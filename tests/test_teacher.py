@@ -150,7 +150,7 @@ def test_learning_rate_falls_along_a_cosine_unless_the_optimizer_brings_its_own(
     [
         ({"model": tiny}, "call the builder first"),
         ({"data": None}, "`train` and `test`"),
-        ({"epochs": 0}, "integer of at least 1"),
+        ({"epochs": 0}, "integer, 1 to 1000000"),
         ({"decay": "linear"}, "linear"),
     ],
 )
