@@ -22,7 +22,7 @@ setup(
     packages=[*find_packages(include=["aip_tf", "aip_tf.*"]), "aip_tf.gin"],
     package_dir={"aip_tf.gin": "gin"},
     package_data={"aip_tf.gin": ["*.gin", "*/*.gin"]},
-    entry_points={"console_scripts": ["aip_run = aip_tf.cli:main"]},
+    entry_points={"console_scripts": ["aip_run = aip_tf.cli:program"]},
     install_requires=[
         "absl-py>=1.4",
         "ai-edge-litert>=2.1",

@@ -1,6 +1,6 @@
 """`python -m aip_tf` is `aip_run`."""
 
-from aip_tf.cli import main
+from aip_tf.cli import program
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(program())

@@ -83,7 +83,7 @@ class Assignment:
         shared = [task.prepare(share_batches(dataset)) for dataset in datasets]
         self.train, self.validation = (*shared, None)[:2]
         measured = [task.rehearse(self.teacher, data.element_spec) for data in shared]
-        decays.check_monitors(self.recovery.callbacks, [*measured, []][1])
+        decays.check_monitors(self.recovery.callbacks, *measured[1:])
         self.transfers = self.recovery.transfers
         if self.transfers is None:
             self.transfers = default_transfers(self.teacher, self.teacher)

@@ -41,6 +41,13 @@ package. They are code: they can import modules, so run only files that you trus
 """
 
 
+def program():
+    """`aip_run` as a process of its own: a signal while Python shuts down changes no exit code."""
+    code = main()
+    interruption.ignore()
+    return code
+
+
 def main(arguments=None):
     """Run the command line; returns its exit code.
 

@@ -10,6 +10,7 @@ from aip_tf.arguments import shown
 from aip_tf.failures import words
 
 _TABLE_SIZE = 2000
+_NO_VALIDATION = "validation data, or the name of what training measures, such as 'loss'"
 _SETTERS = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
 
 
@@ -77,7 +78,7 @@ def check(optimizer, decay, callbacks=()):
     return callbacks
 
 
-def check_monitors(callbacks, measured):
+def check_monitors(callbacks, measured=()):
     """Whether what is to keep the best weights of validations will find what it looks at.
 
     Args:
@@ -105,9 +106,6 @@ def check_monitors(callbacks, measured):
 def _is_of_the_user(callback):
     is_own = not type(callback).__module__.startswith("keras.")
     return is_own or isinstance(callback, keras.callbacks.LambdaCallback)
-
-
-_NO_VALIDATION = "validation data, or the name of what training measures, such as 'loss'"
 
 
 def _has_average(optimizer):

@@ -44,8 +44,6 @@ _REMEDIES = {
     errno.EROFS: "that file system can only be read: choose another folder",
     errno.ENOENT: "the folder is gone, or none can be made there",
 }
-
-
 # h5py says it in words, without the number.
 _WORDS = {"No space left": errno.ENOSPC, "File too large": errno.EFBIG}
 _KINDS = {

@@ -59,6 +59,12 @@ def answering():
     )
 
 
+def ignore():
+    """From now on signals change nothing: all is done and saved, Python shuts down."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def noted(tell):
     """Inside, SIGINT and SIGTERM are noted. Does nothing outside of the main thread.

@@ -120,6 +120,18 @@ def test_signals_of_a_forked_worker_do_not_count_for_its_parent():
         assert not interruption.is_requested() and told == []
 
 
+@SIGNALS
+def test_a_signal_while_python_shuts_down_does_not_change_how_a_run_ended(number):
+    code = (
+        "import atexit, os; from aip_tf import cli\n"
+        f"atexit.register(os.kill, os.getpid(), {int(number)})\n"
+        "raise SystemExit(cli.program())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"aip_run makes")
+
+
 def test_a_second_ctrl_c_ends_a_process_that_is_not_in_python():
     script = """if True:
         import hashlib
