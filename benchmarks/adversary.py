@@ -1,109 +1,136 @@
-"""Does a game pay beside the teacher's own answers? ResNet-20, half of the MACs, two epochs.
+"""Does a game pay beside the teacher's own answers? ResNet-20, half of the MACs.
 
-    python benchmarks/adversary.py                 # held-out training images; goes on where it was
-    python benchmarks/adversary.py --test          # test images, for what survived
+    python benchmarks/adversary.py                       # the queue; may be killed, goes on
+    python benchmarks/adversary.py --only "pair critic"  # this arm of it
+    python benchmarks/adversary.py --only "pair critic" --images 1000 --seed 1
+    python benchmarks/adversary.py --summary             # the table from the lines at hand
 
-Arms beside those of benchmarks/recovery.py, whose runs, lines and table these are:
+Every arm is "no game" (answers, features and attention) and one thing more:
 
-    adversarial temperature   the full method, the temperature of the outputs' term trained by the
-                              reversed gradient, between 1 and 21 (curriculum temperature, Li et al.
-                              2023, arXiv 2211.16231, without its curriculum)
-    teacher's tail            the full method; the rest of the teacher behind the second stage
-                              answers to the student's features: divergence from the teacher's
-                              answers, no game
-    no game                   the full method without its discriminator
+    default                   the paper's discriminator of answers
+    adversarial temperature   the temperature of the answers' term trained by the reversed gradient,
+                              between 1 and 21 (curriculum temperature, Li et al. 2023,
+                              arXiv 2211.16231, without its curriculum)
+    teacher's tail            the rest of the teacher behind the second stage answers to the
+                              student's features: divergence from the teacher's answers, no game
+    tail critic               that tail, frozen, as the trunk of a critic of the student's features;
+                              only a small head on it learns, by hinge loss
+    pair critic               small convolutions judge each patch of a pair: what the teacher's
+                              block was asked, and the teacher's or the student's answer to it
+
+--images 45000: training images in batches, crop and flip, two epochs, labels; judged on the other
+5,000. --images 1000: drawn as benchmarks/few.py draws them, no labels, 40 epochs; judged on 5,000
+others. Test images are never read. One JSON line for each run goes to results/adversary.jsonl.
 """
 
 import argparse
+import json
+import time
 
+import few
 import keras
+import numpy as np
 import recovery
-import tensorflow as tf
+from critics import AdversarialTemperature, PairCritic, Tail, TailCritic
 
-from aip_tf import losses
-from aip_tf.game import (
-    AdversarialTransfer,
-    AttentionTransfer,
-    FeatureTransfer,
-    Move,
-    OutputTransfer,
-    Transfer,
-)
+import aip_tf
+from aip_tf import transfers
+from aip_tf.datasets import augment, from_arrays
 
-TAIL_BEGINS = "layer2_2_relu2"
+RESULTS = recovery.RESULTS.with_name("adversary.jsonl")
+FEW, MANY = 1000, 45_000
 
 
-class AdversarialTemperature(OutputTransfer):
-    """The outputs' term at the temperature that is hardest for the student."""
-
-    rate = 0.05  # of the temperature's own ascent
-
-    def build(self, teacher, student):
-        super().build(teacher, student)
-        self.place = keras.Variable(-1.7, trainable=False, name="temperature")  # T = 4.1
-
-    def play(self, teacher, student):
-        expected = self._views.of_teacher(teacher)[0]
-        found = self._views.of_student(student)[0]
-        with tf.GradientTape() as tape:
-            place = tf.convert_to_tensor(self.place)
-            tape.watch(place)
-            still = tf.stop_gradient(found)
-            harder = tf.reduce_mean(losses.output_loss(expected, still, _temperature(place)))
-        slope = tape.gradient(harder, place)
-        temperature = tf.stop_gradient(_temperature(place))
-        loss = tf.reduce_mean(losses.output_loss(expected, found, temperature))
-        return Move(
-            loss,
-            {f"{self.name}_loss": loss},
-            lambda: self.place.assign(place + self.rate * slope),
-        )
-
-
-def _temperature(place):
-    return 1.0 + 20.0 * tf.sigmoid(place)
-
-
-class Tail(Transfer):
-    """What the rest of the teacher answers to the student's features: T^2 KL to its own answers."""
-
-    def __init__(self, tap, weight=0.9, temperature=4.0, name="tail"):
-        super().__init__(weight, name)
-        self.tap, self.temperature = tap, temperature
-
-    @property
-    def taps(self):
-        return (self.tap,)
-
-    def build(self, teacher, student):
-        begin = teacher.get_layer(self.tap).output
-        self._rest = keras.Model(begin, teacher.outputs[0])
-
-    def loss(self, teacher, student):
-        found = self._rest(student.taps[self.tap], training=False)
-        return tf.reduce_mean(losses.output_loss(teacher.outputs[0], found, self.temperature))
-
-    def get_config(self):
-        return super().get_config() | {"tap": self.tap, "temperature": self.temperature}
-
-
-def full(output, *more):
-    inside = [FeatureTransfer(), AttentionTransfer(), AdversarialTransfer(0.1)]
+def without_game(output, *more):
+    inside = [transfers.FeatureTransfer(), transfers.AttentionTransfer()]
     return {"transfers": [output, *inside, *more]}, {}
 
 
 recovery.ARMS |= {
-    "adversarial temperature": lambda: full(AdversarialTemperature()),
-    "teacher's tail": lambda: full(OutputTransfer(), Tail(TAIL_BEGINS)),
+    "adversarial temperature": lambda: without_game(AdversarialTemperature()),
+    "teacher's tail": lambda: without_game(transfers.OutputTransfer(), Tail()),
+    "tail critic": lambda: without_game(transfers.OutputTransfer(), TailCritic()),
+    "pair critic": lambda: without_game(transfers.OutputTransfer(), PairCritic()),
 }
-ARMS = ("default", "no game", "adversarial temperature", "teacher's tail")
+ARMS = ("default", "no game", "tail critic", "pair critic", "teacher's tail")
+ARMS += ("adversarial temperature",)
+
+
+def run(arm, images, seed):
+    """One run; returns what goes to its line."""
+    if images == MANY:
+        return recovery.run("resnet20", arm, 2, seed, is_validation=True)
+    keras.utils.set_random_seed(seed)
+    path = recovery.SHARED / "models" / "cifar10_resnet20_akamaster.keras"
+    teacher = keras.saving.load_model(path)
+    arrays = recovery.cifar10_arrays("train")
+    order = np.random.default_rng(seed).permutation(50_000)
+    parts = [tuple(x[chosen] for x in arrays) for chosen in (order[:images], order[-5000:])]
+    data = from_arrays(*parts, augment=augment.pad_crop_flip, seed=seed)
+    options, others = recovery.ARMS[arm]()
+    student, report = aip_tf.prune(
+        teacher,
+        data.train.map(lambda x, y: x),
+        recovery=aip_tf.Recovery(epochs=few.EPOCHS[images], **options),
+        run_dir=recovery.WORK / f"adversary-{arm}-{images}-{seed}",
+        **others,
+    )
+    return {
+        **recovery.compare(teacher, student, data.test),
+        "last_epoch": {k: round(float(v), 4) for k, v in report.history[-1].items()},
+        "macs_kept": round(report.student.macs / report.teacher.macs, 4),
+        "parameters_kept": round(report.student.parameters / report.teacher.parameters, 4),
+        "seconds": round(report.seconds, 1),
+    }
+
+
+def read_lines():
+    return list(map(json.loads, RESULTS.read_text().splitlines())) if RESULTS.exists() else []
+
+
+def work_through(queue):
+    for arm, images, seed in queue:
+        key = {"arm": arm, "images": images, "seed": seed}
+        if any(key.items() <= line.items() for line in read_lines()):
+            continue
+        print(time.strftime("%H:%M:%S"), key, flush=True)
+        cpu = recovery.cpu_seconds()
+        found = run(arm, images, seed)
+        found |= {"cpu_seconds": round(recovery.cpu_seconds() - cpu), "machine": recovery.machine()}
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(key | found) + "\n")
+        print(time.strftime("%H:%M:%S"), found, flush=True)
+
+
+def summary():
+    groups = {}
+    for line in read_lines():
+        groups.setdefault((line["images"], line["arm"]), []).append(line)
+    print("| images | labels | arm | seeds | accuracy | divergence | CPU seconds |")
+    print("|---|---|---|---|---|---|---|")
+    for (images, arm), lines in sorted(groups.items()):
+        keys = "accuracy", "divergence", "cpu_seconds"
+        accuracy, divergence, cpu = (np.mean([line[key] for line in lines]) for key in keys)
+        seeds = " ".join(str(line["seed"]) for line in lines)
+        print(
+            f"| {images:,} | {'yes' if images == MANY else 'no'} | {arm} | {seeds} "
+            f"| {100 * accuracy:.2f} | {divergence:.4f} | {cpu:.0f} |"
+        )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--test", action="store_true")
-    is_test = parser.parse_args().test
-    recovery.work_through([("resnet20", arm, 2, 0) for arm in ARMS], not is_test)
+    parser.add_argument("--only", choices=ARMS, metavar="ARM")
+    parser.add_argument("--images", type=int, choices=(FEW, MANY))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--summary", action="store_true")
+    told = parser.parse_args()
+    if told.summary:
+        summary()
+        return
+    arms = [told.only] if told.only else ARMS
+    sizes = [told.images] if told.images else (FEW, MANY)
+    work_through([(arm, images, told.seed) for images in sizes for arm in arms])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@
     python benchmarks/recovery.py --validation     # the same on 45,000 training images, judged on
                                                    # the other 5,000: for choosing
     python benchmarks/recovery.py --only resnet20 default 2 0      # one run of it
+    python benchmarks/recovery.py --peer_python=VENV/bin/python    # Torch-Pruning, fine-tuned;
+                                                   # VENV has torch and torch-pruning
     python benchmarks/recovery.py --summary        # table and chart from the lines at hand
 
 A run is `aip_tf.prune(teacher, images)` with default arguments, but for what the arm says: of the
@@ -16,10 +18,12 @@ earlier form, which cut by hand-set limits.
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
 import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -92,6 +96,13 @@ QUEUE += [("resnet20", "default", epochs, 0) for epochs in (1, 5, 10)]
 QUEUE += [("resnet20", arm, 2, seed) for arm in ("output", "fine-tune") for seed in (1, 2)]
 QUEUE += [("resnet56", arm, 2, 0) for arm in ("default", "output", "fine-tune")]
 QUEUE += [("resnet56", "default", 10, 0)]
+PEER = {  # arms of recovery_peer.py; the first one's rate is the best of the others'
+    "Torch-Pruning": {"importance": "group L1", "rate": 0.05},
+    **{f"Torch-Pruning, {r}": {"importance": "group L1", "rate": r} for r in (0.02, 0.05, 0.1)},
+}
+PEER_QUEUE = [("resnet20", "Torch-Pruning", 2, seed) for seed in (0, 1, 2)]
+PEER_QUEUE += [("resnet56", "Torch-Pruning", 2, 0)]
+PEER_CHOICE = [("resnet20", arm, 1, 0) for arm in list(PEER)[1:]]
 
 
 def run(network, arm, epochs, seed, is_validation):
@@ -113,6 +124,34 @@ def run(network, arm, epochs, seed, is_validation):
         "widths": [int(group.kept) for group in report.rounds[-1].groups],
         "seconds": round(report.seconds, 1),
     }
+
+
+def run_peer(python, network, arm, epochs, seed, is_validation):
+    """One run of recovery_peer.py; returns what goes to its line."""
+    told = {**PEER[arm], "epochs": epochs, "seed": seed, "held_out": is_validation * NUM_HELD_OUT}
+    script = HERE / "recovery_peer.py"
+    command = [python, str(script), str(export(network)), json.dumps(told)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return told | json.loads(done.stdout.splitlines()[-1])
+
+
+def export(network):
+    """A file with all weights of a network, some of its answers, and CIFAR-10."""
+    path = WORK / f"{network}.npz"
+    if path.exists():
+        return path
+    model = keras.saving.load_model(SHARED / "models" / f"cifar10_{network}_akamaster.keras")
+    parts = {part: cifar10_arrays(part) for part in ("train", "test")}
+    arrays = {f"{part}_{i}": x for part, pair in parts.items() for i, x in enumerate(pair)}
+    for layer in model.layers:
+        arrays |= {f"{layer.name}/{i}": w for i, w in enumerate(layer.get_weights())}
+    normalise = model.get_layer("normalise")
+    arrays |= {"mean": np.ravel(normalise.mean), "variance": np.ravel(normalise.variance)}
+    arrays["questions"] = arrays["train_0"][:64]
+    arrays["answers"] = model(arrays["questions"] / np.float32(255), training=False).numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+    return path
 
 
 def images(seed, is_validation):
@@ -152,7 +191,7 @@ def cpu_seconds():
 # The queue ---------------------------------------------------------------------------------------
 
 
-def work_through(queue, is_validation):
+def work_through(queue, is_validation, run=run):
     for network, arm, epochs, seed in queue:
         key = {"network": network, "arm": arm, "epochs": epochs, "seed": seed}
         key["validation"] = is_validation
@@ -161,7 +200,7 @@ def work_through(queue, is_validation):
         print(time.strftime("%H:%M:%S"), key, flush=True)
         cpu = cpu_seconds()
         found = run(network, arm, epochs, seed, is_validation)
-        found |= {"cpu_seconds": round(cpu_seconds() - cpu), "machine": machine()}
+        found = {"cpu_seconds": round(cpu_seconds() - cpu), "machine": machine()} | found
         with RESULTS.open("a") as file:
             file.write(json.dumps(key | found) + "\n")
         print(time.strftime("%H:%M:%S"), found, flush=True)
@@ -226,16 +265,20 @@ def main():
     parser.add_argument("--validation", action="store_true")
     parser.add_argument("--summary", action="store_true")
     parser.add_argument("--only", nargs=4, metavar=("NETWORK", "ARM", "EPOCHS", "SEED"))
+    parser.add_argument("--peer_python", help="a Python with torch and torch-pruning")
     arguments = parser.parse_args()
     if arguments.summary:
         summary()
         chart()
         return
-    queue = QUEUE
+    queue, do = QUEUE, run
+    if arguments.peer_python:
+        queue = PEER_CHOICE if arguments.validation else PEER_QUEUE
+        do = functools.partial(run_peer, arguments.peer_python)
     if arguments.only:
         network, arm, epochs, seed = arguments.only
         queue = [(network, arm, int(epochs), int(seed))]
-    work_through(queue, arguments.validation)
+    work_through(queue, arguments.validation, do)
 
 
 if __name__ == "__main__":
