@@ -6,6 +6,9 @@
     vww        a deployed person detector (96x96): cut by half and export, no training
     mobilenet  MobileNet 0.25 on 1,000 photographs, one of each class: accuracy, 30% of the MACs
                cut, recovery on a seeded half, accuracy on the other half
+    mobilenetv2-cut, resnet50-cut
+               one cut by default (half of the MACs) at 224 pixels, random weights, nothing trained,
+               512 photographs: seconds of the processor, peak memory beyond model and data
     memory     what twenty prunes in one process keep, and twenty fits: MB for each
     resnet20, resnet56, resnet20-features, resnet20-one-shot
                iterative pruning to half of the MACs on the complete CIFAR-10, hours on two cores
@@ -30,6 +33,7 @@ sys.path.insert(0, str(HERE.parent))
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from recovery import cpu_seconds  # noqa: E402
 
 import aip_tf  # noqa: E402
 from aip_tf import cost, schedules  # noqa: E402
@@ -62,6 +66,37 @@ def vww():
     }
 
 
+def mobilenetv2_cut():
+    return _cut("MobileNetV2")
+
+
+def resnet50_cut():
+    return _cut("ResNet50")
+
+
+def _cut(name):
+    model = getattr(keras.applications, name)(weights=None, classifier_activation=None)
+    data = tf.data.Dataset.from_tensor_slices(_photographs()[0][:512]).batch(32)
+    recalibrate(model, data, 4)  # random weights: the statistics of 0 and 1 would fit none of them
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    before, cpu, started = _status("VmRSS"), cpu_seconds(), time.monotonic()
+    smaller, _ = aip_tf.prune(model, data, recovery=aip_tf.Recovery(epochs=0))
+    return {
+        "cpu_seconds": round(cpu_seconds() - cpu),
+        "wall_seconds": round(time.monotonic() - started),
+        "gigabytes": round((_status("VmHWM") - before) / 2**20, 2),
+        "gigabytes_before": round(before / 2**20, 2),
+        "load": round(os.getloadavg()[0]),
+    } | _costs(model, smaller)
+
+
+def _status(key):
+    """Kilobytes; Linux alone says so."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
 def memory(rounds=20, warm=4):
     """MB that the process is larger by after each round, a fitted line; the first ones warm up."""
     random = np.random.default_rng(0)
@@ -87,16 +122,10 @@ def memory(rounds=20, warm=4):
         for _ in range(rounds):
             do()
             gc.collect()
-            sizes.append(_resident())
+            sizes.append(_status("VmRSS") / 2**10)
         slope = np.polyfit(range(rounds - warm), sizes[warm:], 1)[0]
         found[do.__name__] = round(float(slope), 2)
     return {"megabytes": found, "rounds": rounds}
-
-
-def _resident():
-    """MB of this process in memory; Linux alone says so."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def mobilenet(epochs=3, seed=0):
@@ -194,6 +223,8 @@ def _costs(model, smaller):
 
 RUNS = {
     "vww": vww,
+    "mobilenetv2-cut": mobilenetv2_cut,
+    "resnet50-cut": resnet50_cut,
     "memory": memory,
     "mobilenet": mobilenet,
     "resnet20": resnet20,
