@@ -13,13 +13,13 @@ class Moments:
     """Sums of what one reader sees: `add` inputs, then ask for mean and covariance of its cells."""
 
     def __init__(self):
-        self.count, self._sum, self._products = 0, 0.0, 0.0
+        self.count, self._sum, self._products = 0, 0.0, None
 
     def add(self, inputs):
         """Add samples: float64 (cells, samples, inputs)."""
         self.count += inputs.shape[1]
         self._sum = self._sum + inputs.sum(axis=1)
-        self._products = self._products + np.stack([x.T @ x for x in inputs])  # BLAS: half the work
+        self._products = _with_products(self._products, inputs, inputs)
 
     @property
     def mean(self):
@@ -41,13 +41,13 @@ class CrossMoments(Moments):
 
     def __init__(self):
         super().__init__()
-        self._whole_sum, self._cross = 0.0, 0.0
+        self._whole_sum, self._cross = 0.0, None
 
     def add_pair(self, left, whole):
         """Add samples: float64 (cells, samples, kept inputs) and (cells, samples, inputs)."""
         self.add(left)
         self._whole_sum = self._whole_sum + whole.sum(axis=1)
-        self._cross = self._cross + np.stack([a.T @ b for a, b in zip(left, whole, strict=True)])
+        self._cross = _with_products(self._cross, left, whole)
 
     @property
     def whole_mean(self):
@@ -58,6 +58,18 @@ class CrossMoments(Moments):
         """(kept inputs, inputs) of one cell."""
         products = self._cross[cell] / self.count
         return products - _outer(self.mean[cell], self.whole_mean[cell], around_mean)
+
+
+def _with_products(total, left, right):
+    """`total` and the products of two arrays (cells, samples, ...); in place, it may be large.
+
+    A fresh sum for each slice of four images took three times as long (3,072 inputs: 75 MB).
+    """
+    if total is None:
+        total = np.zeros((len(left), left.shape[-1], right.shape[-1]))
+    for cell, a, b in zip(total, left, right, strict=True):
+        cell += a.T @ b  # of an array with itself BLAS does half of the work
+    return total
 
 
 def _outer(a, b, around_mean):

@@ -11,7 +11,7 @@ from aip_tf.reconstruction.refitting import refit_in_order
 from aip_tf.reconstruction.statistics import settle
 from aip_tf.reconstruction.write import write
 
-_MAX_BYTES = 768 * 2**20  # of covariances held at a time
+_MAX_BYTES = 2**30  # of covariances held at a time: ResNet-50's, which else takes four passes
 
 
 @dataclasses.dataclass(frozen=True)
