@@ -115,10 +115,10 @@ def walk(graph, inputs, visit):
         The values of the outputs, in the model's structure.
     """
     values = {id(x): v for x, v in zip(graph.inputs, flat_inputs(graph, inputs), strict=True)}
-    read = [[id(x) for x in node.input_tensors] for node in graph.nodes]
+    read = [{id(x) for x in node.input_tensors} for node in graph.nodes]
     done = _done_behind(graph, read)
     for place, node in enumerate(graph.nodes):
-        if not all(key in values for key in read[place]):
+        if not read[place] <= values.keys():
             continue
         args, kwargs = _fill_in(node.arguments, values)
         nested = graph.dissolved.get(id(node.operation))
@@ -132,31 +132,32 @@ def walk(graph, inputs, visit):
         else:
             values[id(node.outputs[0])] = outputs
         del args, kwargs, outputs  # tensors live no longer than they are read
-        for key in done.get(place, ()):
+        for key in done[place]:
             values.pop(key, None)
     flat = [values.get(id(x), x) for x in tree.flatten(graph.outputs)]
     return tree.pack_sequence_as(graph.outputs, flat)
 
 
 def _done_behind(graph, read):
-    """{place of a node: ids of the tensors that nobody reads behind it}; `read`: those it reads."""
-    last = {}
-    for place, node in enumerate(graph.nodes):
-        last.update(dict.fromkeys(read[place], place))
-        last.update((id(x), place) for x in node.outputs)
-    for x in tree.flatten(graph.outputs):
-        last.pop(id(x), None)
-    done = {}
-    for key, place in last.items():
-        done.setdefault(place, []).append(key)
-    return done
+    """For each node the ids of the tensors that nobody reads behind it; `read`: those it reads."""
+    needed, done = {id(x) for x in tree.flatten(graph.outputs)}, []
+    for node, keys in zip(reversed(graph.nodes), reversed(read), strict=True):
+        last = keys.union(map(id, node.outputs)) - needed
+        needed |= last
+        done.append(last)
+    return done[::-1]
 
 
 def _fill_in(arguments, values):
-    """As `arguments.fill_in`, which is slow where a keyword is given, if only `mask=None`."""
-    single = len(arguments.args) == 1 and isinstance(arguments.args[0], keras.KerasTensor)
-    if single and all(v is None or isinstance(v, bool) for v in arguments.kwargs.values()):
-        return (values[id(arguments.args[0])],), dict(arguments.kwargs)
+    """As `arguments.fill_in`, which is slow for a list, or a keyword, if only `mask=None`."""
+    args, kwargs = arguments.args, arguments.kwargs
+    plain = not kwargs or all(v is None or isinstance(v, bool) for v in kwargs.values())
+    if plain and len(args) == 1:
+        x = args[0]
+        if isinstance(x, keras.KerasTensor):
+            return (values[id(x)],), dict(kwargs)
+        if type(x) is list and all(isinstance(y, keras.KerasTensor) for y in x):
+            return ([values[id(y)] for y in x],), dict(kwargs)
     return arguments.fill_in(values)
 
 
@@ -278,7 +279,7 @@ def output_shapes(node, shapes):
     """
     known = [x.shape for x in node.outputs]
     built = [x.shape[1:] for x in node.input_tensors]
-    if built == [s[1:] for s in shapes] and all(None not in s[1:] for s in known):
+    if built == [s[1:] for s in shapes] and not [s for s in known if None in s[1:]]:
         return known
     open_batch = [
         (x.shape[0] and s[0], *s[1:]) if s else ()

@@ -23,6 +23,8 @@ def dissolve_sharing(graph, inside):
         List of the names of the operations that were dissolved.
     """
     dissolved = []
+    if not any(inside(node.operation) for node in graph.nodes):  # nothing is nested
+        return dissolved
     while True:
         survey = _Survey(inside)
         survey.look(graph, graph)

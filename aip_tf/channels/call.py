@@ -30,6 +30,10 @@ class Call:
         dtypes: types of the outputs, such as "float32".
     """
 
+    masked_call = None
+    is_of_unknown_cost = False
+    is_inside = False  # of a layer that is one call of the model
+
     def __init__(self, tracer, operation, path, inputs, shapes, node=None):
         self._tracer = tracer
         self._node = node
@@ -37,15 +41,9 @@ class Call:
         self.path = path
         self.inputs = inputs
         self.outputs = []
-        batch = inputs[0].shape[0] if inputs and inputs[0].ndim else 1
-        fixed = {x.shape[0] for x in node.input_tensors if x.shape} if node else set()
-        sample = {None} | (fixed if len(fixed) == 1 else set())  # a model may fix its batch size
-        self.shapes = [(batch if s[0] in sample else s[0], *s[1:]) if s else () for s in shapes]
+        self.shapes = _of_traced_batch(shapes, inputs, node)
         self.products = []
         self.constants = {}
-        self.masked_call = None
-        self.is_of_unknown_cost = False
-        self.is_inside = False  # of a layer that is one call of the model
         self.known_variables = set()
         self._switched_off = {}
         self._declared = []
@@ -179,13 +177,13 @@ class Call:
                 "channelwise" (one value for each channel that passes).
         """
         if isinstance(variable, keras.Variable):
-            self.known(variable)
+            self.known_variables.add(id(variable))
             self._declared.append(ids)
             self._tracer.add_weight(self, variable, axis, ids, role)
 
     def known(self, *variables):
         """Say that these variables stay as they are, whichever channels are removed."""
-        self.known_variables |= {id(v) for v in variables}
+        self.known_variables.update(map(id, variables))
 
     def keep(self, reason):
         """Keep everything that this call touches whole: its inputs and all that it declared."""
@@ -209,8 +207,7 @@ class Call:
         given = [v for v in tree.flatten((x, kwargs)) if isinstance(v, IdentityArray)]
         shapes = [shape] if isinstance(shape, tuple) else shape
         call = Call(self._tracer, layer, f"{self.path}/{layer.name}", given, shapes)
-        rule, kwargs = self._tracer.rule_of(layer, kwargs)
-        call.outputs = tree.flatten(rule(call, x, **kwargs))
+        call.outputs = tree.flatten(self._tracer.run_rule(call, (x,), kwargs))
         self.products += call.products
         self.known(*layer.variables)
         self._tracer.inner_inputs[id(layer)] = x
@@ -321,6 +318,16 @@ class Call:
     def residual(self, x):
         """Say that the channels of `x` meet others in a sum."""
         self._tracer.residuals.append(compact(x))
+
+
+def _of_traced_batch(shapes, inputs, node):
+    """`shapes` with the batch size of the trace where it is open, or where a model fixes it."""
+    batch = inputs[0].shape[0] if inputs and inputs[0].ndim else 1
+    sample = {None}
+    if node and [s for s in shapes if s and s[0] is not None]:
+        fixed = {x.shape[0] for x in node.input_tensors if x.shape}
+        sample |= fixed if len(fixed) == 1 else set()
+    return [(batch if s[0] in sample else s[0], *s[1:]) if s else () for s in shapes]
 
 
 def _without_rows(variable, mask, axis):

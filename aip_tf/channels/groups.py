@@ -2,11 +2,12 @@
 
 import collections
 import dataclasses
+import random
 from typing import NamedTuple
 
 import numpy as np
 
-from aip_tf.channels.identities import compact
+from aip_tf.channels.identities import compact, distinct
 
 
 class Member(NamedTuple):
@@ -69,7 +70,7 @@ def group_channels(traced):
     sets = _free(traced, first) + _kept_whole(traced)
     sets.sort(key=lambda entry: entry[0])
     classes = [channels for _, channels, _ in sets]
-    places = _Places(traced.class_of, classes, len(traced.pinned))
+    places = _Places(traced, classes)
     producers, members = _producers(traced, places), _members(traced, places)
     names = _names(traced, classes, producers)
     merged = np.zeros(len(traced.pinned), bool)
@@ -117,53 +118,77 @@ def _free(traced, first):
 
 def _signatures(traced):
     """A number for each class that tells the tensors in which it occurs and its producers."""
-    random = np.random.default_rng(0)
     signature = np.zeros(len(traced.pinned), np.uint64)
-    places = [compact(x) for x in traced.tensors()] + [ids for _, ids in traced.tracer.producers]
-    for ids, number in zip(places, random.integers(2**63, size=len(places)), strict=True):
-        signature[traced.class_of[ids]] += np.uint64(number)  # once, however often a class occurs
+    places = [*traced.tensors(), *(ids for _, ids in traced.tracer.producers)]
+    places = distinct(places)  # tensors that hold the same channels tell nothing new
+    numbers = np.frombuffer(random.Random(0).randbytes(8 * len(places)), np.uint64)
+    for ids, number in zip(places, numbers, strict=True):
+        signature[traced.class_of[ids]] += number  # once, however often a class occurs
     return signature
 
 
 def _kept_whole(traced):
     """Sets of channels that are pinned, one for all producers that share them."""
     sets = {}
-    for _, ids in traced.tracer.producers:
-        channels = traced.class_of[ids]
-        held = traced.pinned[channels]
-        if held.any():
-            reason = traced.reason_of(channels[held][0])
-            sets.setdefault(np.unique(channels[held]).tobytes(), (ids[0], channels[held], reason))
+    made = _Joined([ids for _, ids in traced.tracer.producers])
+    is_held = traced.pinned[traced.class_of[made.entries]]
+    for ids, any_held in zip(made.arrays, made.reduced(np.logical_or, is_held), strict=True):
+        if any_held:
+            channels = traced.class_of[ids]
+            held = channels[traced.pinned[channels]]
+            reason = traced.reason_of(held[0])
+            sets.setdefault(np.unique(held).tobytes(), (ids[0], held, reason))
     return list(sets.values())
 
 
-class _Places:
-    """Where the channels of each set stand in an array of identities; remembered by array."""
+class _Joined:
+    """Arrays of identities end to end: one look at all of them, as a network has hundreds."""
 
-    def __init__(self, class_of, classes, num_classes):
-        self._found = {}  # variables of one layer mostly share their identities
+    def __init__(self, arrays):
+        self.arrays = [ids for ids in arrays if len(ids)]
+        self.entries = np.concatenate([np.zeros(0, int), *self.arrays])
+        self.bounds = np.cumsum([0, *map(len, self.arrays)]).tolist()
+
+    def reduced(self, ufunc, values):
+        """`ufunc` over the `values` of each array's entries: list, one for each array."""
+        return ufunc.reduceat(values, self.bounds[:-1]).tolist() if self.arrays else []
+
+
+class _Places:
+    """Where the channels of each set stand in the arrays of identities that make or read them."""
+
+    def __init__(self, traced, classes):
         self.num_sets = len(classes)
-        owner, place = np.full(num_classes, -1), np.zeros(num_classes, int)
+        owner, place = np.full(len(traced.pinned), -1), np.zeros(len(traced.pinned), int)
         for i, channels in enumerate(classes):
             owner[channels] = i
             place[channels] = np.arange(len(channels))
-        self._owner = owner[class_of]  # for each identity its set, -1 for none
-        self._place = place[class_of]  # and its place in the set
+        arrays = [ids for _, ids in traced.tracer.producers]
+        arrays += [axis.ids for weight in traced.weights.values() for axis in weight.axes]
+        joined = _Joined(
+            {id(ids): ids for ids in arrays}.values()
+        )  # a layer's variables share them
+        entries = traced.class_of[joined.entries]
+        owners, places = owner[entries], place[entries]
+        lowest, highest = joined.reduced(np.minimum, owners), joined.reduced(np.maximum, owners)
+        numbers = np.arange(max(map(len, joined.arrays), default=0))
+        self._found = {}
+        for i, (ids, low, high) in enumerate(zip(joined.arrays, lowest, highest, strict=True)):
+            here = slice(joined.bounds[i], joined.bounds[i + 1])
+            if low != high:
+                found = _several(owners[here], places[here])
+            else:  # the usual case
+                found = [(low, numbers[: len(ids)], places[here])] if low >= 0 else []
+            self._found[id(ids)] = found
 
     def __call__(self, ids):
         """For each set in `ids`: its number, the indices of its entries, their channels."""
-        found = self._found.get(id(ids))
-        if found is None:
-            found = self._found[id(ids)] = self._look(ids)
-        return found
+        return self._found.get(id(ids), [])
 
-    def _look(self, ids):
-        owners, place = self._owner[ids], self._place[ids]
-        first = owners[0]
-        if (owners == first).all():
-            return [(first, np.arange(len(owners)), place)] if first >= 0 else []
-        indices = [(i, np.flatnonzero(owners == i)) for i in np.unique(owners) if i >= 0]
-        return [(i, here, place[here]) for i, here in indices]
+
+def _several(owners, places):
+    indices = [(i, np.flatnonzero(owners == i)) for i in np.unique(owners) if i >= 0]
+    return [(i, here, places[here]) for i, here in indices]
 
 
 def _producers(traced, places):

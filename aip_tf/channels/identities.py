@@ -32,11 +32,12 @@ class Identities:
     def find(self, ids):
         """The representative of each entry's class, in the shape of `ids`."""
         parent = self._parent
-        roots = parent[ids]
+        roots = first = parent[ids]
         while True:
             above = parent[roots]
             if (above == roots).all():
-                parent[ids] = roots
+                if roots is not first:
+                    parent[ids] = roots
                 return roots
             roots = above
 
@@ -60,11 +61,14 @@ class Identities:
                 a, b = np.broadcast_arrays(a, b)
             a, b = a[differ], b[differ]
             low, high = np.minimum(a, b), np.maximum(a, b)
-            np.minimum.at(self._parent, high, low)
-            linked, held = self._parent[high] == low, self._reason[high]
+            self._parent[high] = low
+            are_linked = (self._parent[high] == low).all()
+            if not are_linked:  # several for one: it goes to the least, the others wait
+                np.minimum.at(self._parent, high, low)
+            held = self._reason[high]
             if held.any():  # to the top of each chain: pairs may follow one another, (5, 3), (3, 1)
                 np.maximum.at(self._reason, self.find(high), held)
-            if linked.all():
+            if are_linked:
                 return
 
     def pin(self, ids, reason):
@@ -98,13 +102,30 @@ def compact(array):
     return array[tuple([_FIRST if step == 0 else _ALL for step in array.strides])]
 
 
+def distinct(arrays):
+    """Arrays of identities, compact, without those that only show the entries of another."""
+    found = {}
+    for array in arrays:
+        small = owner = compact(array)
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        found.setdefault(id(owner) if owner.size == small.size else id(array), small)
+    return found.values()
+
+
 def long_axes(array):
     """The axes on which `compact(array)` has more than one entry; it varies along no other."""
     return [a for a, step in enumerate(array.strides) if step and array.shape[a] > 1]
 
 
 def line(array, axis):
-    """The entries of an identity array along `axis`, at index 0 of every other axis."""
+    """The entries of an identity array along `axis`, at index 0 of every other axis.
+
+    Of what `spread` made it is the very array that was spread, so that it is known again.
+    """
+    base, shown = array.base, ((array.shape[axis],), (array.strides[axis],))
+    if type(base) is np.ndarray and (base.shape, base.strides) == shown:
+        return base
     return np.asarray(array)[(*(0,) * axis, _ALL, *(0,) * (array.ndim - 1 - axis))]
 
 

@@ -51,7 +51,7 @@ class Weight:
 class Tracer:
     """State of one walk: the identities, the calls, and what the rules declared."""
 
-    def __init__(self, rule_of, openings):
+    def __init__(self, run_rule, openings):
         self.openings = openings
         self.identities = Identities()
         self.calls = []
@@ -65,7 +65,7 @@ class Tracer:
         self.inner_inputs = {}
         self.opened = {}  # paths, in order
         self._agreed = {}
-        self.rule_of = rule_of
+        self.run_rule = run_rule
 
     def run(self, graph, inputs, prefix=""):
         """Trace a `Graph` on a flat list of identity arrays; returns its outputs in structure."""
@@ -116,7 +116,7 @@ class Tracer:
 
         Nothing is remembered of what is inside: its channels are kept whole.
         """
-        inner = Tracer(self.rule_of, self.openings)
+        inner = Tracer(self.run_rule, self.openings)
         arrays = []
         for x in call.inputs:
             ids = inner.identities.new(x.shape[-1] if x.ndim else 1)
@@ -129,16 +129,15 @@ class Tracer:
         return sum(p.factor * p.array.size * math.prod(map(len, p.ids)) for p in products)
 
     def _call(self, node, path, args, kwargs):
-        rule, given = self.rule_of(node.operation, kwargs)
-        inputs = _tensors(args, given)
+        inputs = _tensors(args, kwargs)
         self.agree((id(node), "inputs"), inputs)  # what a call edits is the same if it runs again
         shapes = _keras.output_shapes(node, [x.shape for x in inputs])
         call = Call(self, node.operation, path, inputs, shapes, node)
-        outputs = rule(call, *args, **given)
+        outputs = self.run_rule(call, args, kwargs)
         outputs = [outputs] if isinstance(outputs, np.ndarray) else tree.flatten(outputs)
-        call.outputs = [_as_identities(x) for x in outputs]
+        call.outputs = [x if isinstance(x, IdentityArray) else _as_identities(x) for x in outputs]
         found = [x.shape for x in call.outputs]
-        if not all(map(_fits, found, call.shapes)):
+        if found != call.shapes and not all(map(_fits, found, call.shapes)):
             raise ValueError(
                 f"The channel rule for {type(call.operation).__name__} gave identity arrays of "
                 f"shapes {found} for {path!r}. Expected the shapes of its outputs, {call.shapes}: "
@@ -170,7 +169,7 @@ class Tracer:
         weight = self.weights.get(id(variable))
         if weight is None:
             weight = self.weights[id(variable)] = Weight(call.path, call.operation, variable)
-        axis = axis % variable.ndim
+        axis = axis if axis >= 0 else axis + variable.ndim
         for known in weight.axes:
             if known.axis == axis:
                 self._agree(known.ids, ids)
@@ -212,13 +211,15 @@ class Tracer:
 
 
 def _as_identities(x):
-    return x if isinstance(x, IdentityArray) else np.asarray(x).view(IdentityArray)
+    return np.asarray(x).view(IdentityArray)
 
 
 def _tensors(args, kwargs):
-    found = [x for x in args if isinstance(x, IdentityArray)]
-    if len(found) == len(args) and not kwargs:  # the usual case
-        return found
+    if not kwargs:  # the usual cases: tensors alone, or a list of them
+        flat = args[0] if len(args) == 1 and type(args[0]) is list else args
+        found = [x for x in flat if isinstance(x, IdentityArray)]
+        if len(found) == len(flat):
+            return found
     return [x for x in tree.flatten((args, kwargs)) if isinstance(x, IdentityArray)]
 
 
@@ -304,12 +305,12 @@ def trace(model, input_shape=None):
         ValueError: if a subclassed model cannot be opened, or for an open size and no
             `input_shape`.
     """
-    from aip_tf.channels.rules import has_rule, rule_of
+    from aip_tf.channels.rules import has_rule, run_rule
 
     input_shape = in_form(input_shape)
     openings = _keras.Openings(has_rule)
     graph = root_graph(model, openings, input_shape)
-    tracer = Tracer(rule_of, openings)
+    tracer = Tracer(run_rule, openings)
     tracer.dissolve(graph)
     arrays = []
     for x, shape in zip(graph.inputs, input_shapes(graph, input_shape), strict=True):

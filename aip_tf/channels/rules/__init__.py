@@ -9,7 +9,7 @@ entries and arguments change with the channels. An operation without a rule keep
 import importlib
 
 from aip_tf.channels.rules.ready_made import channelwise, elementwise, moves_nothing
-from aip_tf.channels.rules.table import has_rule, register_channel_rule, rule_of
+from aip_tf.channels.rules.table import has_rule, register_channel_rule, run_rule
 
 __all__ = [
     "channelwise",
@@ -17,7 +17,7 @@ __all__ = [
     "has_rule",
     "moves_nothing",
     "register_channel_rule",
-    "rule_of",
+    "run_rule",
 ]
 
 for _family in (

@@ -65,7 +65,8 @@ def depthwise_convolution(call, x):
     """A channel of the input with the `depth_multiplier` outputs that it makes."""
     layer, axis = call.operation, channel_axis(call.operation)
     inputs = call.channels(x, axis)
-    outputs = np.repeat(inputs, layer.depth_multiplier)
+    several = layer.depth_multiplier
+    outputs = inputs if several == 1 else np.repeat(inputs, several)
     call.weight(layer.kernel, -2, inputs, "channelwise")
     call.weight(layer.bias, 0, outputs, "channelwise")
     y = spread(outputs, call.shape, axis)

@@ -108,10 +108,11 @@ def broadcast(call, *values, residual=False):
             arrays.append(call.constant(value, key))
     rank = max(x.ndim for x in arrays)
     arrays = [x.reshape((1,) * (rank - x.ndim) + x.shape) if x.ndim < rank else x for x in arrays]
-    shape = np.broadcast_shapes(*(x.shape for x in arrays))
+    shapes = [x.shape for x in arrays]
+    shape = shapes[0] if len({*shapes}) == 1 else np.broadcast_shapes(*shapes)
     axes = [call.settle(x) for x in arrays]
-    widths = [1 if a is None else x.shape[a] for x, a in zip(arrays, axes, strict=True)]
-    first = int(np.argmax(widths))
+    widths = [1 if a is None else s[a] for s, a in zip(shapes, axes, strict=True)]
+    first = widths.index(max(widths))
     output, varying = arrays[first], axes[first]
     fits = output.shape == shape  # a view all the same: the result is a tensor of its own
     result = output.view() if fits else np.broadcast_to(compact(output), shape)

@@ -67,7 +67,11 @@ def operations(*names):
 
 def has_rule(operation):
     """Whether there is a rule for the class of `operation`, which calls what its class does."""
-    return "call" not in vars(operation) and _rule_for(type(operation)) is not None
+    return _rule_of_class(operation) is not None
+
+
+def _rule_of_class(operation):
+    return None if "call" in vars(operation) else _rule_for(type(operation))
 
 
 def stock_layers(*names):
@@ -92,24 +96,18 @@ def known_rules():
     return dict(_rules)
 
 
-def rule_of(operation, kwargs):
-    """The rule for a call of `operation`, and the keyword arguments to call it with."""
+def run_rule(call, args, kwargs):
+    """Run the rule for the operation of a `Call`: the identity arrays of its outputs.
+
+    A layer with variables that its rule does not know is kept whole after all.
+    """
     kwargs = {k: v for k, v in kwargs.items() if v is not None and k != "training"}
-    rule = _rule_for(type(operation)) if has_rule(operation) else unknown
-    strange = _strange(rule, kwargs) if kwargs else []
-    if strange:
-        rule = functools.partial(_not_taken, strange)
-    return functools.partial(_apply, rule), kwargs
-
-
-def _strange(rule, kwargs):
-    parameters = inspect.signature(rule).parameters
-    catches_all = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
-    return [] if catches_all else [k for k in kwargs if k not in parameters]
-
-
-def _apply(rule, call, *args, **kwargs):
-    """Run a rule; a layer with variables that the rule does not know is kept whole after all."""
+    rule = _rule_of_class(call.operation) or unknown
+    not_taken = _strange(rule, kwargs) if kwargs else []
+    if not_taken:
+        return keep_all(
+            call, f"{call.label} is called with {_listed(not_taken)}, which its rule ignores"
+        )
     outputs = rule(call, *args, **kwargs)
     strange = _unknown_variables(call)
     if strange:
@@ -119,6 +117,12 @@ def _apply(rule, call, *args, **kwargs):
         for x in tree.flatten(outputs):
             call.pin(x, reason)
     return outputs
+
+
+def _strange(rule, kwargs):
+    parameters = inspect.signature(rule).parameters
+    catches_all = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+    return [] if catches_all else [k for k in kwargs if k not in parameters]
 
 
 def _remedy(layer, names):
@@ -148,11 +152,6 @@ def _unknown_variables(call):
 def _listed(names):
     names = [f"`{n}`" for n in dict.fromkeys(names)]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def _not_taken(names, call, *args, **kwargs):
-    """Keep what a call touches that has arguments which the rule does not take."""
-    return keep_all(call, f"{call.label} is called with {_listed(names)}, which its rule ignores")
 
 
 def unknown(call, *args, **kwargs):
