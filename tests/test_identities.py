@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aip_tf.channels.identities import Identities, spread
+from aip_tf.channels.identities import Identities, distinct, line, spread
 
 SIZE = 6
 identity = st.integers(0, SIZE - 1)
@@ -52,3 +52,19 @@ def test_a_pin_climbs_a_chain_of_pairs_that_are_merged_at_once(order):
 def test_identities_that_do_not_fit_their_axis_are_refused():
     with pytest.raises(ValueError, match=r"3 identities for axis -1 .* \(1, 4\). Expected one, or"):
         spread(np.arange(3), (1, 4))
+
+
+def test_what_was_spread_is_known_again():
+    ids = np.arange(3)
+    array = spread(ids, (2, 4, 3))
+    assert line(array, 2) is ids
+    assert line(spread(ids, (2, 3, 4), axis=1), 1) is ids
+    assert line(array[..., ::-1], 2).tolist() == [2, 1, 0]
+    assert line(array[..., :2], 2).tolist() == [0, 1]
+
+
+def test_views_of_the_same_entries_count_once_and_parts_of_them_apart():
+    ids = np.arange(3)
+    array = spread(ids, (2, 4, 3))
+    found = [x.ravel().tolist() for x in distinct([array, array[:, ::-1], ids, array[..., :2]])]
+    assert found == [[0, 1, 2], [0, 1]]
