@@ -76,7 +76,7 @@ def resnet50_cut():
 
 def _cut(name):
     model = getattr(keras.applications, name)(weights=None, classifier_activation=None)
-    data = tf.data.Dataset.from_tensor_slices(_photographs()[0][:512]).batch(32)
+    data = tf.data.Dataset.from_tensor_slices((_photographs()[0][:512],)).batch(32)
     recalibrate(model, data, 4)  # random weights: the statistics of 0 and 1 would fit none of them
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
