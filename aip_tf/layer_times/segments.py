@@ -88,7 +88,9 @@ class Segment:
         def run(*values):
             return _keras.walk(graph, list(values), _keras.run_operation)
 
-        return converted(run, [tf.TensorSpec(array.shape, x.dtype) for x, array in self.inputs])
+        specs = [tf.TensorSpec(array.shape, x.dtype) for x, array in self.inputs]
+        weights = [v for call in self.calls for v in getattr(call.operation, "variables", ())]
+        return converted(run, specs, variables=weights)
 
 
 def find(trace):

@@ -15,6 +15,7 @@ from aip_tf.selection.candidates import (
     quantiles_by_family,
     structure,
 )
+from aip_tf.selection.chain import Chain
 
 _KINDS = {
     "round_to": Kind(
@@ -128,26 +129,29 @@ class Selection:
 
     def choose(self, scores, groups, amount, cost):
         """The keep masks, by the formula of `measure`."""
+        within = self.settled(scores, groups, amount, cost)
         total = self.measure(cost.original, {})
-        if self.scope is None:
-            inner = self._within("inner")
-            if self.prefers_inner and inner._is_easy(scores, groups, amount, cost, total):
-                return inner.choose(scores, groups, amount, cost)
-            return self._within("global").choose(scores, groups, amount, cost)
+        budget = total - amount * total
+        for chain in within.chains(scores, groups, cost):
+            place = chain.first(lambda masks: self.measure(cost, masks) <= budget)
+            if place is not None:
+                return chain.masks(place)
+        within.refuse(amount, total, chain, cost)
+
+    def settled(self, scores, groups, amount, cost):
+        """This selection, or where its scope is left open a copy with the one for an amount."""
+        if self.scope is not None:
+            return self
+        inner = self._within("inner")
+        is_easy = self.prefers_inner and inner._is_easy(scores, groups, amount, cost)
+        return inner if is_easy else self._within("global")
+
+    def chains(self, scores, groups, cost):
+        """Yields the `Chain`s of cuts that come into question, those of the widest tiles first."""
         candidates = self._candidates(scores, groups, cost)
         sequence = self._sequence(candidates, cost)
-        budget = total - amount * total
         for tiles in self.tiles([candidate.original for candidate in candidates]):
-
-            def masks(length, tiles=tiles):
-                return self._masks(candidates, sequence[:length], tiles)
-
-            def fits(length):
-                return self.measure(cost, masks(length)) <= budget
-
-            if fits(len(sequence)):
-                return masks(_first_true(fits, len(sequence)))
-        self._refuse(amount, total, self.measure(cost, masks(len(sequence))), candidates)
+            yield Chain(candidates, sequence, tiles)
 
     def tiles(self, widths):
         """Yields what each group is rounded to: the first with which the amount is reached counts.
@@ -176,8 +180,9 @@ class Selection:
         other.scope = scope
         return other
 
-    def _is_easy(self, scores, groups, amount, cost, total):
+    def _is_easy(self, scores, groups, amount, cost):
         """Whether the amount is well within what can be removed."""
+        total = self.measure(cost.original, {})
         candidates = self._candidates(scores, groups, cost)
         least = {c.name: c.keep(c.floor) for c in candidates}
         return amount <= _NEAR_THE_END * (1 - self.measure(cost, least) / total)
@@ -237,21 +242,23 @@ class Selection:
             keys.append(own / max(saved, 1e-9))
         return keys
 
-    def _masks(self, candidates, removed, tiles):
-        counts = np.bincount(removed, minlength=len(candidates))
-        return {
-            candidate.name: candidate.keep(rounded(len(candidate.order) - count, tile, candidate))
-            for candidate, count, tile in zip(candidates, counts, tiles, strict=True)
-        }
-
-    def _refuse(self, amount, total, least, candidates):
+    def refuse(self, amount, total, chain, cost):
+        """Raises the `OutOfReachError` of an amount of `total` that no cut of a chain reaches."""
+        masks = chain.masks(chain.last)
+        least = self.measure(cost, masks)
         raise OutOfReachError(
             f"{type(self).__name__} cannot remove {amount:.2%}: the reachable minimum keeps "
             f"{least:,.10g} of {total:,.10g} ({least / total:.2%} kept, {1 - least / total:.2%} "
-            f"removed) with {len(candidates)} channel groups to cut. Lower the amount, or relax "
-            f"scope={self.scope!r}, round_to={self.round_to!r}, max_sparsity="
-            f"{self.max_sparsity}, ignore={self.ignore}.",
+            f"removed) with {len(masks)} channel groups to cut. Lower the amount, or "
+            f"{self.remedy()}.",
             most=max(0.0, 1 - least / total - 1e-9),
+        )
+
+    def remedy(self):
+        """What brings smaller cuts within reach."""
+        return (
+            f"relax scope={self.scope!r}, round_to={self.round_to!r}, max_sparsity="
+            f"{self.max_sparsity}, ignore={self.ignore}"
         )
 
 
@@ -308,27 +315,3 @@ class Channels(Selection):
 
     def measure(self, cost, keep_masks):
         return cost.num_channels(keep_masks)
-
-
-def rounded(num_kept, tile, candidate):
-    """How many of a candidate stay when `num_kept` are to: all, or the nearest multiple of `tile`.
-
-    To the nearest, because up alone would favor the groups that happen to stand above a multiple.
-    """
-    width = len(candidate.order)
-    if num_kept == width:
-        return width
-    fewest = math.ceil(candidate.floor / tile)
-    return min(width, max(fewest, math.floor(num_kept / tile + 0.5)) * tile)
-
-
-def _first_true(predicate, last):
-    """Smallest n in 0..last with predicate(n), given predicate(last) and monotony."""
-    low, high = 0, last
-    while low < high:
-        middle = (low + high) // 2
-        if predicate(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return high

@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 
-from aip_tf.selection.budget import Selection, rounded
+from aip_tf.selection.budget import Selection
 from aip_tf.selection.candidates import Matcher, as_shares
+from aip_tf.selection.chain import rounded
 
 
 class PerGroup(Selection):

@@ -1,6 +1,7 @@
 """A budget in milliseconds of LiteRT: by layer times, and checked by measuring the cut model."""
 
 import logging
+import shutil
 import tempfile
 import weakref
 from pathlib import Path
@@ -11,22 +12,25 @@ from aip_tf.arguments import OPTIONAL_FUNCTION, check, number
 from aip_tf.channels import prune_channels
 from aip_tf.deploy.samples import sized
 from aip_tf.deploy.source import Source, quiet, serving
-from aip_tf.latency import compare_latency
+from aip_tf.latency import compare_latency, measure_latency
 from aip_tf.layer_times import LayerTimes, Table, check_measurable, converted
-from aip_tf.selection.budget import OutOfReachError, Selection
+from aip_tf.selection.budget import Selection
+from aip_tf.selection.search import Search
 
 _KINDS = {
     "tolerance": number("a number above 0, at most 1", above=0, most=1),
     "measure_model": OPTIONAL_FUNCTION,
 }
-_MOST_TRIALS = 4  # each is a cut model, written and timed
-_RUNS, _WARM_UP = 25, 3
+_LEAST_RUNS, _MOST_RUNS, _WARM_UP = 25, 400, 3
+_LEAST_MS = 20  # that all runs of a model take, where they may be so many
+_STEP = "the cuts next to that time take {:.1f}% and {:.1f}%: devices take channels in tiles."
 _UNLIKE = (
     "models do not take the time of their layers here. Other work on this machine may be why: "
     "cut at a quieter time, or allow more by `tolerance`."
 )
 # {graph of the original: {path of a table: its times}}, which rounds share.
 _layer_times = weakref.WeakKeyDictionary()
+_originals = weakref.WeakKeyDictionary()  # {graph of the original: its file}
 _log = logging.getLogger("aip_tf")
 
 
@@ -36,9 +40,10 @@ class Latency(Selection):
     The layers of the network are timed at a few widths, once for this machine and runtime, which
     takes one or two minutes (`aip_tf.layer_times`). The cut is chosen by the sum of their times.
     Then the cut model is written and timed in turns with the original; where its time is not within
-    half of `tolerance` of what was asked for, it is chosen anew with what was learnt, at most three
-    times, and the nearest is taken. One that is not within `tolerance` is told by a warning. Times
-    are those of the processor, which other processes hardly change.
+    half of `tolerance` of what was asked for, it is chosen anew with what was learnt, three times;
+    then, where `tolerance` itself is not met, eight times more, and the nearest is taken. One that
+    is not within `tolerance` is told by a warning. Times are those of the processor, which other
+    processes hardly change.
 
     Amounts above 1 say how many times faster: 2.0 is 0.5.
 
@@ -98,50 +103,39 @@ class Latency(Selection):
 
     def _approach(self, scores, groups, amount, cost, share_of):
         """The masks whose measured time comes nearest to the one asked for, of a few trials."""
-        wanted, trials, reason = 1 - amount, [], _UNLIKE
         total = self.measure(cost.original, {})
-        share = 1 - self._in_reach(scores, groups, amount, cost, share_of)
-        known = [(0.0, 0.0), (1.0, 1.0)]  # shares of the time: measured, predicted
-        for _ in range(_MOST_TRIALS):
-            try:
-                masks = self.choose(scores, groups, min(max(1 - share, 1e-3), 0.999), cost)
-            except OutOfReachError as error:
-                if not trials:
-                    raise
-                reason = f"a better cut is out of reach: {error}"
-                break
-            if any(_are_same(masks, other) for _, other in trials):
-                reason = "no cut lies between: devices take channels in tiles."
-                break
-            trials.append((share_of(masks), masks))
-            measured = trials[-1][0]
-            if abs(measured / wanted - 1) <= self.tolerance / 2:
-                break  # the other half is for what the stopwatch itself may err
-            # In between: what runs beside the layers is in neither time, or in one of them only.
-            known = sorted([*known, (measured, self.measure(cost, masks) / total)])
-            share = float(np.interp(wanted, *zip(*known, strict=True)))
-        measured, masks = min(trials, key=lambda trial: abs(trial[0] - wanted))
-        if abs(measured / wanted - 1) > self.tolerance:
-            _log.warning(
-                "Expected a cut model that takes %.1f%% of the original's time, within %g%% of "
-                "that. The nearest of %d that were measured takes %.1f%%; it is taken, because %s",
-                *(100 * wanted, 100 * self.tolerance, len(trials), 100 * measured, reason),
+
+        def predicted(masks):
+            return self.measure(cost, masks) / total
+
+        within = self.settled(scores, groups, amount, cost)
+        chains = list(within.chains(scores, groups, cost))
+        # What layers alone say is out of reach is tried: each was timed with what a call costs.
+        wide = [x for x in chains if predicted(x.masks(x.last)) <= 1 - amount]
+        search = Search(1 - amount, self.tolerance, predicted, share_of)
+        for chain in wide or chains[-1:]:
+            chain = search.along(chain)
+            if search.is_within(self.tolerance):
+                return search.nearest[1]
+        slow, (place, fast) = search.neighbors(chain)
+        if place <= chain.last:
+            reason = (
+                _UNLIKE if search.is_exhausted else _STEP.format(100 * slow[1][0], 100 * fast[0])
             )
-        return masks
+        elif wide:
+            reason = f"it is the smallest within reach: {within.remedy()}."
+        else:
+            within.refuse(amount, total, chain, cost)
+        self._warn(1 - amount, search, reason)
+        return search.nearest[1]
 
-    def _in_reach(self, scores, groups, amount, cost, share_of):
-        """The amount to begin with: what layers alone say cannot be reached, the device may reach.
-
-        Each layer was timed by itself, and what a call costs beside the work was timed with it.
-        """
-        try:
-            self.choose(scores, groups, amount, cost)
-        except OutOfReachError as error:
-            masks = self.choose(scores, groups, error.most, cost)
-            if share_of(masks) > (1 - amount) * (1 + self.tolerance):
-                raise
-            return error.most
-        return amount
+    def _warn(self, wanted, search, reason):
+        _log.warning(
+            "Expected a cut model that takes %.1f%% of the original's time, within %g%% of that. "
+            "The nearest of %d that were measured takes %.1f%%; it is taken, because %s",
+            *(100 * wanted, 100 * self.tolerance, len(search.trials), 100 * search.nearest[0]),
+            reason,
+        )
 
     def _times_of(self, original):
         known = _layer_times.setdefault(original.graph, {})
@@ -152,24 +146,33 @@ class Latency(Selection):
 
 def _stopwatch(cost, folder):
     """`share_of(keep_masks)`: the time of a cut model over that of the original."""
-    original, smaller = folder / "original.tflite", folder / "smaller.tflite"
-    _write(cost.original.model, original)
+    original, smaller = _original_file(cost.original.graph), folder / "smaller.tflite"
+    with quiet():
+        milliseconds = measure_latency(original, runs=3, warm_up=1, num_threads=1).median_ms
+    runs = int(np.clip(_LEAST_MS / milliseconds, _LEAST_RUNS, _MOST_RUNS))
 
     def share_of(keep_masks):
         _write(cost.graph.prune(keep_masks), smaller)
         paths = {"original": original, "smaller": smaller}
         with quiet():
-            found = compare_latency(paths, runs=_RUNS, warm_up=_WARM_UP, num_threads=1)
+            found = compare_latency(paths, runs=runs, warm_up=_WARM_UP, num_threads=1)
         return 1 / found.speed_ups["smaller"].processor
 
     return share_of
 
 
-def _are_same(masks, other):
-    return all(np.array_equal(keep, other[name]) for name, keep in masks.items())
+def _original_file(graph):
+    """The file of an original, written once and kept as long as its graph."""
+    if graph not in _originals:
+        folder = Path(tempfile.mkdtemp(prefix="aip_tf_"))
+        weakref.finalize(graph, shutil.rmtree, folder, ignore_errors=True)
+        _write(graph.model, folder / "original.tflite")
+        _originals[graph] = folder / "original.tflite"
+    return _originals[graph]
 
 
 def _write(model, path):
     source = Source(model, sized(model, None), path.parent)
     specs = source.specs(batch_size=1, in_float32=True)
-    path.write_bytes(converted(serving(source.float32_model), [specs]))
+    model = source.float32_model
+    path.write_bytes(converted(serving(model), [specs], variables=model.variables))
