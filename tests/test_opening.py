@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import Input, Model, layers, ops
 
 import aip_tf
-from aip_tf._keras.classes import leaf_class, of_classes
+from aip_tf._keras.classes import Classes, of_classes
 from aip_tf._keras.plain import Plain, call_leaf
 from aip_tf.channels import ChannelGraph, check_copy, check_cut
 
@@ -423,7 +423,7 @@ def test_a_plain_call_gives_what_a_call_by_keras_gives():
     for layer, args in calls:
         expected = layer(*args)
         before = len(layer._inbound_nodes)
-        recorded = leaf_class(None, type(layer))
+        recorded = Classes().leaf(type(layer))
         with of_classes([(layer, type(layer), recorded)]):
             assert Plain().takes(layer, args, {}), layer
             found = call_leaf(layer, args, {"training": False})

@@ -1,6 +1,7 @@
 """Classes of layers that tell a `Recording` of their calls on symbols."""
 
 import contextlib
+import functools
 
 from keras import tree
 
@@ -20,14 +21,35 @@ def of_classes(changes):
             object.__setattr__(x, "__class__", cls)
 
 
-def opened_class(recording, cls):
-    """A subclass of `cls` whose calls on symbols are told to `recording`."""
+class Classes:
+    """Classes of layers that tell of their calls; each is made once, for one recording after
+    another."""
+
+    def __init__(self):
+        self.recording = None
+        self.opened = functools.cache(functools.partial(_opened_class, self))
+        self.leaf = functools.cache(functools.partial(_leaf_class, self))
+
+    @contextlib.contextmanager
+    def telling(self, recording):
+        """For a while calls are told to `recording`."""
+        before, self.recording = self.recording, recording
+        try:
+            yield
+        finally:
+            self.recording = before
+
+
+def _opened_class(classes, cls):
+    """A subclass of `cls` whose calls on symbols are told to the recording."""
 
     class Opened(cls):
         def __call__(self, *args, **kwargs):
-            return recording.called(self, args, kwargs, super().__call__, call_composite)
+            call = super().__call__
+            return classes.recording.called(self, args, kwargs, call, call_composite)
 
         def symbolic_call(self, *args, **kwargs):
+            recording = classes.recording
             try:
                 return recording.record(self, args, kwargs)
             except Exception as error:
@@ -36,17 +58,17 @@ def opened_class(recording, cls):
                 return super().symbolic_call(*args, **kwargs)
 
         def add_loss(self, loss):
-            recording.reasons.setdefault(id(self), "its call adds a loss")
+            classes.recording.reasons.setdefault(id(self), "its call adds a loss")
 
     return _named_as(cls, Opened)
 
 
-def leaf_class(recording, cls):
+def _leaf_class(classes, cls):
     """A subclass of `cls` whose calls on constants leave a node, too."""
 
     class Leaf(cls):
         def __call__(self, *args, **kwargs):
-            return recording.called(self, args, kwargs, super().__call__, call_leaf)
+            return classes.recording.called(self, args, kwargs, super().__call__, call_leaf)
 
         def symbolic_call(self, *args, **kwargs):
             try:

@@ -13,6 +13,8 @@ from aip_tf._keras.layers import operation_type
 from aip_tf._keras.nodes import Arguments, Call, flat_arguments, settings_of
 from aip_tf._keras.plain import is_symbol
 
+_PLAIN = {bool, int, float, str, type(None)}
+
 
 class BatchSizeError(Exception):
     """What a layer does depends on the batch size."""
@@ -157,8 +159,8 @@ def same_call(a, b, twins):
     ):
         return False
     a, b = a.arguments, b.arguments
-    rests = ({k: v for k, v in x.kwargs.items() if k != "training"} for x in (a, b))
-    return same(a.args, b.args, twins) and same(*rests, twins)
+    rests = [{k: v for k, v in x.kwargs.items() if k != "training"} for x in (a, b)]
+    return same(a.args, b.args, twins) and (not any(rests) or same(*rests, twins))
 
 
 def _settings(operation):
@@ -175,10 +177,21 @@ def _settings(operation):
 
 def same(a, b, twins):
     """Whether two structures hold the same: symbols that are twins, arrays by value."""
+    kinds = [_plain_types(x) for x in (a, b)]
+    if all(kinds):  # the usual settings of an operation
+        return a == b and kinds[0] == kinds[1]  # 1 == True
     a, b = ([*_leaves(x)] for x in (a, b))
     return len(a) == len(b) and all(
         p == q and _same_leaf(x, y, twins) for (p, x), (q, y) in zip(a, b, strict=True)
     )
+
+
+def _plain_types(settings):
+    """`{key: type}` of a dict of numbers, words and None; else None."""
+    if type(settings) is not dict:
+        return None
+    types = {key: type(x) for key, x in settings.items()}
+    return types if _PLAIN.issuperset(types.values()) else None
 
 
 def _leaves(structure):

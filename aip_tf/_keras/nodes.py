@@ -84,9 +84,8 @@ def settings_of(operation):
 
 def flat_arguments(node):
     """All arguments of a call as a list."""
-    if isinstance(node.arguments, Arguments):
-        return node.arguments.flat
-    return tree.flatten((node.arguments.args, node.arguments.kwargs))
+    is_ours = isinstance(node.arguments, Arguments)
+    return node.arguments.flat if is_ours else node.arguments._flat_arguments
 
 
 def nodes_up_to(tensors, done):

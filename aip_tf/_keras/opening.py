@@ -15,6 +15,7 @@ import threading
 import keras
 from keras import tree
 
+from aip_tf._keras.classes import Classes
 from aip_tf._keras.comparing import are_alike, open_sizes
 from aip_tf._keras.graph import Graph, graph_inside
 from aip_tf._keras.nodes import CannotOpenError
@@ -38,6 +39,7 @@ class Openings:
         self._graphs = {}
         self._glimpses = {}
         self._sized = {}
+        self._classes = Classes()
         self._layers = []  # keeps their ids alive
         self.reasons = {}
 
@@ -103,7 +105,7 @@ class Openings:
         return self.is_composite(operation) or _is_of_own_function(operation)
 
     def _open(self, layer, args, kwargs):
-        recording = Recording(self._is_opened_inside, self._sized)
+        recording = Recording(self._is_opened_inside, self._sized, self._classes)
         with _lock:
             recording.run(layer, args, kwargs)
         self._layers += [layer, *recording.layers.values()]

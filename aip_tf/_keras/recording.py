@@ -2,14 +2,13 @@
 
 import contextlib
 import copy
-import functools
 import re
 
 import keras
 from keras import tree
 from keras.src.backend.common.keras_tensor import any_symbolic_tensors
 
-from aip_tf._keras.classes import leaf_class, of_classes, opened_class
+from aip_tf._keras.classes import of_classes
 from aip_tf._keras.comparing import (
     BatchSizeError,
     are_alike,
@@ -29,6 +28,8 @@ from aip_tf._keras.nodes import (
     nodes_up_to,
 )
 from aip_tf._keras.plain import Plain, is_symbol, stand_in, without_mode
+from aip_tf._keras.scopes import Watch, without_new_nodes
+from aip_tf._keras.signatures import remember_signature
 from aip_tf._keras.sizes import (
     can_infer,
     has_open_batch,
@@ -53,6 +54,7 @@ class Recording:
         is_composite: `is_composite(operation) -> bool`: what is to be recorded.
         sized: `{class or id of a layer: bool}`: whether its calls need the batch size; filled in
             for the recordings to come, as many layers of a model are of one class.
+        classes: `Classes`, made once for many recordings.
 
     Attributes:
         graphs: `{id(layer): Graph}` of every composite layer that was called.
@@ -61,8 +63,8 @@ class Recording:
         layers: `{id(layer): layer}` of both.
     """
 
-    def __init__(self, is_composite, sized):
-        self._plain, self._sized = Plain(), sized
+    def __init__(self, is_composite, sized, classes):
+        self._plain, self._sized, self._classes = Plain(), sized, classes
         self.graphs, self.reasons, self.layers = {}, {}, {}
         self._is_composite = is_composite
         self._running = []  # the composite layers that are being called, innermost last
@@ -74,8 +76,6 @@ class Recording:
         self._explicit_mask = False
         self._lasting = set()
         self._symbolic = []  # (variable, its class, the class in which it is recorded)
-        self._opened_class = functools.cache(functools.partial(opened_class, self))
-        self._leaf_class = functools.cache(functools.partial(leaf_class, self))
 
     def run(self, layer, args, kwargs):
         """Call `layer` on symbols like those among `args` and `kwargs`."""
@@ -85,7 +85,7 @@ class Recording:
         composites = [x for x in inside if self._is_composite(x)]
         known = {id(x) for x in composites}
         leaves = [x for x in inside if id(x) not in known]
-        with _without_new_nodes(inside), self._swapped(composites, leaves), _Watch(self):
+        with without_new_nodes(inside), self._swapped(composites, leaves), Watch(self):
             try:
                 layer(*args, **(kwargs | {"training": False}))
             except Exception as error:
@@ -203,6 +203,8 @@ class Recording:
         if not flat:
             raise CannotOpenError("its call returns no tensor that depends on its inputs")
         nodes = nodes_up_to(flat, {id(x) for x in given})
+        for node in nodes:
+            remember_signature(type(node.operation))
         check_calls(nodes, given)
         reshapes = [] if batch else open_reshapes(nodes)
         if not all(map(can_infer, reshapes)) or any(has_open_size(x, "shape") for x in nodes):
@@ -331,44 +333,14 @@ class Recording:
         """For a while layers, and variables of composites, are of classes that record."""
         variables = [v for x in composites for v in own_variables(x)]
         self._symbolic = [(v, type(v), symbolic_class(type(v))) for v in variables]
-        recorded = [(x, type(x), self._opened_class(type(x))) for x in composites]
-        recorded += [(x, type(x), self._leaf_class(type(x))) for x in leaves]
-        with of_classes([*recorded, *self._symbolic]):
+        recorded = [(x, type(x), self._classes.opened(type(x))) for x in composites]
+        recorded += [(x, type(x), self._classes.leaf(type(x))) for x in leaves]
+        with self._classes.telling(self), of_classes([*recorded, *self._symbolic]):
             yield
 
     def with_real_variables(self):
         """For a while the variables are what they are: Keras looks into a layer by itself."""
         return of_classes([(v, recording, real) for v, real, recording in self._symbolic])
-
-
-class _Watch(keras.StatelessScope):
-    """A scope in which nothing is assigned, and all use of variables outside of leaves is noted."""
-
-    def __init__(self, recording):
-        super().__init__(initialize_variables=False)
-        self._recording = recording
-
-    def get_current_value(self, variable):
-        self._recording.note_read(variable)
-        return super().get_current_value(variable)
-
-    def add_update(self, update):
-        self._recording.note_assigned(update[0])
-
-
-@contextlib.contextmanager
-def _without_new_nodes(layers):
-    """Forget what calls on symbols leave behind on `layers` and on their variables."""
-    lists = [nodes for x in layers for nodes in (x._inbound_nodes, x._outbound_nodes)]
-    lengths = [len(nodes) for nodes in lists]
-    try:
-        yield
-    finally:
-        for nodes, length in zip(lists, lengths, strict=True):
-            if len(nodes) > length:
-                del nodes[length:]
-        for variable in (v for x in layers for v in own_variables(x)):
-            vars(variable).pop("_keras_history", None)
 
 
 def _has_mask(kwargs):

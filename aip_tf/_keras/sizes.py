@@ -33,8 +33,10 @@ def has_open_batch(args, kwargs):
 
 def has_open_size(node, setting):
     """Whether an open size has become a setting of an operation."""
-    is_layer = isinstance(node.operation, keras.layers.Layer)
-    return not is_layer and None in tree.flatten(getattr(node.operation, setting, ()))
+    sizes = getattr(node.operation, setting, None)
+    if not sizes or isinstance(node.operation, keras.layers.Layer):
+        return False
+    return None in tree.flatten(sizes)
 
 
 def open_reshapes(nodes):
