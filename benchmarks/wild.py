@@ -13,8 +13,9 @@ original" if the package's own layers do not come back from such a file either, 
 exact). `control` is how far the output moves if one kept channel is swapped for a removed one.
 `reachable` is the share of the parameters that goes if every group is cut to one channel.
 `trace ms` is what opening and tracing take, `opened` what tracing takes for an uncut copy, in which
-everything is open: both the best of three, of the processor's time. Each model has a time limit,
-and runs in a process that may die.
+everything is open, `one call` what Keras alone takes to call the opened layers on symbols once: all
+the best of three, of the processor's time. Each model has a time limit, and runs in a process that
+may die.
 """
 
 import argparse
@@ -40,6 +41,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 import keras  # noqa: E402
 import laws  # noqa: E402
 import numpy as np  # noqa: E402
+import wild_floor  # noqa: E402
 import wild_models  # noqa: E402
 
 import aip_tf  # noqa: E402
@@ -52,13 +54,16 @@ REPEATS = 3
 LEAST = "one channel of each group stays"
 PYPI = {"tcn": "keras-tcn"}  # import name: name on PyPI, where they differ by more than "-"
 COLUMNS = ("model", "source", "layers", "groups (prunable)", "reachable parameters", "copy")
-COLUMNS += ("error", "reload", "control", "trace ms", "opened", "cut s")
+COLUMNS += ("error", "reload", "control", "trace ms", "opened", "one call", "cut s")
 COLUMNS += ("kept whole: share, reason",)
 SUMMARY = """{rows} models: {wrong} wrong, {crashed} crashed, {exact:.1%} exact;
 in {deaf} no wrong channel that was tried moved the output by 1e-3;
 {reachable:.1%} of the models have more than half of their parameters in reach.
 Where something is opened, tracing takes {opening:.1f} times what it takes without opening (median;
-{most:.1f} at most)."""
+{most:.1f} at most).
+In {slow} models opening itself takes more than twice the tracing; in {bound} of them Keras alone
+takes more than the tracing for one call of the opened layers, which opening makes at least
+twice."""
 
 
 # --- one model ---------------------------------------------------------------------------------
@@ -122,6 +127,7 @@ def hold(model, batch, shapes, rng):
         "control": control(graph, masks, batch, laws.run(cut, batch), rng),
         "trace_seconds": trace_seconds(model, shapes),
         "opened_seconds": trace_seconds(copy, shapes) if graph.trace.opened else None,
+        "floor_seconds": wild_floor.floor_seconds(graph) if graph.trace.opened else None,
         "cut_seconds": done - start,
         "reasons": reasons(graph, least),
     }
@@ -295,19 +301,32 @@ def table(found):
         lead = f"| {row['model']}{flaw} | {row['source']} | "
         if status(row) in ("crashed", "unbuilt"):
             why = (row.get("crash") or row["unbuilt"]).replace("|", "/").replace("\n", " ")
-            lines.append(f"{lead}{row.get('layers', '')} | | 0% | | | | | | | | {why[:200]} |")
+            lines.append(f"{lead}{row.get('layers', '')} | | 0% {'| ' * 9}| {why[:200]} |")
             continue
         heard = "none" if row["control"] is None else f"{row['control']:.0e}"
         loaded = "as the original" if row["reload"] is None else f"{row['reload']:.0e}"
-        opened = row.get("opened_seconds")
-        opened = f"{1e3 * opened:.0f}" if opened else ""
+        opened, floor = (
+            f"{1e3 * row[key]:.0f}" if row.get(key) else ""
+            for key in ("opened_seconds", "floor_seconds")
+        )
         whys = "; ".join(f"{share:.1%} {why}" for why, share in row["reasons"].items())
         lines.append(
             f"{lead}{row['layers']} | {row['groups']} ({row['prunable']}) | {row['reachable']:.1%} "
             f"| {row['copy']:.0e} | {row['error']:.0e} | {loaded} | {heard} "
-            f"| {1e3 * row['trace_seconds']:.0f} | {opened} | {row['cut_seconds']:.1f} | {whys} |"
+            f"| {1e3 * row['trace_seconds']:.0f} | {opened} | {floor} "
+            f"| {row['cut_seconds']:.1f} | {whys} |"
         )
     return "\n".join([*lines, "", summary(found)])
+
+
+def is_slow(row):
+    """Whether opening a model takes more than twice the tracing without opening."""
+    return bool(row.get("opened_seconds")) and row["trace_seconds"] > 3 * row["opened_seconds"]
+
+
+def is_bound(row):
+    """Whether two calls by Keras alone take more than that."""
+    return is_slow(row) and (row.get("floor_seconds") or 0) > row["opened_seconds"]
 
 
 def summary(found):
@@ -322,6 +341,8 @@ def summary(found):
         "reachable": sum(map(is_reachable, found)) / max(len(found), 1),
         "opening": statistics.median(ratios or [1]),
         "most": max(ratios or [1]),
+        "slow": sum(map(is_slow, found)),
+        "bound": sum(map(is_bound, found)),
     }
     return SUMMARY.format(**counts)
 
