@@ -205,6 +205,68 @@ def test_a_model_with_a_graph_and_a_call_of_its_own_is_what_it_calls(build, shap
     assert laws.relative_error(laws.run(graph.prune({}), batch), laws.run(model, batch)) <= 1e-6
 
 
+class Doubling(layers.Dense):
+    def __call__(self, x, **settings):
+        return super().__call__(2.0 * x, **settings)
+
+
+class Tripled(Model):
+    def __call__(self, x, **settings):
+        return 3.0 * super().__call__(x, **settings)
+
+
+class OverDoubling(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.inner = Doubling(6)
+
+    def build(self, shape):
+        self.inner.build(shape)
+
+    def call(self, x):
+        return self.inner(x)
+
+
+def tripled():
+    i = Input((6,))
+    return Tripled(i, layers.Dense(6)(i))
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: Doubling(6), OverDoubling, tripled], ids=["leaf", "composite", "model"]
+)
+def test_a_class_around_the_call_of_keras_stays_whole_and_what_it_is(build):
+    i = Input((8,))
+    inner = build()
+    x = inner(layers.Dense(6, name="first")(i))
+    model = Model(i, layers.Dense(2)(layers.Dense(6, name="last")(x)))
+    graph = ChannelGraph(model)
+    batch = np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
+    assert laws.relative_error(laws.run(graph.prune({}), batch), laws.run(model, batch)) <= 1e-6
+    first, last = (g for g in graph.groups if g.name in ("first", "last"))
+    assert "`__call__` of its own" in first.reason
+    assert last.prunable
+
+
+def test_a_model_whose_class_is_around_the_call_of_keras_is_refused():
+    i = Input((6,))
+    with pytest.raises(ValueError, match="`__call__` of its own"):
+        ChannelGraph(Tripled(i, layers.Dense(6)(layers.Dense(6)(i))))
+
+
+def test_a_call_that_was_put_on_a_layer_and_stays_whole_uses_the_weights_of_the_copy():
+    i = Input((8,))
+    changed = layers.Dense(6, name="changed")
+    model = Model(i, layers.Dense(2)(changed(i)))
+    stock = changed.call
+    changed.call = lambda x, training=None: stock(x) * (2.0 if training else 3.0)
+    graph = ChannelGraph(model)
+    batch = np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
+    copy, expected = graph.prune({}), laws.run(model, batch)
+    changed.kernel.assign(0 * changed.kernel)
+    assert laws.relative_error(laws.run(copy, batch), expected) <= 1e-6
+
+
 def test_a_call_that_was_put_on_one_layer_is_what_that_layer_does():
     i = Input((8,))
     changed = layers.Dense(6, name="changed")

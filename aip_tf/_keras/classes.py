@@ -88,5 +88,6 @@ def _spec(node, args, kwargs):
 
 
 def _named_as(cls, new):
+    new._is_recorded = True
     new.__name__, new.__qualname__, new.__module__ = cls.__name__, cls.__qualname__, cls.__module__
     return new

@@ -211,7 +211,7 @@ def _translated_container(value, copies):
 
 
 def _translated_function(function, copies):
-    """A function that closes over layers or variables closes over their copies."""
+    """A function that closes over layers, their methods or variables closes over their copies."""
     if not function.__closure__:
         return function
     contents = []
@@ -220,7 +220,8 @@ def _translated_function(function, copies):
             contents.append(cell.cell_contents)
         except ValueError:  # an empty cell
             return function
-    if not any(isinstance(x, keras.layers.Layer | keras.Variable) for x in contents):
+    moved = keras.layers.Layer | keras.Variable | types.MethodType
+    if not any(isinstance(x, moved) for x in contents):
         return function
     new = [types.CellType(_translated(x, copies)) for x in contents]
     copy = types.FunctionType(

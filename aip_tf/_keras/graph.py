@@ -7,6 +7,7 @@ from keras import tree
 from keras.src.models.functional import Functional, operation_fn
 from keras.src.utils.naming import to_snake_case
 
+from aip_tf._keras.layers import has_own_call
 from aip_tf._keras.nodes import flat_arguments
 
 
@@ -64,9 +65,11 @@ def _unique_names(nodes, is_passing):
 def is_graph(operation):
     """Whether `operation` is a Functional or built Sequential model that runs Keras' own `call`."""
     if isinstance(operation, keras.Sequential):
-        runs_itself = type(operation).call is keras.Sequential.call
-        return runs_itself and operation.built and operation._functional is not None
-    return isinstance(operation, Functional) and type(operation).call is Functional.call
+        is_one = type(operation).call is keras.Sequential.call
+        is_one = is_one and operation.built and operation._functional is not None
+    else:
+        is_one = isinstance(operation, Functional) and type(operation).call is Functional.call
+    return is_one and not has_own_call(operation)
 
 
 def graph_inside(operation):

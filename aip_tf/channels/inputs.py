@@ -21,7 +21,8 @@ def root_graph(model, openings, input_shape=None):
     """
     if _keras.is_graph(model):
         return openings.enter(model)
-    if not isinstance(model, keras.Model) or type(model).call is keras.Sequential.call:
+    is_sequential = type(model).call is keras.Sequential.call and not _keras.has_own_call(model)
+    if not isinstance(model, keras.Model) or is_sequential:
         return _keras.graph_of(model)  # raises
     inputs = _symbols(model, input_shape)
     if not model.built:

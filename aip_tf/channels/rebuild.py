@@ -116,7 +116,7 @@ class _Rebuild:
                 args, kwargs = self._tracer.argument_edits[id(node)](self._kept, args, kwargs)
             if getattr(copy, "stateful", False) and not copy.built:
                 _keras.build_at_once(copy, args[0].shape)
-            return copy(*args, **kwargs)
+            return _keras.call_on_symbols(copy, args, kwargs)
 
         return visit
 
