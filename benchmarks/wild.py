@@ -2,6 +2,7 @@
 
     python benchmarks/wild.py                       # all; goes on where it stopped
     python benchmarks/wild.py --only ViTBackbone    # these; --table prints what is there
+    python benchmarks/wild.py --times --only ...    # only the times of rows that are there, anew
 
 One JSON line per model goes to `benchmarks/results/wild.jsonl`. Models come from `wild_models/`:
 keras-hub, other packages (skipped, and named, where they are not installed) and programs like those
@@ -69,13 +70,15 @@ twice."""
 # --- one model ---------------------------------------------------------------------------------
 
 
-def measure(wild):
-    """One row of the table."""
+def measure(wild, before=None):
+    """One row of the table; if there is one `before`, that with new times."""
     keras.utils.clear_session()
     gc.collect()
     rng = np.random.default_rng(sum(wild.name.encode()))
     model, batch = prepare(wild, rng)
     shapes = keras.tree.map_structure(lambda x: tuple(x.shape[1:]), batch)
+    if before:
+        return before | times(aip_tf.ChannelGraph(model, shapes), shapes)
     row = {
         "model": wild.name,
         "source": wild.source,
@@ -125,12 +128,18 @@ def hold(model, batch, shapes, rng):
         "error": law_1(graph, cut, masks, batch),
         "reload": reload_error(model, cut, batch),
         "control": control(graph, masks, batch, laws.run(cut, batch), rng),
-        "trace_seconds": trace_seconds(model, shapes),
-        "opened_seconds": trace_seconds(copy, shapes) if graph.trace.opened else None,
-        "floor_seconds": wild_floor.floor_seconds(graph) if graph.trace.opened else None,
         "cut_seconds": done - start,
         "reasons": reasons(graph, least),
-    }
+    } | times(graph, shapes)
+
+
+def times(graph, shapes):
+    """Seconds of opening and tracing, and where something is opened of each alone."""
+    found = {"trace_seconds": trace_seconds(graph.model, shapes)}
+    if graph.trace.opened:
+        found["opened_seconds"] = trace_seconds(graph.prune({}), shapes)
+        found["floor_seconds"] = wild_floor.floor_seconds(graph)
+    return found
 
 
 def trace_seconds(model, shapes):
@@ -234,13 +243,15 @@ def leaves(model, prefix=""):
 # --- all of them, each in a process that may die -----------------------------------------------
 
 
-def rows(todo):
+def rows(todo, before):
     """Rows of the models `todo`; a worker that dies or takes too long costs one row."""
     todo = list(todo)
     while todo:
         here, there = multiprocessing.get_context("spawn").Pipe()
         names = [wild.name for wild in todo]
-        worker = multiprocessing.get_context("spawn").Process(target=work, args=(there, names))
+        worker = multiprocessing.get_context("spawn").Process(
+            target=work, args=(there, names, before)
+        )
         worker.start()
         there.close()
         row = True
@@ -263,11 +274,11 @@ def receive(connection):
         return None
 
 
-def work(connection, names):
+def work(connection, names, before):
     models = wild_models.load()
     for name in names:
         try:
-            row = measure(models[name])
+            row = measure(models[name], before.get(name))
         except Exception as problem:
             row = {"model": name, "source": models[name].source, "unbuilt": repr(problem)[:600]}
         connection.send(row)
@@ -319,16 +330,6 @@ def table(found):
     return "\n".join([*lines, "", summary(found)])
 
 
-def is_slow(row):
-    """Whether opening a model takes more than twice the tracing without opening."""
-    return bool(row.get("opened_seconds")) and row["trace_seconds"] > 3 * row["opened_seconds"]
-
-
-def is_bound(row):
-    """Whether two calls by Keras alone take more than that."""
-    return is_slow(row) and (row.get("floor_seconds") or 0) > row["opened_seconds"]
-
-
 def summary(found):
     kinds = collections.Counter(map(status, found))
     ratios = [r["trace_seconds"] / r["opened_seconds"] for r in found if r.get("opened_seconds")]
@@ -341,8 +342,8 @@ def summary(found):
         "reachable": sum(map(is_reachable, found)) / max(len(found), 1),
         "opening": statistics.median(ratios or [1]),
         "most": max(ratios or [1]),
-        "slow": sum(map(is_slow, found)),
-        "bound": sum(map(is_bound, found)),
+        "slow": sum(map(wild_floor.is_slow, found)),
+        "bound": sum(map(wild_floor.is_bound, found)),
     }
     return SUMMARY.format(**counts)
 
@@ -369,6 +370,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="*", default=list(models), help="names of models")
     parser.add_argument("--table", action="store_true", help="print the rows that are there")
+    parser.add_argument("--times", action="store_true", help="measure the times of rows anew")
     options = parser.parse_args()
     done = load()
     absent = {w.source for w in models.values() if not w.is_installed}
@@ -376,9 +378,10 @@ def main():
         skipped = sum(w.source == source for w in models.values())
         print(f"{source} is not installed: {skipped} models are skipped", flush=True)
     settled = {name for name, row in done.items() if status(row) != "unbuilt"}
-    todo = [models[n] for n in options.only if n not in settled and models[n].is_installed]
+    before = {name: done[name] for name in settled} if options.times else {}
+    todo = [n for n in options.only if models[n].is_installed and (n in settled) == options.times]
     RESULTS.parent.mkdir(exist_ok=True)
-    for row in () if options.table else rows(todo):
+    for row in () if options.table else rows([models[n] for n in todo], before):
         done[row["model"]] = row
         with RESULTS.open("a") as file:
             file.write(json.dumps(row) + "\n")

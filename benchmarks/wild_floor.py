@@ -26,6 +26,16 @@ def floor_seconds(graph):
     return None
 
 
+def is_slow(row):
+    """Whether opening a model takes more than twice the tracing without opening."""
+    return bool(row.get("opened_seconds")) and row["trace_seconds"] > 3 * row["opened_seconds"]
+
+
+def is_bound(row):
+    """Whether two calls by Keras alone take more than that."""
+    return is_slow(row) and (row.get("floor_seconds") or 0) > row["opened_seconds"]
+
+
 def _seconds(graph, batch):
     inside, root = graph.trace.openings.inside, graph.trace.graph
     calls = list(_outermost(root, inside))
