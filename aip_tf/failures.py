@@ -50,6 +50,13 @@ def checking(what):
         ) from error
 
 
+def without_gin(error):
+    """The exception as it was raised: gin-config makes another, with the calls it came through."""
+    while "In call to configurable" in str(error) and error.__context__ is not None:
+        error = error.__context__
+    return error
+
+
 def words(error):
     """What an exception says, on one line: without colors, and without what it was called with.
 

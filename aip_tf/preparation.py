@@ -98,7 +98,7 @@ def prepare(teacher, data, prune, export, seed, run_dir, overwrite):
     images = None if data is None else data(**accepted(data, model=network))
     _check_data(images)
     _log.info("Data: %s.", "none" if images is None else images.describe())
-    told = {"images": images, "export": export, "run_dir": run_dir}
+    told = {"images": images, "export": export, "run_dir": run_dir, "has_data": data is not None}
     if network is None:
         check = functools.partial(check_pair, prune=prune, **told)
         network = _trained(teacher, images, seed, run_dir, overwrite, check)
@@ -127,7 +127,7 @@ def rehearse(teacher, data, prune, export=None, run_dir=None):
     images, missing = _available(data, network)
     _check_data(images)
     told = {"images": images, "prune": prune, "export": export, "run_dir": run_dir}
-    check = functools.partial(check_pair, **told)
+    check = functools.partial(check_pair, **told, has_data=data is not None)
     if network is not None:
         check(network)
         return network, images, missing
@@ -138,7 +138,7 @@ def rehearse(teacher, data, prune, export=None, run_dir=None):
     return teacher(**accepted(teacher, **at_hand)), images, missing
 
 
-def check_pair(network, images, prune=None, export=None, run_dir=None):
+def check_pair(network, images, prune=None, export=None, run_dir=None, has_data=True):
     """Whether a network, trained or not, fits the data, and what `prune` is told fits both.
 
     Also whether `export` can write to the folder of the run, as far as that is known by now.
@@ -148,7 +148,7 @@ def check_pair(network, images, prune=None, export=None, run_dir=None):
     """
     _check_network(network)
     if run_dir is not None:
-        stage.check(export, network, run_dir)
+        stage.check(export, network, run_dir, has_data)
     if images is None:
         return
     try:

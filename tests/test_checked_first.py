@@ -102,6 +102,14 @@ def test_an_export_to_sizes_that_the_network_has_not_costs_no_training(tmp_path)
     assert aip_tf.export_model(opaque, tmp_path / "export", check_only=True) is None
 
 
+def test_eight_bits_without_any_data_leave_nothing_behind(tmp_path):
+    export = functools.partial(aip_tf.export_model, formats=["tflite_int8"])
+    for run in (experiment.run, experiment.plan):
+        with pytest.raises(ValueError, match=r"without samples.*calibration_data"):
+            run(small_cnn, None, None, export, run_dir=tmp_path / "run")
+    assert not [path for path in tmp_path.rglob("*") if path.name not in ("run", "lock")]
+
+
 def test_where_all_is_well_training_starts(tmp_path):
     train = functools.partial(teacher, small_cnn())
     with pytest.raises(TrainedError):

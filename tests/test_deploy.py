@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import gin
 import keras
 import numpy as np
 import pytest
@@ -666,6 +667,15 @@ def test_a_failed_artefact_ends_a_run_whose_report_speaks_of_it(digits, tmp_path
             experiment.run(lambda: student, lambda: data, None, export, run_dir=tmp_path)
     assert "tflite failed. Its outputs differ" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "export" / "failed_model.tflite").is_file()
+
+
+def test_a_failure_is_told_without_the_calls_that_gin_adds(digits, tmp_path):
+    def refuse(model, directory):
+        raise ValueError("Received a stone. Expected bread.")
+
+    refuse = gin.external_configurable(refuse, "refuse_in_a_test")
+    with pytest.raises(ValueError, match=r"Expected bread\. The rest is complete: [^ ]*$"):
+        experiment.run(lambda: digits[0], lambda: digits[1], None, refuse, run_dir=tmp_path)
 
 
 def test_pruning_needs_data(tmp_path):

@@ -154,7 +154,7 @@ def _gin_explained():
     try:
         yield
     except Exception as error:
-        original = _without_gin(error).with_traceback(error.__traceback__)
+        original = failures.without_gin(error).with_traceback(error.__traceback__)
         part = re.search(r"In call to configurable '(?:[\w.]*\.)?(\w+)'", str(error))
         if part and part[1] not in _STAGES:
             if failures.is_on_purpose(original):
@@ -162,12 +162,6 @@ def _gin_explained():
             if isinstance(original, failures.SLIPS):
                 raise ConfigError(_blame(part[1], original)) from original
         raise original from original.__cause__
-
-
-def _without_gin(error):
-    while "In call to configurable" in str(error) and error.__context__ is not None:
-        error = error.__context__
-    return error
 
 
 def _blame(name, error):

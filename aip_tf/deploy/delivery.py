@@ -231,6 +231,7 @@ class _Delivery:
     def check(self, model):
         """Look at everything that is known before there are samples."""
         _check_number("runs", self.runs, 0)
+        self.samples.check(self.formats)
         for asked in filter(None, self.input_shapes):
             sized(model, asked)
 

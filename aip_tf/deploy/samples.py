@@ -182,18 +182,27 @@ class Samples:
             return iter([random_batch(model, input_shapes)])
         return batches(model, self.check_data, input_shapes, self.most)
 
-    def calibration(self, model, input_shapes, formats):
-        """Single samples, as many as the formats ask for; see `Source`."""
-        wanted = max((x.num_samples for x in formats if x.needs_samples), default=0)
-        if not wanted:
-            return ()
-        data = self.check_data if self.calibration_data is None else self.calibration_data
-        if data is None:
+    def check(self, formats):
+        """Whether there are samples for the formats that need some; they are not looked at.
+
+        Raises:
+            ValueError: if not.
+        """
+        has_any = self.check_data is not None or self.calibration_data is not None
+        if not has_any and any(x.needs_samples for x in formats):
             raise ValueError(
                 "Received the format 'tflite_int8' without samples. Expected real ones, because "
                 "the ranges of 8 bits are measured on them. Pass calibration_data=training "
                 "samples, or check_data."
             )
+
+    def calibration(self, model, input_shapes, formats):
+        """Single samples, as many as the formats ask for; see `Source`."""
+        wanted = max((x.num_samples for x in formats if x.needs_samples), default=0)
+        if not wanted:
+            return ()
+        self.check(formats)
+        data = self.check_data if self.calibration_data is None else self.calibration_data
         found = [
             {name: x[index : index + 1] for name, x in batch.feeds.items()}
             for batch in batches(model, data, input_shapes, wanted)

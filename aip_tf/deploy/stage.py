@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 from pathlib import Path
 
-from aip_tf import files, identity
+from aip_tf import failures, files, identity
 from aip_tf.arguments import accepted
 from aip_tf.deploy import card
 from aip_tf.deploy.delivery import ExportError
@@ -42,18 +42,21 @@ class Delivered:
         return cls(**{**saved, "artefacts": artefacts}) if is_whole else None
 
 
-def check(export, model, run_dir):
+def check(export, model, run_dir, has_data=True):
     """Whether a run can export to its folder later on; of a finished export nothing is asked.
 
     Args:
         export: as for `deliver`; one that does not take `check_only` is not asked.
         model: a `keras.Model`, the one to export or what it will be made of.
         run_dir: the folder of the run.
+        has_data: whether there will be samples; they are not looked at.
 
     Raises:
         ValueError: if it cannot, such as for files of the user's that are in the way.
     """
     asked = {} if export is None else accepted(export, check_only=True)
+    if asked and has_data:
+        asked |= accepted(export, calibration_data=())
     if asked and files.read_record(run_dir / _RECORD) is None:
         export(model, run_dir / _FOLDER, **asked)
 
@@ -101,9 +104,9 @@ def _export(export, student, teacher, data, folder, inputs):
     try:
         made = export(student, folder, **accepted(export, **at_hand))
     except ExportError as error:
-        return Delivered(inputs, error.report.artefacts, str(error))
+        return Delivered(inputs, error.report.artefacts, str(failures.without_gin(error)))
     except ValueError as error:  # nothing was written; the run itself is complete
-        return Delivered(inputs, failure=str(error))
+        return Delivered(inputs, failure=str(failures.without_gin(error)))
     return Delivered(inputs, _artefacts_of(made))
 
 
