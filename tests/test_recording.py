@@ -248,6 +248,24 @@ def test_a_class_around_the_call_of_keras_stays_whole_and_what_it_is(build):
     assert last.prunable
 
 
+class LookingOn(Model):
+    """As keras-hub's tasks."""
+
+    def __call__(self, *args, **settings):
+        if isinstance(args[0], str):
+            raise ValueError("words")
+        return super().__call__(*args, **settings)
+
+
+def test_a_class_that_only_looks_on_is_cut_like_any_other():
+    i = Input((8,))
+    model = LookingOn(i, layers.Dense(2)(layers.Dense(6, name="inner")(i)))
+    graph = ChannelGraph(model)
+    masks = {"inner": np.arange(6) % 2 == 0}
+    batch = np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
+    assert check_cut(graph, graph.prune(masks), masks, batch) <= 1e-5
+
+
 def test_a_model_whose_class_is_around_the_call_of_keras_is_refused():
     i = Input((6,))
     with pytest.raises(ValueError, match="`__call__` of its own"):

@@ -71,9 +71,7 @@ from aip_tf._keras.layers import (
     application_layers,
     attention_projections,
     built_shapes,
-    call_on_symbols,
     further_arguments,
-    has_own_call,
     operation_type,
     random_states,
 )
@@ -88,6 +86,10 @@ from aip_tf._keras.optimizers import (
     fresh_optimizer,
     has_schedule,
     optimizer_settings,
+)
+from aip_tf._keras.own_calls import (
+    call_on_symbols,
+    has_own_call,
 )
 from aip_tf._keras.randomness import (
     explicit_seed,

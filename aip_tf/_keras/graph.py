@@ -7,8 +7,8 @@ from keras import tree
 from keras.src.models.functional import Functional, operation_fn
 from keras.src.utils.naming import to_snake_case
 
-from aip_tf._keras.layers import has_own_call
 from aip_tf._keras.nodes import flat_arguments
+from aip_tf._keras.own_calls import graph_computes_around
 
 
 class Graph:
@@ -69,7 +69,7 @@ def is_graph(operation):
         is_one = is_one and operation.built and operation._functional is not None
     else:
         is_one = isinstance(operation, Functional) and type(operation).call is Functional.call
-    return is_one and not has_own_call(operation)
+    return is_one and not graph_computes_around(operation)
 
 
 def graph_inside(operation):

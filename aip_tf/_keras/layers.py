@@ -3,9 +3,7 @@
 import functools
 import importlib
 import inspect
-import itertools
 
-import keras
 from keras import tree
 from keras.src.models.functional import Functional
 from keras.src.ops.operation import Operation
@@ -35,24 +33,6 @@ def application_layers():
     modules = (convnext, inception_resnet_v2)
     names = ("LayerScale", "StochasticDepth", "CustomScaleLayer")
     return {n: getattr(m, n) for m in modules for n in names if hasattr(m, n)}
-
-
-def has_own_call(layer):
-    """Whether a class outside of Keras wraps `Layer.__call__`: what it does there no node tells."""
-    kinds = itertools.takewhile(lambda kind: kind is not keras.layers.Layer, type(layer).__mro__)
-    return any(
-        "__call__" in vars(kind)
-        and "_is_recorded" not in vars(kind)
-        and not kind.__module__.startswith("keras.")
-        for kind in kinds
-    )
-
-
-def call_on_symbols(operation, args, kwargs):
-    """Call an operation on symbols so that it is one node, whatever its class does around that."""
-    if isinstance(operation, keras.layers.Layer) and has_own_call(operation):
-        return keras.layers.Layer.__call__(operation, *args, **kwargs)
-    return operation(*args, **kwargs)
 
 
 def own_variables(layer):

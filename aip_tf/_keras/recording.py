@@ -18,7 +18,7 @@ from aip_tf._keras.comparing import (
 )
 from aip_tf._keras.graph import Graph, mask_of
 from aip_tf._keras.held import Given, Held, symbolic_class
-from aip_tf._keras.layers import has_own_call, own_variables
+from aip_tf._keras.layers import own_variables
 from aip_tf._keras.nodes import (
     Arguments,
     Call,
@@ -27,6 +27,7 @@ from aip_tf._keras.nodes import (
     flat_arguments,
     nodes_up_to,
 )
+from aip_tf._keras.own_calls import computes_around
 from aip_tf._keras.plain import Plain, is_symbol, stand_in, without_mode
 from aip_tf._keras.scopes import Watch, without_new_nodes
 from aip_tf._keras.signatures import remember_signature
@@ -41,7 +42,7 @@ from aip_tf._keras.sizes import (
 from aip_tf._keras.tape import Tape
 
 CALLS_DIFFER = "its calls differ"
-_OWN_CALL = "a class with a `__call__` of its own does more than its `call`"
+_OWN_CALL = "a class with a `__call__` of its own computes more than its `call`"
 _TRIAL_BATCHES = (2, 3)  # where an open batch size fails: what follows it differs between the two
 _BY_ENTRY = {getattr(keras.regularizers, name) for name in ("L1", "L2", "L1L2")}
 
@@ -80,7 +81,7 @@ class Recording:
 
     def run(self, layer, args, kwargs):
         """Call `layer` on symbols like those among `args` and `kwargs`."""
-        if has_own_call(layer):
+        if computes_around(layer, args, kwargs):
             self.fail(layer, CannotOpenError(_OWN_CALL))
             return
         args, kwargs, _ = placeholders(args, kwargs)
@@ -269,15 +270,15 @@ class Recording:
             if self._plain.takes(layer, given, settings):
                 outputs = call_plainly(layer, given, settings)
             if outputs is None:
-                self._note_own_call(layer)
+                self._note_own_call(layer, given, settings)
                 outputs = call(*given, **settings)
         outputs = self._returned.pop(id(layer), outputs)
         if tape:
             tape.note(layer, args, kwargs, outputs)
         return outputs
 
-    def _note_own_call(self, layer):
-        if self._running and has_own_call(layer):
+    def _note_own_call(self, layer, args, kwargs):
+        if self._running and computes_around(layer, args, kwargs):
             reason = f"it calls {layer.name!r}, and {_OWN_CALL}"
             self.reasons.setdefault(id(self._running[-1]), reason)
 
@@ -322,7 +323,7 @@ class Recording:
         return graph, outputs
 
     def _refusal(self, layer, args, kwargs):
-        if has_own_call(layer):
+        if computes_around(layer, args, kwargs):
             return _OWN_CALL
         masked = any(mask_of(x) is not None for x in tree.flatten((args, kwargs)) if is_symbol(x))
         if layer.activity_regularizer is not None:
