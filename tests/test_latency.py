@@ -67,8 +67,8 @@ def test_quartiles():
 def test_models_take_turns_and_none_always_starts():
     calls = []
     runners = [make_runner(0, calls, name) for name in "abc"]
-    module._times_in_turns(runners, runs=3, warm_up=1)
-    assert "".join(calls) == "abc" + "abc" + "bca" + "cab"
+    module._times_in_turns(runners, runs=12, warm_up=1)
+    assert "".join(calls) == "abc" + "aaaaabbbbbccccc" + "bbbbbcccccaaaaa" + "ccaabb"
 
 
 def test_a_comparison_finds_the_faster_model(monkeypatch):
