@@ -417,6 +417,7 @@ def test_a_plain_call_gives_what_a_call_by_keras_gives():
     by_image += [layers.ZeroPadding2D(), layers.UpSampling2D(), layers.Conv2DTranspose(4, 3)]
     by_flat = [layers.Dense(4), layers.Dropout(0.5), layers.LayerNormalization(), layers.ReLU()]
     by_flat += [layers.Activation("gelu"), layers.Reshape((2, 4)), layers.Identity()]
+    by_flat += [keras.Sequential([keras.Input(flat.shape[1:]), layers.Dense(4)])]
     calls = [(x, (image,)) for x in by_image] + [(x, (flat,)) for x in by_flat]
     calls += [(layers.Add(), ([flat, flat],)), (layers.Concatenate(), ([flat, flat],))]
     calls += [(layers.MultiHeadAttention(2, 4), (keras.KerasTensor((None, 5, 8)),) * 2)]

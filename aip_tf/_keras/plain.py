@@ -11,6 +11,7 @@ from keras.src.utils.python_utils import is_default
 
 from aip_tf._keras.nodes import Call
 
+_STOCK = ("keras.src.layers.", "keras.src.models.")
 _SETTINGS = (bool, int, float, str, type(None))
 
 
@@ -55,10 +56,13 @@ def call_composite(layer, args, kwargs):
 
 
 def call_leaf(layer, args, kwargs):
-    """A plain call of a stock layer; None: only Keras knows what it gives."""
-    if kwargs.keys() - {"training"} or not type(layer).__module__.startswith("keras.src.layers."):
+    """A plain call of a stock layer or model; None: only Keras knows what it gives."""
+    if kwargs.keys() - {"training"} or not type(layer).__module__.startswith(_STOCK):
         return None
-    outputs = _outputs(layer, args)
+    try:
+        outputs = _outputs(layer, args)
+    except ValueError:  # a model is called on another size
+        return None
     Call(layer, args, {}, outputs)
     return outputs
 
