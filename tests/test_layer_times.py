@@ -234,9 +234,10 @@ def test_what_is_out_of_reach_the_device_says(table, formula, monkeypatch):
     select_channels(make_graph(), 0.9, selection=Latency(table=table.path))
     nearest = min(shares, key=lambda share: abs(share - 0.1))
     assert nearest == pytest.approx(0.1, rel=0.1)  # sixteen channels go in steps
-    cut_shares(monkeypatch, lambda predicted: predicted)
-    with pytest.raises(selections.OutOfReachError, match="reachable minimum"):
+    shares = cut_shares(monkeypatch, lambda predicted: predicted - 0.01)
+    with pytest.raises(selections.OutOfReachError, match="reachable minimum") as refused:
         select_channels(make_graph(), 0.9, selection=Latency(table=table.path))
+    assert refused.value.most == pytest.approx(1 - shares[-1])  # as measured
 
 
 def test_the_same_cut_is_not_timed_twice(table, formula, monkeypatch, caplog):

@@ -271,6 +271,13 @@ def test_the_rounds_that_were_timed_lie_between_teacher_and_student_on_the_chart
     assert plots._between(between, make_artefact(format="tflite_int8")) == []
 
 
+def test_times_that_are_near_each_other_have_numbers_at_their_axis():
+    times = [dict.fromkeys(("median", "lower_quartile", "upper_quartile"), ms) for ms in (80, 89)]
+    artefacts = [make_artefact(latency=time) for time in times]
+    runs = {str(i): make_delivered_report(deliveries=(x,)) for i, x in enumerate(artefacts)}
+    assert len(re.findall(r">8\d(?:\.\d)?<", plots.runs_against_latency(runs))) > 2
+
+
 def test_cards_links_and_the_last_line_say_what_was_gained():
     report = make_delivered_report()
     html = report.to_html()

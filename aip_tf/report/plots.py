@@ -193,7 +193,10 @@ def _name(axes, name, place):
 
 
 def _log_axis(axes):
-    """Powers of ten that are read as plain numbers."""
+    """Powers of ten that are read as plain numbers, where the values span some."""
+    low, high = axes.dataLim.intervalx
+    if high < 10 * low:
+        return
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: "")

@@ -136,7 +136,7 @@ class Selection:
             place = chain.first(lambda masks: self.measure(cost, masks) <= budget)
             if place is not None:
                 return chain.masks(place)
-        within.refuse(amount, total, chain, cost)
+        within.refuse(amount, total, self.measure(cost, chain.masks(chain.last)), chain)
 
     def settled(self, scores, groups, amount, cost):
         """This selection, or where its scope is left open a copy with the one for an amount."""
@@ -242,14 +242,12 @@ class Selection:
             keys.append(own / max(saved, 1e-9))
         return keys
 
-    def refuse(self, amount, total, chain, cost):
-        """Raises the `OutOfReachError` of an amount of `total` that no cut of a chain reaches."""
-        masks = chain.masks(chain.last)
-        least = self.measure(cost, masks)
+    def refuse(self, amount, total, least, chain):
+        """Raises the `OutOfReachError` of an amount of `total`: the chain ends at `least`."""
         raise OutOfReachError(
             f"{type(self).__name__} cannot remove {amount:.2%}: the reachable minimum keeps "
             f"{least:,.10g} of {total:,.10g} ({least / total:.2%} kept, {1 - least / total:.2%} "
-            f"removed) with {len(masks)} channel groups to cut. Lower the amount, or "
+            f"removed) with {len(chain.masks(0))} channel groups to cut. Lower the amount, or "
             f"{self.remedy()}.",
             most=max(0.0, 1 - least / total - 1e-9),
         )

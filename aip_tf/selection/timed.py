@@ -125,7 +125,7 @@ class Latency(Selection):
         elif wide:
             reason = f"it is the smallest within reach: {within.remedy()}."
         else:
-            within.refuse(amount, total, chain, cost)
+            within.refuse(amount, total, total * slow[1][0], chain)
         self._warn(1 - amount, search, reason)
         return search.nearest[1]
 
