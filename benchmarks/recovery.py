@@ -97,8 +97,8 @@ QUEUE += [("resnet20", arm, 2, seed) for arm in ("output", "fine-tune") for seed
 QUEUE += [("resnet56", arm, 2, 0) for arm in ("default", "output", "fine-tune")]
 QUEUE += [("resnet56", "default", 10, 0)]
 PEER = {  # arms of recovery_peer.py; the first one's rate is the best of the others'
-    "Torch-Pruning": {"importance": "group L1", "rate": 0.05},
-    **{f"Torch-Pruning, {r}": {"importance": "group L1", "rate": r} for r in (0.02, 0.05, 0.1)},
+    "Torch-Pruning": {"importance": "group L1", "rate": 0.02},
+    **{f"Torch-Pruning, {r}": {"importance": "group L1", "rate": r} for r in (0.01, 0.02, 0.05)},
 }
 PEER_QUEUE = [("resnet20", "Torch-Pruning", 2, seed) for seed in (0, 1, 2)]
 PEER_QUEUE += [("resnet56", "Torch-Pruning", 2, 0)]
