@@ -21,6 +21,7 @@ from aip_tf.report import (
     plots,
     tables,
 )
+from aip_tf.report.artefacts import artefact_table
 
 
 def make_groups(kept, num_free=2):
@@ -269,6 +270,16 @@ def test_the_rounds_that_were_timed_lie_between_teacher_and_student_on_the_chart
     ElementTree.fromstring(images_of(between.to_html())[2])
     assert plots._between(between, make_artefact()) == [(0.7, 0.96)]
     assert plots._between(between, make_artefact(format="tflite_int8")) == []
+
+
+def test_without_a_teacher_there_are_no_columns_for_it():
+    alone = make_artefact(teacher={}, speed_up={})
+    header, rows = artefact_table((alone,))
+    assert list(header) == [
+        *("format", "bytes", "accuracy", "same answer", "difference", "milliseconds", "file")
+    ]
+    assert len(rows) == 1 and all(rows[0])
+    assert len(artefact_table((make_artefact(), alone))[0]) == 9
 
 
 def test_times_that_are_near_each_other_have_numbers_at_their_axis():

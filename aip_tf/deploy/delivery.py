@@ -15,8 +15,7 @@ from aip_tf.deploy import card, proof, signature
 from aip_tf.deploy.formats import FORMATS, resolve
 from aip_tf.deploy.samples import Samples, sized
 from aip_tf.deploy.source import Source, low_precision, quiet
-from aip_tf.report.artefacts import ARTEFACT_HEADER, Artefact, artefact_rows, main_metric_of
-from aip_tf.text import text_table
+from aip_tf.report.artefacts import Artefact, artefact_lines
 
 _log = logging.getLogger("aip_tf")
 _FAILED = "failed_"
@@ -58,9 +57,7 @@ class ExportReport:
 
     def render(self) -> str:
         """Returns a table: format, bytes, quality, difference, milliseconds, path."""
-        metric = main_metric_of(self.artefacts)
-        header = [cell.format(metric=metric) for cell in ARTEFACT_HEADER]
-        return text_table(header, artefact_rows(self.artefacts), align="<>>>>>>><")
+        return artefact_lines(self.artefacts)
 
 
 class ExportError(ValueError):

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from aip_tf.report.records import normalize, plain
+from aip_tf.text import text_table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ def _with_quartiles(values, form, unit=""):
     return f"{values['median']:{form}}{unit} ({lower:{form}} to {upper:{form}})"
 
 
-ARTEFACT_HEADER = (
+_HEADER = (
     "format",
     "bytes",
     "of teacher",
@@ -105,8 +106,21 @@ ARTEFACT_HEADER = (
 )
 
 
-def artefact_rows(artefacts):
-    """The cells of the table of artefacts, one row for each."""
+def artefact_table(artefacts):
+    """Header and rows of the table of artefacts, without columns that nothing stands in."""
+    header = [cell.format(metric=_main_metric_of(artefacts)) for cell in _HEADER]
+    columns = zip(header, *_rows(artefacts), strict=True)
+    header, *rows = zip(*[x for x in columns if any(x[1:])], strict=True)
+    return header, rows
+
+
+def artefact_lines(artefacts):
+    """The same as text."""
+    header, rows = artefact_table(artefacts)
+    return text_table(header, rows, align="<" + ">" * (len(header) - 2) + "<")
+
+
+def _rows(artefacts):
     return [
         (
             artefact.format,
@@ -123,7 +137,7 @@ def artefact_rows(artefacts):
     ]
 
 
-def main_metric_of(artefacts):
+def _main_metric_of(artefacts):
     """The name of the metric in the table of artefacts."""
     return next((artefact.main_metric for artefact in artefacts if artefact.main_metric), "metric")
 

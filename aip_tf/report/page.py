@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from aip_tf.report import bars, metrics, pictures, plots, tables, terms
-from aip_tf.report.artefacts import ARTEFACT_HEADER, artefact_rows, main_metric_of
+from aip_tf.report.artefacts import artefact_table
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#222;--faint:#666;--line:#e4e4e4;--blue:#1d5b79;--pale:#bcd7e3;
@@ -121,8 +121,7 @@ def _deliveries(report):
     """The table of artefacts, their names as links."""
     if not report.deliveries:
         return ""
-    header = [cell.format(metric=main_metric_of(report.deliveries)) for cell in ARTEFACT_HEADER]
-    rows = artefact_rows(report.deliveries)
+    header, rows = artefact_table(report.deliveries)
     links = [_link(report, artefact.path) for artefact in report.deliveries]
     first = report.deliveries[0]
     note = (

@@ -2,13 +2,7 @@
 
 import re
 
-from aip_tf.report.artefacts import (
-    ARTEFACT_HEADER,
-    artefact_rows,
-    main_metric_of,
-    milliseconds,
-    times_faster,
-)
+from aip_tf.report.artefacts import artefact_lines, milliseconds, times_faster
 from aip_tf.report.records import GroupRecord, ModelRecord, RoundRecord
 from aip_tf.text import text_table, when
 
@@ -40,9 +34,7 @@ def render(report) -> str:
         parts.append(text_table(GROUP_HEADER, rows, align="<><"))
     parts += [_pairs(pairs) for pairs in (facts(report), report.artefacts) if pairs]
     if report.deliveries:
-        metric = main_metric_of(report.deliveries)
-        header = [cell.format(metric=metric) for cell in ARTEFACT_HEADER]
-        parts.append(text_table(header, artefact_rows(report.deliveries), align="<>>>>>>><"))
+        parts.append(artefact_lines(report.deliveries))
     if report.rounds:
         parts.append(f"Gained: {'; '.join(gained(report))}")
     return "\n\n".join(parts)
