@@ -24,7 +24,7 @@ def has_own_call(layer):
     return any(
         "__call__" in vars(kind)
         and "_is_recorded" not in vars(kind)
-        and not kind.__module__.startswith("keras.")
+        and not str(kind.__module__).startswith("keras.")
         for kind in kinds
     )
 

@@ -57,7 +57,7 @@ def call_composite(layer, args, kwargs):
 
 def call_leaf(layer, args, kwargs):
     """A plain call of a stock layer or model; None: only Keras knows what it gives."""
-    if kwargs.keys() - {"training"} or not type(layer).__module__.startswith(_STOCK):
+    if kwargs.keys() - {"training"} or not str(type(layer).__module__).startswith(_STOCK):
         return None
     try:
         outputs = _outputs(layer, args)

@@ -33,7 +33,7 @@ def resize(layer, changes, copies):
     if isinstance(layer, keras.layers.Wrapper) and "layer" not in changes:
         return type(layer)(config.pop("layer"), **config | changes)
     copy = type(layer).from_config(config | changes)
-    if not type(layer).__module__.startswith("keras.src."):
+    if not str(type(layer).__module__).startswith("keras.src."):
         _remember(layer, type(layer).from_config(dict(config)), copy)
     return copy
 

@@ -16,5 +16,5 @@ def remember_signature(cls):
     Of other classes nothing is noted.
     """
     init = cls.__init__
-    if inspect.isfunction(init) and init.__module__.startswith("keras."):
+    if inspect.isfunction(init) and str(init.__module__).startswith("keras."):
         init.__signature__ = inspect.signature(init)
