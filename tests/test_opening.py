@@ -298,6 +298,31 @@ def test_another_structure_of_outputs_is_another_model():
         check_copy(model, other, x)
 
 
+@keras.saving.register_keras_serializable("tests")
+class ByBatchSize(keras.layers.Layer):
+    """Takes 1 for a batch size that is not known yet."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(6)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return self.dense(x / (x.shape[0] or 1))
+
+
+def test_a_cut_of_what_was_opened_wrongly_is_refused():
+    i = keras.Input((4,))
+    model = keras.Model(i, keras.layers.Dense(2)(ByBatchSize()(keras.layers.Dense(8)(i))))
+    x = np.ones((3, 4), "float32")
+    group = aip_tf.find_channel_groups(model)[0]
+    masks = {group.name: np.arange(group.num_channels) % 2 == 0}
+    with pytest.raises(ValueError, match="does not compute what the model does"):
+        check_cut(model, aip_tf.prune_channels(model, masks), masks, x)
+
+
 @pytest.mark.parametrize(
     ("returned", "named"),
     [

@@ -28,6 +28,8 @@ def prove_cut(graph, cut, keep_masks, inputs):
         keep_masks: the masks.
         inputs: a batch of inputs.
     """
+    if graph.plain_model is not graph.model:  # twin and cut follow what was opened, right or wrong
+        prove_copy(graph, graph.plain_model, inputs)
     error = difference(graph.mask(keep_masks), cut, inputs)
     if error <= TOLERANCE:
         return error

@@ -63,6 +63,9 @@ def mask_channels(model, keep_masks, input_shape=None):
 def check_cut(model, cut, keep_masks, inputs):
     """Law 1 on a batch: a cut model equals the masked one; decided in float64 when in doubt.
 
+    Where layers were opened, an uncut copy must be the model first (`check_copy`): what was opened
+    wrongly is wrong in the cut and in the masked model alike.
+
     Args:
         model: the model before the cut, or its `ChannelGraph`.
         cut: `prune_channels(model, keep_masks)`.
@@ -73,7 +76,7 @@ def check_cut(model, cut, keep_masks, inputs):
         The largest difference of the outputs relative to the largest output: float.
 
     Raises:
-        ValueError: if it exceeds 1e-5.
+        ValueError: if it exceeds 1e-5, or an uncut copy is not the model.
 
     Example:
 
