@@ -27,7 +27,7 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": _LINE,
-    "axes.prop_cycle": f"cycler('color', {list(_SERIES)})",
+    "axes.prop_cycle": f"cycler('linestyle', ['-', '--']) * cycler('color', {list(_SERIES)})",
     "text.color": _INK,
     "axes.labelcolor": _INK,
     "xtick.color": _INK,
