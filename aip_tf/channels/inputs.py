@@ -21,8 +21,7 @@ def root_graph(model, openings, input_shape=None):
     """
     if _keras.is_graph(model):
         return openings.enter(model)
-    is_sequential = type(model).call is keras.Sequential.call and not _keras.has_own_call(model)
-    if not isinstance(model, keras.Model) or is_sequential:
+    if not isinstance(model, keras.Model) or _is_plain_sequential(model):
         return _keras.graph_of(model)  # raises
     inputs = _symbols(model, input_shape)
     if not model.built:
@@ -39,6 +38,10 @@ def root_graph(model, openings, input_shape=None):
     _check_outputs(model, graph)
     _name_inputs(graph, inputs)
     return graph
+
+
+def _is_plain_sequential(model):
+    return type(model).call is keras.Sequential.call and not _keras.has_own_call(model)
 
 
 def _check_outputs(model, graph):
