@@ -106,11 +106,11 @@ class Critic(AdversarialTransfer):
 
     def judge(self, teacher, student):
         """The model that learns: what `show` returns -> verdicts `(batch, ..., 1)`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must override `judge`.")
 
     def show(self, teacher, features):
         """What the judge sees of features at the tap, whosever they are."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must override `show`.")
 
     def loss(self, teacher, student):
         expected, found = self.kept.of(teacher.taps[self.tap]), student.taps[self.tap]
