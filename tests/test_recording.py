@@ -300,3 +300,86 @@ def test_a_call_that_was_put_on_one_layer_is_what_that_layer_does():
     assert laws.relative_error(laws.run(copy, batch), expected) <= 1e-6
     changed.kernel.assign(0 * changed.kernel)  # nothing is shared with the copy
     assert laws.relative_error(laws.run(copy, batch), expected) <= 1e-6
+
+
+def num_samples(x):
+    """As code that knows no open batch size has it."""
+    return x.shape[0] or 1
+
+
+def with_token(dense, x):
+    token = ops.broadcast_to(ops.ones((1, 1, 4)), (num_samples(x), 1, 4))
+    return dense(ops.concatenate([token, x], 1))
+
+
+NUMBS = {  # what is done with a batch size that is taken for 1 while it is open: is it opened?
+    "reshaped": (lambda dense, x: dense(ops.reshape(x, (num_samples(x), 8))), True),
+    "repeated": (with_token, True),
+    "as zeros": (lambda dense, x: dense(x + ops.zeros((num_samples(x), 2, 4))), True),
+    "behind a layer": (
+        lambda dense, x: (lambda y: ops.reshape(y, (num_samples(y), -1)))(dense(x)),
+        True,
+    ),
+    "open or not": (lambda dense, x: dense(x if x.shape[0] is None else ops.copy(x)), True),
+    "divided by": (lambda dense, x: dense(x / num_samples(x)), False),
+    "divided by behind a layer": (
+        lambda dense, x: (lambda y: y / num_samples(y))(dense(x)),
+        False,
+    ),
+    "counted": (lambda dense, x: dense(ops.stack([x[i] for i in range(num_samples(x))])), False),
+}
+
+
+class Numb(Model):
+    def __init__(self, function):
+        super().__init__()
+        self.first, self.middle = layers.Dense(4, name="first"), layers.Layer(name="middle")
+        self.middle.dense = layers.Dense(6, name="dense")
+        self.middle.call = lambda x: function(self.middle.dense, x)
+        self.last = layers.Dense(3, name="last")
+
+    def call(self, x):
+        return self.last(self.middle(self.first(x)))
+
+
+@pytest.mark.parametrize("name", NUMBS)
+def test_an_open_batch_size_that_passes_for_a_number_is_never_that_number(name):
+    function, is_opened = NUMBS[name]
+    model, batch = Numb(function), np.random.default_rng(0).normal(size=(5, 2, 4))
+    expected = laws.run(model, batch)
+    graph = ChannelGraph(model)
+    assert laws.relative_error(laws.run(graph.prune({}), batch), expected) <= 1e-6
+    first = next(g for g in graph.groups if g.name == "first")
+    assert first.prunable == is_opened
+    assert is_opened or "depends on the batch size" in first.reason
+
+
+class InFives(layers.Layer):
+    """Takes samples five at a time."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(6, name="dense")
+
+    def build(self, shape):
+        self.dense.build((None, 5, *shape[1:]))
+
+    def call(self, x):
+        return ops.reshape(self.dense(ops.reshape(x, (-1, 5, 4))), (-1, 6))
+
+
+class AroundFives(Model):
+    def __init__(self):
+        super().__init__()
+        self.first, self.inner = layers.Dense(4, name="first"), InFives(name="inner")
+
+    def call(self, x):
+        return ops.reshape(self.inner(ops.reshape(self.first(x), (-1, 4))), (-1, 5, 6))
+
+
+def test_a_layer_that_takes_several_samples_at_a_time_is_opened():
+    model, batch = AroundFives(), np.random.default_rng(0).normal(size=(3, 5, 4))
+    expected = laws.run(model, batch)
+    graph = ChannelGraph(model)
+    assert "first" in [g.name for g in laws.cuttable(graph.groups)]
+    assert laws.relative_error(laws.run(graph.prune({}), batch), expected) <= 1e-6

@@ -10,13 +10,13 @@ from keras import tree
 from aip_tf._keras.copies import copy_ops
 from aip_tf._keras.held import Given, Held
 from aip_tf._keras.layers import operation_type
-from aip_tf._keras.nodes import Arguments, Call, flat_arguments, settings_of
+from aip_tf._keras.nodes import Arguments, Call, CannotOpenError, flat_arguments, settings_of
 from aip_tf._keras.plain import is_symbol
 
 _PLAIN = {bool, int, float, str, type(None)}
 
 
-class BatchSizeError(Exception):
+class BatchSizeError(CannotOpenError):
     """What a layer does depends on the batch size."""
 
     def __init__(self):
@@ -161,6 +161,17 @@ def same_call(a, b, twins):
     a, b = a.arguments, b.arguments
     rests = [{k: v for k, v in x.kwargs.items() if k != "training"} for x in (a, b)]
     return same(a.args, b.args, twins) and (not any(rests) or same(*rests, twins))
+
+
+def same_open_reshape(a, b, twins):
+    """Whether a reshape with known sizes is `b`, some of whose sizes are open."""
+    if not all(isinstance(x.operation, operation_type("Reshape")) for x in (a, b)):
+        return False
+    sizes = [x.operation.newshape for x in (a, b)]
+    fits = len(sizes[0]) == len(sizes[1]) and all(
+        t in (None, s) for s, t in zip(*sizes, strict=True)
+    )
+    return fits and same(a.arguments.args, b.arguments.args, twins)
 
 
 def _settings(operation):

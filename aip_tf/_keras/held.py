@@ -8,6 +8,7 @@ import keras
 from keras import ops
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
+_BY_ENTRY = {getattr(keras.regularizers, name) for name in ("L1", "L2", "L1L2")}
 _NO_OPERATORS = {"__init__", "__init_subclass__", "__new__", "__repr__", "__class__"}
 
 
@@ -112,3 +113,13 @@ def give(x, value, rest=None):
         if tuple(value.shape) != (1, *rest):
             value = ops.broadcast_to(value, (1, *rest))
     return ops.where(either, value, value)
+
+
+def why_not_held(variable):
+    """Why no stock layer can stand for an own variable of a composite, or None."""
+    if variable.constraint is not None:
+        return f"its variable {variable.path!r} has a constraint, which sees its shape"
+    if variable.regularizer is not None and type(variable.regularizer) not in _BY_ENTRY:
+        kind = type(variable.regularizer).__name__
+        return f"its variable {variable.path!r} has the regularizer {kind}, which sees its shape"
+    return None

@@ -72,14 +72,20 @@ def without_mode(kwargs):
     return {k: v for k, v in kwargs.items() if k != "training"} if kwargs else kwargs
 
 
-def stand_in(x):
-    """A symbol like another, without its history."""
-    return keras.KerasTensor(x.shape, x.dtype, sparse=x.sparse, name=x.name)
+def stand_in(x, batch=None, name=None):
+    """A symbol like another, without its history; where its batch size is open, it is `batch`."""
+    shape = x.shape if batch is None or not has_open_batch(x) else (batch, *x.shape[1:])
+    return keras.KerasTensor(shape, x.dtype, sparse=x.sparse, name=name or x.name)
 
 
 def is_symbol(x):
     """Whether `x` is a symbolic tensor."""
     return isinstance(x, keras.KerasTensor)
+
+
+def has_open_batch(x):
+    """Whether `x` is a symbol for any number of samples."""
+    return is_symbol(x) and x.shape[:1] == (None,)
 
 
 def _is_plain(layer):

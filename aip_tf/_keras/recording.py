@@ -17,7 +17,7 @@ from aip_tf._keras.comparing import (
     open_sizes,
 )
 from aip_tf._keras.graph import Graph, mask_of
-from aip_tf._keras.held import Given, Held, symbolic_class
+from aip_tf._keras.held import Given, Held, symbolic_class, why_not_held
 from aip_tf._keras.layers import own_variables
 from aip_tf._keras.nodes import (
     Arguments,
@@ -33,18 +33,17 @@ from aip_tf._keras.scopes import Watch, without_new_nodes
 from aip_tf._keras.signatures import remember_signature
 from aip_tf._keras.sizes import (
     can_infer,
-    has_open_batch,
     has_open_size,
     infer,
     open_reshapes,
     placeholders,
+    takes_any_batch,
 )
 from aip_tf._keras.tape import Tape
 
 CALLS_DIFFER = "its calls differ"
 _OWN_CALL = "a class with a `__call__` of its own computes more than its `call`"
 _TRIAL_BATCHES = (2, 3)  # where an open batch size fails: what follows it differs between the two
-_BY_ENTRY = {getattr(keras.regularizers, name) for name in ("L1", "L2", "L1L2")}
 
 
 class Recording:
@@ -113,7 +112,7 @@ class Recording:
         Where it fails, here or in a layer inside that this one gives more or fewer samples than it
         is given itself, Python may have to know the size.
         """
-        if not has_open_batch(args, kwargs):
+        if not takes_any_batch(args, kwargs):
             return self._graph(layer, args, kwargs, None)
         before, found, failure = self._known, None, None
         cls = type(layer).__mro__[1]  # the first is the one that records
@@ -137,10 +136,11 @@ class Recording:
             if found:
                 self._known = after
                 return found
+            reason = self.reasons.get(id(layer))  # whatever the batch size
             self._known = before
             if str(error) != str(failure):
                 self._wanting.add(id(layer))
-            raise failure from None
+            raise (CannotOpenError(reason) if reason else failure) from None
 
     @property
     def _known(self):
@@ -168,7 +168,7 @@ class Recording:
                 return x
             if id(x) not in owned:
                 self.note_read(x, layer)
-            elif reason := _why_not_held(x):
+            elif reason := why_not_held(x):
                 self.reasons.setdefault(id(layer), reason)
             elif id(x) not in held:
                 call = Call.of(Held(x, layer.dtype_policy), graph.inputs[0])
@@ -215,7 +215,7 @@ class Recording:
         if not all(map(can_infer, reshapes)) or any(has_open_size(x, "shape") for x in nodes):
             raise CannotOpenError("its call computes with a size that is open")
         if self._in_both_modes:
-            self._call_again(layer, args, kwargs, symbols[0], tape, outputs)
+            self._call_again(layer, args, kwargs, symbols, tape, outputs)
         for node in reshapes:
             infer(node)
         for node in nodes:
@@ -230,15 +230,31 @@ class Recording:
         finally:
             self._running.pop()
 
-    def _call_again(self, layer, args, kwargs, symbol, tape, outputs):
-        """Note where the training mode differs from the inference mode."""
+    def _call_again(self, layer, args, kwargs, symbols, tape, outputs):
+        """Note where the training mode differs from the inference mode.
+
+        An open batch size is known this time: Python may have taken it for a number, as in
+        `x.shape[0] or 1`. It stays open where no such batch will do, say one that is no multiple.
+
+        Raises:
+            BatchSizeError: if another is done with a known size: two of them will tell.
+        """
         if isinstance(kwargs.get("training"), bool):
             kwargs = kwargs | {"training": not kwargs["training"]}
-        tape.rewind()
-        try:
-            tape.end(self._call(layer, args, kwargs, symbol, tape), outputs)
-        except Exception as error:
-            self.fail(layer, error)
+        sizes = [_TRIAL_BATCHES[0], None] if takes_any_batch(args, kwargs) else [None]
+        for batch in sizes:
+            given, settings, known = placeholders(args, kwargs, batch)
+            tape.rewind(known, symbols)
+            try:
+                tape.end(self._call(layer, given, settings, known[0], tape), outputs)
+                return
+            except CannotOpenError as error:
+                if batch:
+                    raise BatchSizeError from error
+                self.fail(layer, error)
+            except Exception as error:
+                if not batch:
+                    self.fail(layer, error)
 
     @contextlib.contextmanager
     def placed(self, symbol, tape=None):
@@ -366,16 +382,6 @@ def _gist(text):
     lines = [line.strip() for line in re.sub(r"\x1b\[\d+m", "", text).split("\n")]
     told = [x for x in lines if x and not x.startswith("Exception encountered when calling")]
     return (told or [""])[0][:160]
-
-
-def _why_not_held(variable):
-    """Why no stock layer can stand for an own variable of a composite, or None."""
-    if variable.constraint is not None:
-        return f"its variable {variable.path!r} has a constraint, which sees its shape"
-    if variable.regularizer is not None and type(variable.regularizer) not in _BY_ENTRY:
-        kind = type(variable.regularizer).__name__
-        return f"its variable {variable.path!r} has the regularizer {kind}, which sees its shape"
-    return None
 
 
 def _leave_to_keras(node):

@@ -5,7 +5,7 @@ from keras import tree
 
 from aip_tf._keras.copies import copy_ops
 from aip_tf._keras.graph import with_mask_of
-from aip_tf._keras.plain import is_symbol
+from aip_tf._keras.plain import has_open_batch, is_symbol, stand_in
 
 
 def placeholders(args, kwargs, batch=None):
@@ -15,10 +15,8 @@ def placeholders(args, kwargs, batch=None):
     def replaced(x):
         if not is_symbol(x):
             return x
-        is_open = batch is not None and x.shape and x.shape[0] is None
-        shape = (batch, *x.shape[1:]) if is_open else x.shape
-        name = f"keras_tensor_{len(symbols)}"  # an input layer of a copy is called so
-        symbol = keras.KerasTensor(shape, x.dtype, sparse=x.sparse, name=name)
+        # an input layer of a copy is called so
+        symbol = stand_in(x, batch, f"keras_tensor_{len(symbols)}")
         symbols.append(symbol)
         return with_mask_of(x, symbol)
 
@@ -26,9 +24,9 @@ def placeholders(args, kwargs, batch=None):
     return args, kwargs, symbols
 
 
-def has_open_batch(args, kwargs):
-    """Whether one of the arguments of a call has."""
-    return any(x.shape[:1] == (None,) for x in tree.flatten((args, kwargs)) if is_symbol(x))
+def takes_any_batch(args, kwargs):
+    """Whether one of the arguments of a call has an open batch size."""
+    return any(map(has_open_batch, tree.flatten((args, kwargs))))
 
 
 def has_open_size(node, setting):

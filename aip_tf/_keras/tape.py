@@ -1,14 +1,14 @@
 """A layer runs twice, and what it calls the second time is held to what it called at first."""
 
 import dataclasses
-import operator
 
 from keras import tree
 
-from aip_tf._keras.comparing import same, same_call
+from aip_tf._keras.comparing import same, same_call, same_open_reshape
+from aip_tf._keras.graph import with_mask_of
 from aip_tf._keras.modes import is_modeless
 from aip_tf._keras.nodes import Arguments, CannotOpenError, nodes_up_to
-from aip_tf._keras.plain import is_symbol, without_mode
+from aip_tf._keras.plain import has_open_batch, is_symbol, stand_in, without_mode
 
 _ABSENT = object()
 _DEPENDS = "what it does depends on `training` or on chance"
@@ -34,10 +34,11 @@ class Tape:
 
     def __init__(self, given):
         self._called = []
+        self._given = given
         self._due = None
         self._twins = {}  # {id(symbol of the second run): that of the first}
-        self._done = {id(x) for x in given}  # and all that was compared, of both runs
-        self._nodes = []  # keeps the ids of what only the second run knows
+        self._done = set()  # ids of what is given, and of all that was compared, of both runs
+        self._alive = []  # keeps the ids of what only the second run knows
 
     @property
     def runs_again(self):
@@ -48,9 +49,12 @@ class Tape:
         """A layer was called in the first run."""
         self._called.append(_Called(layer, Arguments(args, kwargs), outputs))
 
-    def rewind(self):
-        """The second run begins."""
+    def rewind(self, given, first):
+        """The second run begins, or begins anew, on the symbols `given` in place of `first`."""
         self._due = iter(self._called)
+        self._twins, self._done = {}, {id(x) for x in self._given}
+        for x, then in zip(given, first, strict=True):
+            self._pair(x, then)
 
     def repeat(self, layer, args, kwargs):
         """A layer is called in the second run: what it gave in the first.
@@ -67,11 +71,12 @@ class Tape:
         if not follows and (modes != [False, False] or not is_modeless(layer)):
             raise CannotOpenError(f"its call fixes `training` of {layer.name}")
         rest, rest_then = without_mode(kwargs), without_mode(then.kwargs)
-        alike = len(args) == len(then.args) and all(map(operator.is_, args, then.args))
+        alike = len(args) == len(then.args) and all(map(self._is_twin, args, then.args))
         if rest or rest_then or not alike:
             self._match((args, rest), (then.args, rest_then))
         self._done.update(map(id, tree.flatten(called.outputs)))
-        return called.outputs
+        batch = _known_batch((args, rest), (then.args, rest_then))
+        return called.outputs if batch is None else self._of_size(called.outputs, batch)
 
     def end(self, outputs, first):
         """The second run is over: its outputs and those of the first must be the same.
@@ -83,16 +88,43 @@ class Tape:
         if next(self._due, None) is not None:
             raise CannotOpenError(_DEPENDS)
 
+    def _of_size(self, outputs, batch):
+        """Outputs of the first run with a batch size that was open there."""
+
+        def sized(x):
+            if not has_open_batch(x):
+                return x
+            twin = with_mask_of(x, stand_in(x, batch))
+            self._pair(twin, x)
+            return twin
+
+        return sized(outputs) if is_symbol(outputs) else tree.map_structure(sized, outputs)
+
+    def _pair(self, x, then):
+        self._twins[id(x)] = then
+        self._done.add(id(x))
+        self._alive.append(x)
+
+    def _is_twin(self, x, then):
+        return self._twins.get(id(x), x) is then
+
     def _match(self, structure, first):
         """Hold what the second run made to what the first made, and all operations behind it."""
         nodes = [
             nodes_up_to([x for x in tree.flatten(s) if is_symbol(x)], self._done)
             for s in (structure, first)
         ]
-        self._nodes += nodes[0]
+        self._alive += nodes[0]
         alike = len(nodes[0]) == len(nodes[1])
         for a, b in zip(*nodes, strict=False):
-            alike = alike and same_call(a, b, self._twins)
+            alike = alike and (same_call(a, b, self._twins) or same_open_reshape(a, b, self._twins))
             self._twins.update((id(x), y) for x, y in zip(a.outputs, b.outputs, strict=False))
         if not alike or not same(structure, first, self._twins):
             raise CannotOpenError(_DEPENDS)
+
+
+def _known_batch(given, then):
+    """The batch size of what a call is given, where that was open in the first run; or None."""
+    pairs = zip(tree.flatten(given), tree.flatten(then), strict=True)
+    known = (x.shape[0] for x, y in pairs if has_open_batch(y) and is_symbol(x))
+    return next(known, None)
