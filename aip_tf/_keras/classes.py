@@ -6,7 +6,8 @@ import functools
 from keras import tree
 
 from aip_tf._keras.graph import graph_inside, walk
-from aip_tf._keras.plain import call_composite, call_leaf, stand_in
+from aip_tf._keras.nodes import Call, made_by_keras
+from aip_tf._keras.plain import call_composite, call_leaf, is_symbol, stand_in
 
 
 @contextlib.contextmanager
@@ -55,7 +56,8 @@ def _opened_class(classes, cls):
             except Exception as error:
                 recording.fail(self, error)
             with recording.with_real_variables(), recording.placed(None):
-                return super().symbolic_call(*args, **kwargs)
+                outputs = super().symbolic_call(*args, **kwargs)
+            return _as_its_own(self, args, kwargs, outputs)
 
         def add_loss(self, loss):
             classes.recording.reasons.setdefault(id(self), "its call adds a loss")
@@ -81,6 +83,18 @@ def _leaf_class(classes, cls):
             return tree.map_structure(stand_in, walk(graph, args[0], _spec))
 
     return _named_as(cls, Leaf)
+
+
+def _as_its_own(layer, args, kwargs, outputs):
+    """The outputs of a layer that stays whole; new ones where it gave symbols that another made.
+
+    As a layer does that keeps a symbol from one call to the next.
+    """
+    makers = [made_by_keras(x) for x in tree.flatten(outputs) if is_symbol(x)]
+    if any(maker not in (None, layer) for maker in makers):
+        outputs = tree.map_structure(lambda x: stand_in(x) if is_symbol(x) else x, outputs)
+        Call(layer, args, kwargs, outputs)
+    return outputs
 
 
 def _spec(node, args, kwargs):
