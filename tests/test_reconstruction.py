@@ -13,7 +13,17 @@ import aip_tf
 from aip_tf import criteria
 from aip_tf.channels import ChannelGraph, find_channel_groups, prune_channels
 from aip_tf.cutting import apply_cut
-from aip_tf.reconstruction import Study, System, first_inputs, linear, removal_order, solving
+from aip_tf.losses import output_loss
+from aip_tf.reconstruction import (
+    Change,
+    Study,
+    System,
+    Trial,
+    first_inputs,
+    linear,
+    removal_order,
+    solving,
+)
 from aip_tf.reconstruction import study as study_module
 from aip_tf.reconstruction.statistics import settle
 from aip_tf.selection import Macs
@@ -330,6 +340,45 @@ def stack(depth=3, width=8):
         x = layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"conv{i}")(x)
         x = layers.ReLU()(layers.BatchNormalization(name=f"norm{i}")(x))
     return Model(inputs, layers.Dense(3, name="head")(layers.GlobalAveragePooling2D()(x)))
+
+
+def counted(runs, name):
+    """An activation that notes its runs on values."""
+
+    def relu(x):
+        if isinstance(x, tf.Tensor) and hasattr(x, "numpy"):
+            runs.append(name)
+        return tf.nn.relu(x)
+
+    return layers.Activation(relu, name=name)
+
+
+def test_a_trial_computes_what_stands_behind_a_change_as_a_whole_run_would():
+    runs, i = [], Input((6,))
+    x = counted(runs, "first")(layers.Dense(8, name="one")(i))
+    x = counted(runs, "second")(layers.Dense(8, name="two")(x))
+    model = Model(i, layers.Dense(3)(layers.Add()([layers.Dense(8)(x), layers.Dense(8)(i)])))
+    graph, batch = ChannelGraph(model), np.random.default_rng(0).normal(size=(5, 6))
+    masks = [{name: np.arange(8) % 2 == 0} for name in ("one", "two")]
+    trial = Trial(model, [batch[:3], batch[3:]])
+    runs.clear()
+    found = trial.divergences([Change(mask, []) for mask in masks])
+    assert runs == 2 * ["first", "second", "first", "second", "second"]  # whole, "one", "two"
+    expected = [output_loss(model(batch), graph.mask(mask)(batch), 4.0) for mask in masks]
+    np.testing.assert_allclose(found, np.mean(expected, axis=1), rtol=1e-5)
+
+
+def test_a_trial_with_other_weights_leaves_the_network_as_it_was():
+    i = Input((6,))
+    model = Model(i, layers.Dense(3, name="reads")(layers.Dense(8, name="one")(i)))
+    study = Study(model, find_channel_groups(model), [np.eye(6, dtype="float32")], EXACT)
+    kernel = np.zeros((8, 3))
+    change = Change({}, [(study.readers["reads"], kernel, np.zeros((1, 3)))])
+    trial = Trial(model, [np.ones((2, 6), "float32")])
+    expected = output_loss(model(np.ones((2, 6))), np.zeros((2, 3), "float32"), 4.0)
+    for _ in range(2):
+        found = trial.divergences([change, Change({}, [])])
+        np.testing.assert_allclose(found, [np.mean(expected), 0.0], rtol=1e-5, atol=1e-7)
 
 
 def test_a_layer_learns_from_what_it_sees_behind_the_cut_not_from_what_it_saw():

@@ -1,5 +1,8 @@
 """The masked twin: the model itself, with removed channels zeroed wherever they are read."""
 
+import functools
+import operator
+
 from keras import ops, tree
 
 from aip_tf import _keras
@@ -27,13 +30,51 @@ class MaskedModel(_keras.GivenInputs):
 
     def call(self, inputs, training=None):
         """Run the model as Keras does, `training` handed to every operation that takes it."""
-        graph = self._traced.graph
-        inputs = _keras.standardized(graph, inputs)
-        inside = self._traced.openings.inside
-        return run_masked(graph, self._calls, self._kept, inputs, inside, training)
+        return self._run(_keras.standardized(self._traced.graph, inputs), training)
+
+    def run_again(self, memory, changed=()):
+        """Run in inference mode on the batch of a `Memory`; what that knows is not computed again.
+
+        Args:
+            memory: a `Memory` that masked models of one `ChannelGraph` share.
+            changed: paths of the layers whose weights are not those of its first run.
+        """
+        if memory.inputs is None:
+            memory.inputs = _keras.standardized(self._traced.graph, memory.batch)
+        memory.changed = frozenset(changed)
+        return self._run(memory.inputs, False, memory)
+
+    def _run(self, inputs, training, memory=None):
+        graph, inside = self._traced.graph, self._traced.openings.inside
+        return run_masked(graph, self._calls, self._kept, inputs, inside, training, memory)
 
 
-def run_masked(graph, calls, kept, inputs, inside, training):
+class Memory:
+    """What the calls of a network gave when it first ran on a batch.
+
+    On the very tensors that it was given then a call gives what it gave then, unless its layer has
+    changed. So of many small changes, tried one by one, only what stands behind each is computed.
+
+    Args:
+        batch: inputs of the network.
+    """
+
+    def __init__(self, batch):
+        self.batch, self.inputs, self.changed = batch, None, frozenset()
+        self._calls = {}
+
+    def get(self, call, path, arguments, run):
+        """What `run()` gives: the call at `path` on `arguments`, masked ones being new tensors."""
+        given = tree.flatten(arguments)
+        if id(call) not in self._calls:
+            self._calls[id(call)] = given, run()
+            return self._calls[id(call)][1]
+        before, outputs = self._calls[id(call)]
+        is_same = len(before) == len(given) and all(map(operator.is_, before, given))
+        return outputs if is_same and path not in self.changed else run()
+
+
+def run_masked(graph, calls, kept, inputs, inside, training, memory=None):
     """Run a graph with removed channels zeroed wherever they are read.
 
     Args:
@@ -43,21 +84,23 @@ def run_masked(graph, calls, kept, inputs, inside, training):
         inputs: tensors.
         inside: see `run_graph`.
         training: bool, or None.
+        memory: a `Memory`, or None.
     """
     calls = iter(calls)
 
-    def run(node, args, kwargs, path):
+    def run_call(node, args, kwargs, path):
         call = next(calls)
         masks = [_mask(kept, x) for x in call.inputs]
         if any(mask is not None for mask in masks):
             args, kwargs = _masked(node, args, kwargs, masks)
         if call.masked_call is None:
-            return _keras.run_operation(node, args, kwargs, training)
+            run = functools.partial(_keras.run_operation, node, args, kwargs, training)
+            return run() if memory is None else memory.get(call, path, (args, kwargs), run)
         if training is not None:
             kwargs = kwargs | {"training": training}
         return call.masked_call(kept, node.operation, *args, **kwargs)
 
-    return _keras.run_graph(graph, inputs, run, inside)
+    return _keras.run_graph(graph, inputs, run_call, inside)
 
 
 def _mask(kept, array):

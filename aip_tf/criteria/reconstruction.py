@@ -1,6 +1,7 @@
 """The criterion "reconstruction": what the outputs lose when the other channels make up for one."""
 
 import copy
+import dataclasses
 import logging
 
 import keras
@@ -11,6 +12,7 @@ from aip_tf.channels import find_channel_groups
 from aip_tf.channels.members import entries_of, variable_of
 from aip_tf.criteria.base import Criterion
 from aip_tf.reconstruction import (
+    Change,
     Study,
     System,
     Trial,
@@ -23,6 +25,7 @@ from aip_tf.reconstruction import (
 _log = logging.getLogger("aip_tf")
 _UNSEEN = 0.25
 _FEWEST = 8
+_MAX_BYTES = 2**28  # of refitted weights that wait for their trial
 _KINDS = {
     "num_samples": integer(_FEWEST, or_none=True),
     "ridge": number("a number > 0, such as 1e-3", above=0),
@@ -87,7 +90,14 @@ class Reconstruction(Criterion):
         seen, unseen = self._batches(data)
         trial = Trial(model, unseen, _shapes(unseen), self._kinds)
         study = Study(model, groups, seen, self.ridge)
-        return {group.name: _scores(model, group, study, trial) for group in groups}
+        halves = (_half_of(model, group, study) for group in groups)
+        return {
+            half.name: half.scores(divergence)
+            for some in _portions(halves)
+            for half, divergence in zip(
+                some, trial.divergences([h.change for h in some]), strict=True
+            )
+        }
 
     def score(self, model, group, observed):
         return [observed[group.name]]
@@ -126,22 +136,60 @@ class Reconstruction(Criterion):
         return seen, unseen
 
 
-def _scores(model, group, study, trial):
-    """Importance of the channels of one group, in nats: float (num_channels,)."""
+@dataclasses.dataclass(frozen=True)
+class _Half:
+    """In which order the channels of a group go, and half of them gone.
+
+    Attributes:
+        name: of the group.
+        order: int (num_channels,), the channel that goes first in front.
+        errors: float (num_channels,): what each adds to the squared error.
+        change: the first half gone, a `Change`.
+    """
+
+    name: str
+    order: np.ndarray
+    errors: np.ndarray
+    change: Change
+
+    def scores(self, divergence):
+        """Importance of the channels, in nats: float (num_channels,)."""
+        _log.debug("%s: half of it gone costs %.4f nats", self.name, divergence)
+        gone = self.errors[: _num_gone(self.order)].sum()
+        factor = max(divergence, 0.0) / max(gone, np.finfo(np.float32).tiny)
+        # What goes later is not missed less; a trace of the order settles ties.
+        rising = np.maximum.accumulate(self.errors) * (1 + 1e-6 * np.arange(len(self.order)))
+        scores = np.empty(len(self.order))
+        scores[self.order] = factor * rising
+        return scores
+
+
+def _num_gone(order):
+    return max(1, len(order) // 2)
+
+
+def _half_of(model, group, study):
     fits = study.fits(study.readers_of([group.name]))
     systems = [system for fit in fits for system in fit.systems(group.name)]
     systems += _unseen_readers(model, group, study)
     order, errors = removal_order(systems, group.num_channels)
-    half = max(1, group.num_channels // 2)
-    keep = ~np.isin(np.arange(group.num_channels), order[:half])
-    divergence = trial.divergence(fits, {group.name: keep})
-    factor = max(divergence, 0.0) / max(errors[:half].sum(), np.finfo(np.float32).tiny)
-    _log.debug("%s: half of it gone costs %.4f nats", group.name, divergence)
-    # What goes later is not missed less; a trace of the order settles ties.
-    rising = np.maximum.accumulate(errors) * (1 + 1e-6 * np.arange(len(order)))
-    scores = np.empty(group.num_channels)
-    scores[order] = factor * rising
-    return scores
+    keep = ~np.isin(np.arange(group.num_channels), order[: _num_gone(order)])
+    keep_masks = {group.name: keep}
+    weights = [(fit.reader, *fit.refitted(keep_masks)) for fit in fits]
+    return _Half(group.name, order, errors, Change(keep_masks, weights))
+
+
+def _portions(halves):
+    """Lists of as many as memory has room for their weights."""
+    some, size = [], 0
+    for half in halves:
+        some.append(half)
+        size += half.change.num_bytes
+        if size > _MAX_BYTES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
 
 
 def _unseen_readers(model, group, study):

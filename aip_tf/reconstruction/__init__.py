@@ -7,9 +7,10 @@ inputs, `study` refits them behind a cut, `trial` measures what a cut would do t
 from aip_tf.reconstruction.batches import divide, first_inputs, num_inputs_of
 from aip_tf.reconstruction.solving import System, removal_order
 from aip_tf.reconstruction.study import Refit, Study
-from aip_tf.reconstruction.trial import Trial
+from aip_tf.reconstruction.trial import Change, Trial
 
 __all__ = [
+    "Change",
     "Refit",
     "Study",
     "System",

@@ -1,5 +1,7 @@
 """Statistics measured anew, without a change of what the network computes."""
 
+import math
+
 import keras
 import numpy as np
 
@@ -27,11 +29,15 @@ def settle(model, batches):
         if not operation.trainable or operation.gamma is None or operation.beta is None:
             return
         axis = keras.tree.flatten(operation.axis)[0]
-        x = keras.ops.convert_to_numpy(keras.ops.cast(tensors[0], "float32")).astype(np.float64)
-        x = np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis])
+        x = keras.ops.cast(tensors[0], "float32")
+        others = [a for a in range(x.ndim) if a != axis % x.ndim]
+        mean, variance = (
+            keras.ops.convert_to_numpy(m).astype(np.float64) for m in keras.ops.moments(x, others)
+        )
+        size = math.prod(x.shape) // len(mean)
         _, count, first, second = sums.get(path, (operation, 0, 0.0, 0.0))
-        second = second + np.einsum("ij,ij->j", x, x)
-        sums[path] = operation, count + len(x), first + x.sum(axis=0), second
+        second = second + size * (variance + mean**2)
+        sums[path] = operation, count + size, first + size * mean, second
 
     for batch in batches:
         _keras.observe(model, batch, see)

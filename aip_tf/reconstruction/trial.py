@@ -1,18 +1,45 @@
 """What a cut would do to the outputs: tried on a copy, with what reads the channels refitted."""
 
+import dataclasses
+
 import keras
 import numpy as np
 
-from aip_tf import _keras
 from aip_tf.channels import ChannelGraph, prune_channels
+from aip_tf.channels.masking import Memory
 from aip_tf.game.taps import Reading
 from aip_tf.game.transfers import OutputTransfer
 from aip_tf.losses import feature_loss
+from aip_tf.reconstruction.batches import num_inputs_of
 from aip_tf.reconstruction.write import write
 
 # Softer answers than the network's own: at 1 the divergence of a sure network hangs on the few
 # images that it is unsure of, and which of them are drawn decided the cut (benchmarks/README.md).
 _TEMPERATURE = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """Channels taken out of a network, and what makes up for them.
+
+    Attributes:
+        keep_masks: `{group name: bool (num_channels,)}`.
+        weights: list of what `write` takes: (reader, kernel, constant).
+    """
+
+    keep_masks: dict
+    weights: list
+
+    @property
+    def num_bytes(self):
+        """What the weights take."""
+        return sum(kernel.nbytes for _, kernel, _ in self.weights)
+
+    @property
+    def paths(self):
+        """Those of the layers whose weights change."""
+        readers = [reader for reader, _, _ in self.weights]
+        return {path for r in readers for path in (r.path, r.normalization) if path}
 
 
 class Trial:
@@ -34,39 +61,32 @@ class Trial:
         if self._classes:
             transfer = OutputTransfer(_TEMPERATURE, outputs=self._classes)
             self._transfer = transfer.bind(model, model)
-        self._expected = [_reading(_answers(model, batch)) for batch in batches]
 
-    def divergence(self, fits, keep_masks):
-        """How far outputs move without channels, the readers refitted: float.
+    def divergences(self, changes):
+        """How far outputs move by each of several `Change`s alone: float (changes,).
 
         T^2 KL(outputs || outputs without the channels) in nats at T = 4 for a classifier, the
         squared difference relative to the size of the outputs for values; summed over the outputs.
-
-        Args:
-            fits: the `Fit`s of the readers that lose inputs.
-            keep_masks: `{group name: bool (num_channels,)}`.
         """
-        undo = [write(self._copy.model, fit.reader, *fit.refitted(keep_masks)) for fit in fits]
-        masked = self._copy.mask(keep_masks)
-        losses = [
-            self._loss(expected, _reading(masked(batch, training=False)))
-            for expected, batch in zip(self._expected, self._batches, strict=True)
-        ]
-        for restore in undo:
-            restore()
-        sizes = [len(keras.tree.flatten(batch)[0]) for batch in self._batches]
-        return float(np.average(losses, weights=sizes))
+        twins = [self._copy.mask(change.keep_masks) for change in changes]
+        losses = [self._losses(batch, changes, twins) for batch in self._batches]
+        return np.average(losses, axis=0, weights=list(map(num_inputs_of, self._batches)))
+
+    def _losses(self, batch, changes, twins):
+        memory = Memory(batch)
+        expected, losses = _reading(self._copy.mask({}).run_again(memory)), []
+        for change, twin in zip(changes, twins, strict=True):
+            undo = [write(self._copy.model, *weights) for weights in change.weights]
+            losses.append(self._loss(expected, _reading(twin.run_again(memory, change.paths))))
+            for restore in undo:
+                restore()
+        return losses
 
     def _loss(self, expected, found):
         loss = self._transfer.loss(expected, found) if self._classes else 0.0
         for i in self._values:
             loss += keras.ops.mean(feature_loss(expected.outputs[i], found.outputs[i]))
         return float(loss)
-
-
-def _answers(model, batch):
-    """Run call by call: Keras keeps all tensors of a run to its end."""
-    return _keras.observe(model, batch, lambda *call: None)
 
 
 def _reading(outputs):
