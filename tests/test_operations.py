@@ -8,6 +8,17 @@ from keras import Input, Model, layers, ops
 
 import aip_tf
 
+POSITIONS = np.random.default_rng(3).normal(size=(36, 8)).astype("float32")
+
+
+def as_rows(x, axes):
+    """Doubled on the way, where every channel of every sample is a row."""
+    turned = ops.transpose(x, axes)
+    rows = 2.0 * ops.reshape(turned, (-1, 36))
+    sizes = [-1 if size is None else size for size in turned.shape]
+    return ops.transpose(ops.reshape(rows, sizes), np.argsort(axes).tolist())
+
+
 CASES = {
     "glu": (lambda x: ops.glu(x), 4),
     "relu with bounds": (lambda x: keras.activations.relu(x, 0.1, 2.0, 0.1), 8),
@@ -26,6 +37,13 @@ CASES = {
         lambda x: ops.swapaxes(ops.tril(ops.swapaxes(x, 2, 3)), 2, 3),
         "by their index",
     ),
+    "rows of a channel among samples": (lambda x: as_rows(x, (0, 3, 1, 2)), 8),
+    "samples among rows of a channel": (lambda x: as_rows(x, (3, 0, 1, 2)), "puts samples behind"),
+    "more positions than channels": (
+        lambda x: ops.reshape(ops.reshape(x, (-1, 36, 8)) * POSITIONS, (-1, 6, 6, 8)),
+        8,
+    ),
+    "split into samples": (lambda x: ops.concatenate(ops.split(x, 13, 0)[::-1], 0), 8),
     "two numbers per entry": (lambda x: ops.logaddexp2(x, 1.5), 8),
     "center crop": (layers.CenterCrop(4, 4), 8),
     "random flip": (layers.RandomFlip(), 8),

@@ -307,6 +307,11 @@ def num_samples(x):
     return x.shape[0] or 1
 
 
+def turned(x):
+    """Steps in front of samples."""
+    return ops.transpose(x, (1, 0, 2))
+
+
 def with_token(dense, x):
     token = ops.broadcast_to(ops.ones((1, 1, 4)), (num_samples(x), 1, 4))
     return dense(ops.concatenate([token, x], 1))
@@ -325,6 +330,18 @@ NUMBS = {  # what is done with a batch size that is taken for 1 while it is open
     "divided by behind a layer": (
         lambda dense, x: (lambda y: y / num_samples(y))(dense(x)),
         False,
+    ),
+    "divided by behind a layer and a turn": (
+        lambda dense, x: turned(
+            (lambda y: y / (y.shape[1] or 1))(dense(turned(x))),
+        ),
+        False,
+    ),
+    "reshaped behind a layer and a turn": (
+        lambda dense, x: turned(
+            (lambda y: ops.reshape(y, (2, y.shape[1] or 1, 6)))(dense(turned(x)))
+        ),
+        True,
     ),
     "counted": (lambda dense, x: dense(ops.stack([x[i] for i in range(num_samples(x))])), False),
 }
@@ -382,6 +399,54 @@ def test_a_layer_that_takes_several_samples_at_a_time_is_opened():
     expected = laws.run(model, batch)
     graph = ChannelGraph(model)
     assert "first" in [g.name for g in laws.cuttable(graph.groups)]
+    assert laws.relative_error(laws.run(graph.prune({}), batch), expected) <= 1e-6
+
+
+class InFours(Counted):
+    """Takes samples for four where it is not told how many there are."""
+
+    def call(self, x):
+        return ops.reshape(self.dense(x), ((x.shape[0] or 4) // 4, 4, 4))
+
+
+class AroundFours(Model):
+    def __init__(self):
+        super().__init__()
+        self.first, self.inner = layers.Dense(4, name="first"), InFours(name="inner")
+
+    def call(self, x):
+        return self.inner(ops.reshape(self.first(x), (-1, 4)))
+
+
+def test_a_number_in_place_of_the_samples_that_come_several_at_a_time_is_never_that_number():
+    model, batch = AroundFours(), np.random.default_rng(0).normal(size=(3, 4, 4))
+    expected = laws.run(model, batch)
+    assert laws.relative_error(laws.run(ChannelGraph(model).prune({}), batch), expected) <= 1e-6
+
+
+class Boxes(Counted):
+    def call(self, x):
+        return ops.reshape(self.dense(x), (ops.shape(x)[0], -1, 2))
+
+
+class Levels(Model):
+    """As a detector: one head for maps of several sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.boxes = layers.Dense(6, name="first"), Boxes(name="boxes")
+
+    def call(self, x):
+        x = self.first(x)
+        return ops.concatenate([self.boxes(x), self.boxes(x[:, ::2])], 1)
+
+
+def test_a_head_for_maps_of_several_sizes_is_opened():
+    model, batch = Levels(), np.random.default_rng(0).normal(size=(3, 4, 4))
+    expected = laws.run(model, batch)
+    graph = ChannelGraph(model)
+    assert graph.trace.opened == ["boxes"]
+    assert [g.name for g in laws.cuttable(graph.groups)] == ["first"]
     assert laws.relative_error(laws.run(graph.prune({}), batch), expected) <= 1e-6
 
 

@@ -259,16 +259,19 @@ def _open_reshape(graph, a, b):
     """Let a reshape infer the size that is open, beside that of the batch in front; in place."""
     shapes = [x.outputs[0].shape for x in (a, b)]  # a -1 is known there
     sizes = tuple(s if s == t and s is not None else -1 for s, t in zip(*shapes, strict=True))
+    source, other = (x.input_tensors[0] for x in (a, b))
+    keeps_batch = sizes[:1] == (-1,) and source.shape[0] in (None, shapes[0][0])
+    keeps_batch = keeps_batch and other.shape[:1] == shapes[1][:1]
+    asked = zip(sizes[1:], a.operation.newshape[1:], strict=True) if keeps_batch else ()
+    rest = tuple(-1 if -1 in pair else pair[0] for pair in asked)  # it may be another at each call
     name = graph.names[id(a.operation)]
-    if sizes.count(-1) < 2:
+    if rest.count(-1) == 1:
+        a.operation = keras.layers.Reshape(rest, name=name, dtype=source.dtype)
+        a.operation.build((None, *source.shape[1:]))
+    elif sizes.count(-1) < 2:
         a.operation = copy_ops(a.operation, {"newshape": sizes})
     else:
-        source, other = (x.input_tensors[0] for x in (a, b))
-        keeps_batch = sizes[0] == -1 and source.shape[0] in (None, shapes[0][0])
-        if sizes.count(-1) > 2 or not keeps_batch or other.shape[:1] != shapes[1][:1]:
-            raise BatchSizeError
-        a.operation = keras.layers.Reshape(sizes[1:], name=name, dtype=source.dtype)
-        a.operation.build((None, *source.shape[1:]))
+        raise BatchSizeError
     graph.names[id(a.operation)] = name
 
 

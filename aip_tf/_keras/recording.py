@@ -44,6 +44,7 @@ from aip_tf._keras.tape import Tape
 CALLS_DIFFER = "its calls differ"
 _OWN_CALL = "a class with a `__call__` of its own computes more than its `call`"
 _TRIAL_BATCHES = (2, 3)  # where an open batch size fails: what follows it differs between the two
+_MULTIPLE = 720  # of any number up to 6, and of most that layers take samples by
 
 
 class Recording:
@@ -140,7 +141,8 @@ class Recording:
             self._known = before
             if str(error) != str(failure):
                 self._wanting.add(id(layer))
-            raise (CannotOpenError(reason) if reason else failure) from None
+            told = error if isinstance(error, BatchSizeError) else failure
+            raise (CannotOpenError(reason) if reason else told) from None
 
     @property
     def _known(self):
@@ -234,19 +236,20 @@ class Recording:
         """Note where the training mode differs from the inference mode.
 
         An open batch size is known this time: Python may have taken it for a number, as in
-        `x.shape[0] or 1`. It stays open where no such batch will do, say one that is no multiple.
+        `x.shape[0] or 1`. A layer may take several samples at a time: then a multiple is tried, and
+        where neither will do it stays open.
 
         Raises:
             BatchSizeError: if another is done with a known size: two of them will tell.
         """
         if isinstance(kwargs.get("training"), bool):
             kwargs = kwargs | {"training": not kwargs["training"]}
-        sizes = [_TRIAL_BATCHES[0], None] if takes_any_batch(args, kwargs) else [None]
-        for batch in sizes:
-            given, settings, known = placeholders(args, kwargs, batch)
-            tape.rewind(known, symbols)
+        known = [_TRIAL_BATCHES[0], _MULTIPLE] if takes_any_batch(args, kwargs) else []
+        for batch in [*known, None]:
+            given, settings, sized = placeholders(args, kwargs, batch)
+            tape.rewind(sized, symbols)
             try:
-                tape.end(self._call(layer, given, settings, known[0], tape), outputs)
+                tape.end(self._call(layer, given, settings, sized[0], tape), outputs)
                 return
             except CannotOpenError as error:
                 if batch:

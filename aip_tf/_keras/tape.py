@@ -4,7 +4,7 @@ import dataclasses
 
 from keras import tree
 
-from aip_tf._keras.comparing import same, same_call, same_open_reshape
+from aip_tf._keras.comparing import BatchSizeError, same, same_call, same_open_reshape
 from aip_tf._keras.graph import with_mask_of
 from aip_tf._keras.modes import is_modeless
 from aip_tf._keras.nodes import Arguments, CannotOpenError, nodes_up_to
@@ -60,7 +60,8 @@ class Tape:
         """A layer is called in the second run: what it gave in the first.
 
         Raises:
-            CannotOpenError: if it is another call.
+            CannotOpenError: if it is another call; `BatchSizeError` if it is the same on samples of
+                a known number, and what it gives then is not known.
         """
         called = next(self._due, None)
         if called is None or called.layer is not layer:
@@ -76,7 +77,10 @@ class Tape:
             self._match((args, rest), (then.args, rest_then))
         self._done.update(map(id, tree.flatten(called.outputs)))
         batch = _known_batch((args, rest), (then.args, rest_then))
-        return called.outputs if batch is None else self._of_size(called.outputs, batch)
+        outputs = called.outputs if batch is None else self._of_size(called.outputs, batch)
+        if _is_open(outputs) and not _is_open((args, rest)):
+            raise BatchSizeError  # samples may lie along another axis: two known sizes tell
+        return outputs
 
     def end(self, outputs, first):
         """The second run is over: its outputs and those of the first must be the same.
@@ -121,6 +125,11 @@ class Tape:
             self._twins.update((id(x), y) for x, y in zip(a.outputs, b.outputs, strict=False))
         if not alike or not same(structure, first, self._twins):
             raise CannotOpenError(_DEPENDS)
+
+
+def _is_open(structure):
+    """Whether the size of a symbol is open on any axis."""
+    return any(None in x.shape for x in tree.flatten(structure) if is_symbol(x))
 
 
 def _known_batch(given, then):

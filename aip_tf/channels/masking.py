@@ -3,6 +3,7 @@
 import functools
 import operator
 
+import numpy as np
 from keras import ops, tree
 
 from aip_tf import _keras
@@ -112,12 +113,20 @@ def _mask(kept, array):
     return mask.reshape([-1 if a == axis else 1 for a in range(array.ndim)])
 
 
+def _of_all_samples(mask, x):
+    """A mask along the first axis is that of one sample: it is repeated for those of a batch."""
+    if len(mask) in (1, x.shape[0]):
+        return mask
+    return np.tile(mask, (x.shape[0] // len(mask), *[1] * (mask.ndim - 1)))
+
+
 def _masked(node, args, kwargs, masks):
     """Zero the removed channels in those arguments that are tensors of the graph."""
     masks = iter(masks)
     flat = tree.flatten((args, kwargs))
     for i, is_traced in enumerate(_keras.tensor_places(node)):
         if is_traced and flat[i] is not None and (mask := next(masks)) is not None:
+            mask = _of_all_samples(mask, flat[i])
             # Not a product: an operation may have made NaN of removed channels, as 0 / 0.
             zeroed = ops.where(mask, flat[i], ops.zeros_like(flat[i]))
             flat[i] = _keras.with_mask_of(flat[i], zeroed)

@@ -27,7 +27,10 @@ def flatten(call, x):
 @register_channel_rule(*operations("Ravel"))
 def ravel(call, x):
     """All axes become one."""
-    return full(x).reshape(-1)
+    y = full(x).reshape(-1)
+    if _mixes_samples(call, x, y):
+        return keep_all(call, f"{call.path} puts samples behind these channels on one axis")
+    return y
 
 
 def _edited_size(call, wanted, y, skip):
@@ -56,8 +59,16 @@ def ops_reshape(call, x):
         y = full(x).reshape(numbers)
     except ValueError:
         return keep_all(call, f"{call.path} reshapes the batch axis to {wanted}")
+    if _mixes_samples(call, x, y):
+        return keep_all(call, f"{call.path} puts samples behind these channels on one axis")
     call.config("newshape", y, _edited_size(call, wanted, y, skip=0))
     return y
+
+
+def _mixes_samples(call, x, y):
+    """Whether the first axis, of channels, takes in that of the samples, which lay behind it."""
+    before, after = call.node.input_tensors[0].shape, call.node.outputs[0].shape
+    return before[:1] == x.shape[:1] != (1,) and after[:1] != y.shape[:1]
 
 
 @register_channel_rule(layers.Permute)

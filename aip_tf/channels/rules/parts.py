@@ -98,6 +98,8 @@ def _explicit(parts, rank):
 def split(call, x):
     """Parts of equal number of kept channels stay a number of sections, others become indices."""
     sections, axis = call.operation.indices_or_sections, call.operation.axis % x.ndim
+    if axis == 0 and isinstance(sections, int) and x.shape[0] == 1:
+        return [x] * sections  # the samples
     parts = np.split(x, sections, axis)
     if call.settle(x) != axis:
         return parts

@@ -4,7 +4,7 @@ import numpy as np
 from keras import layers
 
 from aip_tf import _keras
-from aip_tf.channels.identities import IdentityArray, compact
+from aip_tf.channels.identities import IdentityArray, compact, rows
 from aip_tf.channels.rules.activations import activate
 from aip_tf.channels.rules.table import keep_all, operations, register_channel_rule
 
@@ -100,16 +100,16 @@ def broadcast(call, *values, residual=False):
     An operand of size 1 that is stretched along an axis on which another varies is kept whole: its
     one channel belongs to all of theirs.
     """
-    arrays = []
-    for key, value in enumerate(values):
-        if isinstance(value, IdentityArray):
-            arrays.append(value)
-        elif np.ndim(value):
-            arrays.append(call.constant(value, key))
+    places = [k for k, x in enumerate(values) if isinstance(x, IdentityArray) or np.ndim(x)]
+    arrays = [
+        values[k] if isinstance(values[k], IdentityArray) else call.constant(values[k], k)
+        for k in places
+    ]
     rank = max(x.ndim for x in arrays)
     arrays = [x.reshape((1,) * (rank - x.ndim) + x.shape) if x.ndim < rank else x for x in arrays]
     shapes = [x.shape for x in arrays]
     shape = shapes[0] if len({*shapes}) == 1 else np.broadcast_shapes(*shapes)
+    _lay_constants(call, arrays, [k not in call.constants for k in places])
     axes = [call.settle(x) for x in arrays]
     widths = [1 if a is None else s[a] for s, a in zip(shapes, axes, strict=True)]
     first = widths.index(max(widths))
@@ -129,6 +129,17 @@ def broadcast(call, *values, residual=False):
     if residual and len(arrays) > 1:
         call.residual(output)
     return result
+
+
+def _lay_constants(call, arrays, are_traced):
+    """Lay constants along the axis of the channels they meet: they may vary along others, and be
+    longer there, as a table of positions is."""
+    traced = [x for x, is_traced in zip(arrays, are_traced, strict=True) if is_traced]
+    axes = [(x.shape[a], a) for x in traced if (a := call.settle(x)) is not None]
+    for x, is_traced in zip(arrays, are_traced, strict=True):
+        if axes and not is_traced:
+            table = rows(x, max(axes)[1])
+            call.unify(table, table[:, :1])
 
 
 @register_channel_rule(*operations(*_BINARY.split()))
