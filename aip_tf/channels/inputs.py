@@ -102,8 +102,9 @@ def _symbols(model, input_shape):
     if input_shape is None and built is None:
         raise ValueError(
             f"Received the subclassed model {model.name!r}, whose input is not known. Expected a "
-            "model that was called on data once, or `input_shape=` without the batch size, such "
-            "as (224, 224, 3); a list or dict of shapes for several inputs."
+            "model that was called on data once (of one whose call fails on symbols Keras notes no "
+            "shape), or `input_shape=` without the batch size, such as (224, 224, 3); a list or "
+            "dict of shapes for several inputs."
         )
     return tree.map_shape_structure(
         lambda shape: keras.KerasTensor((None, *shape), model.compute_dtype),
