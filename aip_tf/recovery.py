@@ -44,8 +44,8 @@ class Recovery:
         epochs: epochs of the whole run, all cuts included. With 0 there is one cut, the layers
             behind it refitted where the criterion can, the statistics measured anew: minutes.
         optimizer: a Keras optimizer (copied for every stretch between cuts, with all that its
-            methods were told), its name, or "sgd": SGD at 0.02 with Nesterov momentum 0.9 and
-            weight decay 5e-4.
+            methods were told), its name, or "sgd": SGD at 0.02 with Nesterov momentum 0.9,
+            weight decay 5e-4 and gradients of length 10 at most.
         decay: how the learning rate falls from one cut to the next: "cosine", "constant",
             "step_decay" or a callable, see `aip_tf.schedules`. An optimizer that brings its own
             schedule keeps it.

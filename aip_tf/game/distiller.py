@@ -16,7 +16,7 @@ from aip_tf.game.taps import Reader, as_pairs
 from aip_tf.game.transfers import AttentionTransfer, FeatureTransfer, OutputTransfer, Transfer
 
 _log = logging.getLogger("aip_tf")
-_BALANCED = 32  # samples
+_BALANCED = 128  # samples; of 32, what is found differs by a factor of two
 _MOST_WEIGHT = 200.0  # a term that is silent at first shall not shout later
 
 _KINDS = {"supervised_weight": number("a number >= 0", 0, or_none=True)}
@@ -135,7 +135,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
         pull: 32 and 13, 9 and 7). Measured once in a stretch, in inference mode, then kept.
 
         Args:
-            x: a batch of inputs; 32 of them are looked at.
+            x: a batch of inputs; 128 of them are looked at.
 
         Returns:
             {name of the transfer: weight}.
