@@ -171,7 +171,7 @@ def test_a_training_that_goes_wrong_ends_at_once_and_leaves_nothing(how, data, s
         images[20, 0, 0, 0] = np.nan
         batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(8)
         data = SimpleNamespace(train=batches, test=batches)
-        message = "inputs at training step 3 hold NaN|training step 3 .*inputs themselves"
+        message = "inputs at training step 3 hold NaN"
     else:
         optimizer, message = keras.optimizers.SGD(1e30), "training step .*lower the learning rate"
     with pytest.raises(ValueError, match=message):

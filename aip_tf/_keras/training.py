@@ -219,7 +219,9 @@ class ReplicaModel(keras.Model):
         if all(math.isfinite(float(logs[n])) for n in ("loss", TOTAL) if n in logs):
             return logs
         names = [n for n, v in logs.items() if not math.isfinite(float(v))]
-        cause = "the inputs are finite" if inputs else "the inputs themselves hold NaN or infinity"
+        bad, cause = self._seen.first_bad, "the inputs are finite"
+        if bad is not None:  # weights that a batch spoils may show at the next one
+            cause = f"the inputs at training step {bad} hold NaN or infinity"
         raise ValueError(
             f"Received a batch at training step {self._steps_done()} that leaves no finite "
             f"{', '.join(names)}; {cause}. Expected finite values: check inputs, labels and "
