@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from keras import Input, Model, layers, ops
 
+from aip_tf import _keras
+from aip_tf._keras import nodes
 from aip_tf.channels import ChannelGraph, check_cut
 
 NUM_WINDOWS = 4
@@ -476,3 +478,42 @@ def test_a_layer_that_keeps_a_tensor_from_one_call_to_the_next_stays_whole():
     graph = ChannelGraph(model)
     assert [g.name for g in laws.cuttable(graph.groups)] == ["inner"]
     assert laws.relative_error(laws.run(graph.prune({}), batch), expected) <= 1e-6
+
+
+class Narrow(layers.Layer):
+    """As caching attention: its `compute_output_spec` is that of a class which takes less."""
+
+    def call(self, x, cache=None):
+        return x
+
+    def compute_output_spec(self, x):
+        return x
+
+
+def test_sizes_that_keras_cannot_infer_are_those_of_a_run():
+    x = keras.KerasTensor((None, None, 4))
+    node = nodes.Call(Narrow(), (x,), {"cache": None}, keras.KerasTensor((None, None, 4)))
+    assert _keras.output_shapes(node, [(1, 6, 4)]) == [(1, 6, 4)]
+
+
+class Projecting(layers.Layer):
+    """Attention whose projections leave the length open, as language models have it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.query = layers.EinsumDense("bqm,muh->bquh", (None, 2, 4), name="query")
+        self.out = layers.EinsumDense("bquh,uhm->bqm", (None, 4), name="out")
+
+    def build(self, shape):
+        self.query.build(shape)
+        self.out.build((*shape[:2], 2, 4))
+
+    def call(self, x):
+        return self.out(self.query(x))
+
+
+def test_layers_that_leave_a_length_open_are_opened():
+    i = Input((3, 4))
+    model = Model(i, Projecting(name="middle")(layers.Dense(4, name="first")(i)))
+    graph = ChannelGraph(model)
+    assert graph.trace.opened == ["middle"]

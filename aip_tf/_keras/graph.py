@@ -289,9 +289,9 @@ def output_shapes(node, shapes):
         for x, s in zip(node.input_tensors, shapes, strict=True)
     ]
     found = _inferred_shapes(node, open_batch)
-    if any(None in s[1:] for s in found):  # what follows the batch size is open as long as that is
+    if _are_open(found):  # what follows the batch size is open as long as that is
         found = _inferred_shapes(node, shapes)
-    if any(None in s[1:] for s in found):  # only a run tells what a layer leaves open
+    if _are_open(found):  # only a run tells what a layer leaves open
         zeros = {
             id(x): keras.ops.zeros(s, x.dtype)
             for s, x in zip(shapes, node.input_tensors, strict=True)
@@ -301,13 +301,22 @@ def output_shapes(node, shapes):
     return found
 
 
+def _are_open(shapes):
+    return shapes is None or any(None in s[1:] for s in shapes)
+
+
 def _inferred_shapes(node, shapes):
+    """What Keras infers; None where it cannot, as for a `compute_output_spec` of other arguments
+    than those of `call`."""
     tensors = {
         id(x): keras.KerasTensor(s, x.dtype)
         for s, x in zip(shapes, node.input_tensors, strict=True)
     }
     args, kwargs = node.arguments.fill_in(tensors)
-    outputs = node.operation.compute_output_spec(*args, **kwargs)
+    try:
+        outputs = node.operation.compute_output_spec(*args, **kwargs)
+    except Exception:
+        return None
     return [x.shape for x in tree.flatten(outputs) if x is not None]
 
 

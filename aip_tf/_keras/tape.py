@@ -76,10 +76,11 @@ class Tape:
         if rest or rest_then or not alike:
             self._match((args, rest), (then.args, rest_then))
         self._done.update(map(id, tree.flatten(called.outputs)))
-        batch = _known_batch((args, rest), (then.args, rest_then))
+        pairs = _symbols((args, rest), (then.args, rest_then))
+        batch = next((x.shape[0] for x, y in pairs if has_open_batch(y)), None)
         outputs = called.outputs if batch is None else self._of_size(called.outputs, batch)
-        if _is_open(outputs) and not _is_open((args, rest)):
-            raise BatchSizeError  # samples may lie along another axis: two known sizes tell
+        if _is_open(outputs) and any(_has_samples_behind(x, y) for x, y in pairs):
+            raise BatchSizeError  # along which axis of the outputs they lie, two known sizes tell
         return outputs
 
     def end(self, outputs, first):
@@ -132,8 +133,12 @@ def _is_open(structure):
     return any(None in x.shape for x in tree.flatten(structure) if is_symbol(x))
 
 
-def _known_batch(given, then):
-    """The batch size of what a call is given, where that was open in the first run; or None."""
+def _symbols(given, then):
+    """Pairs of the symbols that a call is given and those that it was given in the first run."""
     pairs = zip(tree.flatten(given), tree.flatten(then), strict=True)
-    known = (x.shape[0] for x, y in pairs if has_open_batch(y) and is_symbol(x))
-    return next(known, None)
+    return [(x, y) for x, y in pairs if is_symbol(x) and is_symbol(y)]
+
+
+def _has_samples_behind(x, then):
+    """Whether an axis behind the first was open and is not: samples were moved there."""
+    return any(s != t and t is None for s, t in zip(x.shape[1:], then.shape[1:], strict=False))
