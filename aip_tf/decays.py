@@ -11,7 +11,7 @@ from aip_tf.failures import words
 
 _TABLE_SIZE = 2000
 # ResNet-56, features at twice their usual weight: gradients of 22, and without a bound the student
-# was at 80% after 15 steps, with it at 97%; 10 costs the digits 0.4 points (benchmarks/README.md).
+# was at 80% after 15 steps, with it at 97% (benchmarks/README.md).
 _SGD = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "global_clipnorm": 30.0}
 _NO_VALIDATION = "validation data, or the name of what training measures, such as 'loss'"
 _SETTERS = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
