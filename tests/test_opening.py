@@ -410,6 +410,59 @@ def test_what_is_inside_of_any_length_is_cut_for_any_length(tmp_path):
         np.testing.assert_allclose(again(batch), cut(batch), atol=1e-6)
 
 
+class ReadsLength(layers.Layer):
+    """What it does depends on a length: where that is open, Python sees None."""
+
+    def __init__(self, use, **kwargs):
+        super().__init__(**kwargs)
+        self.mix = layers.Dense(8, name="mix")
+        self.use = use
+
+    def call(self, x):
+        return self.mix(x * self.use(x.shape[1]))
+
+
+USES = {
+    "a part of a table": lambda n: np.linspace(1, 2, 9, dtype="float32")[:n][-1],
+    "a number in place of it": lambda n: (n or 1) / 6,
+    "a branch": lambda n: 2.0 if n is None or n > 7 else 1.0,
+    "positions": lambda n: ops.sum(ops.arange(0, n, 1, dtype="float32")),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_an_open_size_that_passes_for_a_number_is_never_that_number(use):
+    i = Input((None, 4))
+    x = ReadsLength(USES[use], name="middle")(layers.Dense(8, name="first")(i))
+    x = layers.Dense(6, activation="relu", name="behind")(x)
+    graph = ChannelGraph(Model(i, layers.Dense(2)(x)), (6, 4))
+    assert [g.name for g in laws.cuttable(graph.groups)] == ["behind"]
+    assert any("depends on a size that is open" in g.reason for g in graph.groups)
+    for length in (6, 9):
+        batch = np.random.default_rng(length).normal(size=(3, length, 4)).astype("float32")
+        assert laws.relative_error(graph.prune({})(batch), graph.model(batch)) <= 1e-6
+
+
+class Attending(layers.Layer):
+    """Layers in it ask for the mask of its input, which is made outside."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.query, self.attention = layers.Dense(6, name="query"), layers.Attention()
+
+    def call(self, x):
+        return self.attention([self.query(x), x])
+
+
+def test_a_layer_that_uses_a_mask_from_outside_stays_whole():
+    i = Input((5, 6))
+    x = Attending(name="middle")(layers.Masking()(i))
+    graph = ChannelGraph(Model(i, layers.Dense(2)(layers.Dense(4, name="behind")(x))))
+    assert [g.name for g in laws.cuttable(graph.groups)] == ["behind"]
+    batch = np.random.default_rng(0).normal(size=(3, 5, 6)) * (np.arange(5) < 3)[:, None]
+    assert laws.relative_error(graph.prune({})(batch), graph.model(batch)) <= 1e-6
+
+
 class GrowingList(layers.Layer):
     """Every layer reads all before it, from a list that grows."""
 

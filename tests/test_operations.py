@@ -184,3 +184,37 @@ def test_attention_costs_what_it_costs():
     assert aip_tf.count_macs(model) == 160 + 5 * 8 * 3 + 5 * 3 * 2
     model = on_tokens(heads)()
     assert aip_tf.count_macs(model) == 160 + 5 * 8 * 12 * 3 + scores_and_values + 5 * 12 * 2
+
+
+def in_frames(x):
+    """Rows of the map among the samples, for a while."""
+    rows = ops.reshape(x, (x.shape[0] * 6, 6, 8))
+    return ops.reshape(rows - ops.mean(rows, 1, keepdims=True), x.shape)
+
+
+FIXED = {
+    "the samples in front": (lambda x: ops.reshape(x, (x.shape[0], 36, 8)), 8),
+    "more behind them": (in_frames, 8),
+    "channels among the samples": (lambda x: ops.reshape(ops.reshape(x, (-1, 36)), x.shape), 8),
+    "on two axes": (lambda x: ops.reshape(x, (2, -1, 6, 8)), "reshapes the batch axis"),
+    "on another axis": (
+        lambda x: ops.transpose(ops.tanh(ops.transpose(x, (1, 0, 2, 3))), (1, 0, 2, 3)),
+        "puts a fixed number of samples on another axis",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_fixed_number_of_samples_is_reshaped(name):
+    function, expected = FIXED[name]
+    image = Input(batch_shape=(4, 6, 6, 3))
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="conv")(image)
+    model = Model(image, layers.Dense(3, name="head")(function(x)))
+    groups = {g.name: g for g in aip_tf.find_channel_groups(model)}
+    rng = np.random.default_rng(0)
+    if isinstance(expected, str):
+        assert expected in groups["conv"].reason
+    else:
+        masks = laws.random_masks(groups.values(), rng)
+        assert "conv" in masks
+        assert laws.masked_is_cut(model, masks, laws.random_batch(model, rng, 4))[0] <= 1e-5

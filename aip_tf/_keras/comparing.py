@@ -36,9 +36,8 @@ def are_alike(graph, other):
         return False
     twins = _twins(graph, other)
     pairs = zip(graph.nodes, other.nodes, strict=True)
-    return all(same_call(a, b, twins) for a, b in pairs) and same(
-        graph.outputs, other.outputs, twins
-    )
+    calls = (same_call(a, b, twins) or same_open_reshape(a, b, twins) for a, b in pairs)
+    return all(calls) and same(graph.outputs, other.outputs, twins)
 
 
 def _share_constants(graphs, nodes, place):
@@ -164,14 +163,19 @@ def same_call(a, b, twins):
 
 
 def same_open_reshape(a, b, twins):
-    """Whether a reshape with known sizes is `b`, some of whose sizes are open."""
-    if not all(isinstance(x.operation, operation_type("Reshape")) for x in (a, b)):
-        return False
-    sizes = [x.operation.newshape for x in (a, b)]
-    fits = len(sizes[0]) == len(sizes[1]) and all(
-        t in (None, s) for s, t in zip(*sizes, strict=True)
-    )
+    """Whether a reshape with known sizes is `b`, some of whose sizes are open or inferred."""
+    sizes = [_target(x.operation) for x in (a, b)]
+    fits = all(sizes) and len(sizes[0]) == len(sizes[1])
+    fits = fits and all(t in (None, -1, s) for s, t in zip(*sizes, strict=True))
     return fits and same(a.arguments.args, b.arguments.args, twins)
+
+
+def _target(operation):
+    """The sizes that a reshape asks for, that of the batch in front; None: it is no reshape."""
+    if isinstance(operation, keras.layers.Reshape):
+        return [-1, *operation.target_shape]
+    is_reshape = isinstance(operation, operation_type("Reshape"))
+    return tree.flatten(operation.newshape) if is_reshape else None
 
 
 def _settings(operation):

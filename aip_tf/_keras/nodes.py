@@ -122,7 +122,7 @@ def _node_of(x):
         if operation not in (None, x._made_by.operation):
             raise CannotOpenError(_RETURNS_ANOTHERS.format(type(operation).__name__))
         return x._made_by
-    if operation is None:
+    if operation is None or isinstance(operation, keras.layers.InputLayer):
         raise CannotOpenError("its call uses a tensor from outside")
     return operation._inbound_nodes[x._keras_history.node_index]
 

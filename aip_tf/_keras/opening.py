@@ -20,7 +20,10 @@ from aip_tf._keras.comparing import are_alike, open_sizes
 from aip_tf._keras.graph import Graph, graph_inside
 from aip_tf._keras.nodes import CannotOpenError
 from aip_tf._keras.recording import CALLS_DIFFER, Recording
+from aip_tf._keras.sizes import with_known_sizes
 
+_SIZE_DIFFERS = "what it does depends on a size that is open"
+_TRIAL_SIZES = (720, 1)  # a multiple of most numbers, and what fits to any other
 _lock = threading.RLock()  # classes of layers are changed while they are recorded
 
 
@@ -105,10 +108,8 @@ class Openings:
         return self.is_composite(operation) or _is_of_own_function(operation)
 
     def _open(self, layer, args, kwargs):
-        recording = Recording(self._is_opened_inside, self._sized, self._classes)
-        with _lock:
-            recording.run(layer, args, kwargs)
-        self._layers += [layer, *recording.layers.values()]
+        recording = self._recorded(layer, args, kwargs)
+        self._hold_to_known_sizes(recording, layer, args, kwargs)
         known = recording.graphs.keys() | recording.reasons.keys()
         for key in known:
             found, before = recording.graphs.get(key), self._graphs.get(key)
@@ -121,6 +122,28 @@ class Openings:
             self._note(key, found, reason)
         for found in list(recording.graphs.values()):
             self.open_graph(found, known)
+
+    def _recorded(self, layer, args, kwargs, in_both_modes=True):
+        recording = Recording(
+            self._is_opened_inside, self._sized, self._classes, in_both_modes=in_both_modes
+        )
+        with _lock:
+            recording.run(layer, args, kwargs)
+        self._layers += [layer, *recording.layers.values()]
+        return recording
+
+    def _hold_to_known_sizes(self, recording, layer, args, kwargs):
+        """Take back what is another graph where a size is known that is open, as of `x[:, :size]`,
+        in which None means all. A trial that fails tells nothing."""
+        for size in _TRIAL_SIZES if id(layer) in recording.graphs else ():
+            given = with_known_sizes(args, kwargs, size)
+            if given is None:
+                return
+            trial = self._recorded(layer, *given, in_both_modes=False)
+            for key in recording.graphs.keys() & trial.graphs.keys():
+                if not are_alike(trial.graphs[key], recording.graphs[key]):
+                    recording.reasons.setdefault(key, _SIZE_DIFFERS)
+                    del recording.graphs[key]  # its costs would be those of another
 
     def _note(self, key, graph, reason):
         if not reason and key not in self.reasons:

@@ -57,6 +57,7 @@ class Recording:
         sized: `{class or id of a layer: bool}`: whether its calls need the batch size; filled in
             for the recordings to come, as many layers of a model are of one class.
         classes: `Classes`, made once for many recordings.
+        in_both_modes: False: in inference mode alone.
 
     Attributes:
         graphs: `{id(layer): Graph}` of every composite layer that was called.
@@ -65,14 +66,14 @@ class Recording:
         layers: `{id(layer): layer}` of both.
     """
 
-    def __init__(self, is_composite, sized, classes):
+    def __init__(self, is_composite, sized, classes, in_both_modes=True):
         self._plain, self._sized, self._classes = Plain(), sized, classes
         self.graphs, self.reasons, self.layers = {}, {}, {}
         self._is_composite = is_composite
         self._running = []  # the composite layers that are being called, innermost last
         self._place = None  # a symbol of the innermost, while its own call runs
         self._tape = None  # and what it calls
-        self._in_both_modes = True
+        self._in_both_modes = in_both_modes
         self._wanting = set()  # ids of layers that fail otherwise where the batch size is known
         self._returned = {}
         self._explicit_mask = False

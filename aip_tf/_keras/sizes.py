@@ -24,6 +24,22 @@ def placeholders(args, kwargs, batch=None):
     return args, kwargs, symbols
 
 
+def with_known_sizes(args, kwargs, size):
+    """Arguments in which every size behind the batch axis that is open is `size`; None: none is."""
+    symbols = [x for x in tree.flatten((args, kwargs)) if is_symbol(x)]
+    if not any(None in x.shape[1:] for x in symbols):
+        return None
+
+    def known(x):
+        if not is_symbol(x) or None not in x.shape[1:]:
+            return x
+        symbol = stand_in(x)
+        symbol._shape = (*x.shape[:1], *(size if s is None else s for s in x.shape[1:]))
+        return with_mask_of(x, symbol)
+
+    return tree.map_structure(known, (tuple(args), dict(kwargs)))
+
+
 def takes_any_batch(args, kwargs):
     """Whether one of the arguments of a call has an open batch size."""
     return any(map(has_open_batch, tree.flatten((args, kwargs))))

@@ -135,16 +135,26 @@ class Tracer:
         call = Call(self, node.operation, path, inputs, shapes, node)
         outputs = self.run_rule(call, args, kwargs)
         outputs = [outputs] if isinstance(outputs, np.ndarray) else tree.flatten(outputs)
-        call.outputs = [x if isinstance(x, IdentityArray) else _as_identities(x) for x in outputs]
-        found = [x.shape for x in call.outputs]
+        outputs = [x if isinstance(x, IdentityArray) else _as_identities(x) for x in outputs]
+        found = [x.shape for x in outputs]
         if found != call.shapes and not all(map(_fits, found, call.shapes)):
-            raise ValueError(
-                f"The channel rule for {type(call.operation).__name__} gave identity arrays of "
-                f"shapes {found} for {path!r}. Expected the shapes of its outputs, {call.shapes}: "
-                f"correct the function registered with `register_channel_rule`."
-            )
+            if not _puts_samples_behind(call, found):
+                raise ValueError(
+                    f"The channel rule for {type(call.operation).__name__} gave identity arrays of "
+                    f"shapes {found} for {path!r}. Expected the shapes of its outputs, "
+                    f"{call.shapes}: correct the function registered with `register_channel_rule`."
+                )
+            outputs = self._keep_samples(call)
+        call.outputs = outputs
         self.calls.append(call)
         return call.outputs[0] if len(call.outputs) == 1 else call.outputs
+
+    def _keep_samples(self, call):
+        """The outputs of a call that puts a fixed number of samples, one in the trace, behind."""
+        reason = f"{call.path} puts a fixed number of samples on another axis"
+        for x in call.inputs:
+            call.pin(x, reason)
+        return [_as_identities(call.pinned(shape, reason)) for shape in call.shapes]
 
     def agree(self, key, arrays):
         """Unify `arrays` with those given under the same key before: one edit serves them all."""
@@ -230,6 +240,16 @@ def _fits(found, expected):
     return found[1:] == expected[1:] or all(
         e is None or f == e for f, e in zip(found[1:], expected[1:], strict=True)
     )
+
+
+def _puts_samples_behind(call, found):
+    """Whether outputs have a fixed number of samples, one in the trace, behind the first axis."""
+    pairs = zip(call.inputs, call.node.input_tensors, strict=True)
+    fixed = {(x.shape[0], y.shape[0]) for x, y in pairs if x.shape[:1] != y.shape[:1] != (None,)}
+    sizes = (
+        p for f, e in zip(found, call.shapes, strict=False) for p in zip(f[1:], e[1:], strict=False)
+    )
+    return bool(fixed) and any(p in fixed for p in sizes)
 
 
 def _classes_left(classes, axis):

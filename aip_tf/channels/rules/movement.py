@@ -51,18 +51,32 @@ def reshape(call, x):
 
 @register_channel_rule(*operations("Reshape"))
 def ops_reshape(call, x):
-    """The new shape has the batch axis: -1, or a number that fits no trace with batch size 1."""
+    """The new shape has the batch axis: -1, or a number that goes up with that of the samples."""
     wanted = call.operation.newshape
     wanted = (wanted,) if isinstance(wanted, int) else tuple(wanted)
-    numbers = tuple(-1 if w is None else w for w in wanted)
+    samples = 1 if wanted[:1] in ((), (-1,), (None,)) else _num_samples(call, x)
+    numbers = [-1 if w is None else w for w in wanted]
+    if samples > 1:  # 0 fits nothing
+        numbers[0] = 0 if numbers[0] % samples else numbers[0] // samples
     try:
         y = full(x).reshape(numbers)
     except ValueError:
         return keep_all(call, f"{call.path} reshapes the batch axis to {wanted}")
     if _mixes_samples(call, x, y):
         return keep_all(call, f"{call.path} puts samples behind these channels on one axis")
-    call.config("newshape", y, _edited_size(call, wanted, y, skip=0))
+    left = _edited_size(call, numbers, y, skip=0)
+    call.config("newshape", y, lambda kept: _times(samples, left(kept)))
     return y
+
+
+def _num_samples(call, x):
+    """How many samples of a fixed batch stand on the first axis, for one in the trace."""
+    size = call.node.input_tensors[0].shape[:1]
+    return size[0] // len(x) if size and size[0] and size[0] % len(x) == 0 else 1
+
+
+def _times(samples, shape):
+    return (shape[0] * samples, *shape[1:]) if samples > 1 else shape
 
 
 def _mixes_samples(call, x, y):
