@@ -1,5 +1,7 @@
 """Composite layers and subclassed models are opened: exact, loadable without their classes."""
 
+import functools
+
 import keras
 import laws
 import numpy as np
@@ -461,6 +463,31 @@ def test_a_layer_that_uses_a_mask_from_outside_stays_whole():
     assert [g.name for g in laws.cuttable(graph.groups)] == ["behind"]
     batch = np.random.default_rng(0).normal(size=(3, 5, 6)) * (np.arange(5) < 3)[:, None]
     assert laws.relative_error(graph.prune({})(batch), graph.model(batch)) <= 1e-6
+
+
+class Swish(layers.Layer):
+    def call(self, x):
+        return x * ops.sigmoid(x)
+
+
+@pytest.mark.parametrize("activation", [Swish(), functools.partial(keras.activations.elu, alpha=2)])
+def test_an_activation_without_a_name_inside_of_a_composite(activation):
+    i = Input((4, 4, 3))
+    x = Unnamed(activation, name="middle")(layers.Conv2D(4, 1, name="first")(i))
+    graph = ChannelGraph(Model(i, layers.Dense(2)(x)))
+    assert [g.name for g in laws.cuttable(graph.groups)] == ["first", "middle/dense"]
+    batch = np.random.default_rng(0).normal(size=(3, 4, 4, 3)).astype("float32")
+    masks = laws.random_masks(graph.groups, np.random.default_rng(0))
+    assert check_cut(graph, graph.prune(masks), masks, batch) <= 1e-5
+
+
+class Unnamed(layers.Layer):
+    def __init__(self, activation, **kwargs):
+        super().__init__(**kwargs)
+        self.dense, self.activation = layers.Dense(6, name="dense"), layers.Activation(activation)
+
+    def call(self, x):
+        return self.activation(self.dense(x))
 
 
 class GrowingList(layers.Layer):

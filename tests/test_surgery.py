@@ -480,3 +480,13 @@ def test_large_variables_are_sliced_in_blocks_with_the_same_result():
     cut = aip_tf.prune_channels(model, masks)
     expected = model.get_layer("second").kernel.numpy()[np.ix_(masks["first"], masks["second"])]
     np.testing.assert_array_equal(cut.get_layer("second").kernel.numpy(), expected)
+
+
+@pytest.mark.parametrize("outputs", [lambda y: [y], lambda y: (y,), lambda y: {"y": y}])
+def test_an_output_that_stands_alone_is_the_twins_too(outputs):
+    i = Input((5,))
+    model = Model(i, outputs(layers.Dense(2)(layers.Dense(4, name="first")(i))))
+    graph = aip_tf.ChannelGraph(model)
+    masks = {"first": np.array([True, False, True, True])}
+    batch = np.random.default_rng(0).normal(size=(3, 5)).astype("float32")
+    assert aip_tf.channels.check_cut(graph, graph.prune(masks), masks, batch) <= 1e-5

@@ -159,6 +159,8 @@ def _is_of_own_function(operation):
     if not isinstance(operation, keras.layers.Activation):
         return False
     function = operation.activation
-    name = getattr(function, "__name__", "")
+    name = getattr(function, "__name__", None)
+    if name is None:  # a layer, or a function with some arguments
+        return True
     is_registered = keras.saving.get_registered_name(function) != name
     return not is_registered and getattr(keras.activations, name, None) is not function

@@ -47,7 +47,9 @@ class MaskedModel(_keras.GivenInputs):
 
     def _run(self, inputs, training, memory=None):
         graph, inside = self._traced.graph, self._traced.openings.inside
-        return run_masked(graph, self._calls, self._kept, inputs, inside, training, memory)
+        outputs = run_masked(graph, self._calls, self._kept, inputs, inside, training, memory)
+        is_alone = isinstance(outputs, list | tuple) and len(outputs) == 1
+        return outputs[0] if is_alone else outputs  # as Keras does
 
 
 class Memory:
