@@ -465,6 +465,66 @@ def test_a_layer_that_uses_a_mask_from_outside_stays_whole():
     assert laws.relative_error(graph.prune({})(batch), graph.model(batch)) <= 1e-6
 
 
+class ShiftsMask(layers.Layer):
+    """On values the mask of its inner layer wins, on symbols its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = layers.Dense(6)
+
+    def call(self, x):
+        return self.inner(x)
+
+    def compute_mask(self, inputs, previous_mask):
+        return None if previous_mask is None else ops.roll(previous_mask, 1, axis=1)
+
+
+class Auxiliary(layers.Layer):
+    """A second output in training alone."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = layers.Dense(6)
+
+    def call(self, x, training=None):
+        x = self.inner(x)
+        return (x, ops.mean(x) + 1.0) if training else (x, None)
+
+
+class Around(keras.Model):
+    def __init__(self, kind):
+        super().__init__()
+        self.first, self.middle, self.last = layers.Masking(), kind(name="middle"), layers.GRU(4)
+
+    def call(self, x):
+        x = self.middle(self.first(x))
+        return self.last(x[0] if isinstance(x, tuple) else x)
+
+
+@pytest.mark.parametrize(
+    "kind, why",
+    [(ShiftsMask, "computes a mask of its own"), (Auxiliary, "returns more than tensors")],
+    ids=["mask", "none"],
+)
+def test_a_model_around_a_layer_that_says_too_little_from_outside_is_refused(kind, why):
+    model = Around(kind)
+    model(np.zeros((2, 5, 6), "float32"))
+    with pytest.raises(ValueError, match=f"it calls 'middle', which .*{why}"):
+        aip_tf.find_channel_groups(model)
+
+
+def test_a_layer_that_cannot_be_called_again_is_named():
+    class OwnTable(layers.Layer):
+        def call(self, x):
+            return x + np.ones((1, 12, 4), "float32")[:, : x.shape[1]]
+
+    i = Input((None, 4))
+    x = ReadsLength(lambda n: 1.0, name="middle")(OwnTable(name="table")(i))
+    graph = ChannelGraph(Model(i, layers.Dense(2)(x)), (5, 4))
+    with pytest.raises(ValueError, match="'middle' cannot be called again"):
+        graph.prune({})
+
+
 class Swish(layers.Layer):
     def call(self, x):
         return x * ops.sigmoid(x)

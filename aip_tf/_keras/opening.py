@@ -23,6 +23,7 @@ from aip_tf._keras.recording import CALLS_DIFFER, Recording
 from aip_tf._keras.sizes import with_known_sizes
 
 _SIZE_DIFFERS = "what it does depends on a size that is open"
+_TIED = "it calls {!r}, which stays whole and returns more than tensors"
 _TRIAL_SIZES = (720, 1)  # a multiple of most numbers, and what fits to any other
 _lock = threading.RLock()  # classes of layers are changed while they are recorded
 
@@ -44,6 +45,7 @@ class Openings:
         self._sized = {}
         self._classes = Classes()
         self._layers = []  # keeps their ids alive
+        self._tied = []
         self.reasons = {}
 
     def inside(self, operation):
@@ -120,6 +122,10 @@ class Openings:
                 else:
                     reason = CALLS_DIFFER
             self._note(key, found, reason)
+        self._tied += recording.tied
+        for inner, caller in self._tied:
+            if id(inner) in self.reasons and id(caller) not in self.reasons:
+                self._note(id(caller), self._graphs.get(id(caller)), _TIED.format(inner.name))
         for found in list(recording.graphs.values()):
             self.open_graph(found, known)
 
@@ -144,6 +150,8 @@ class Openings:
                 if not are_alike(trial.graphs[key], recording.graphs[key]):
                     recording.reasons.setdefault(key, _SIZE_DIFFERS)
                     del recording.graphs[key]  # its costs would be those of another
+            if id(layer) in trial.graphs:
+                return
 
     def _note(self, key, graph, reason):
         if not reason and key not in self.reasons:

@@ -8,6 +8,7 @@ import keras
 from keras import tree
 from keras.src.backend.common.keras_tensor import any_symbolic_tensors
 
+from aip_tf._keras import masks
 from aip_tf._keras.classes import of_classes
 from aip_tf._keras.comparing import (
     BatchSizeError,
@@ -16,7 +17,7 @@ from aip_tf._keras.comparing import (
     open_batch,
     open_sizes,
 )
-from aip_tf._keras.graph import Graph, mask_of
+from aip_tf._keras.graph import Graph
 from aip_tf._keras.held import Given, Held, symbolic_class, why_not_held
 from aip_tf._keras.layers import own_variables
 from aip_tf._keras.nodes import (
@@ -64,11 +65,13 @@ class Recording:
         reasons: `{id(layer): text}`: why one of them must stay whole; it may have a graph all the
             same, to be looked at.
         layers: `{id(layer): layer}` of both.
+        tied: `[(layer, caller)]` of layers that return more than tensors, which Keras does not
+            take: its caller is opened only with it.
     """
 
     def __init__(self, is_composite, sized, classes, in_both_modes=True):
         self._plain, self._sized, self._classes = Plain(), sized, classes
-        self.graphs, self.reasons, self.layers = {}, {}, {}
+        self.graphs, self.reasons, self.layers, self.tied = {}, {}, {}, []
         self._is_composite = is_composite
         self._running = []  # the composite layers that are being called, innermost last
         self._place = None  # a symbol of the innermost, while its own call runs
@@ -105,6 +108,8 @@ class Recording:
         self._hold_variables(layer, graph)
         self._note(layer, graph)
         flat = [stand_in(x) if is_symbol(x) else x for x in tree.flatten(outputs)]
+        if self._running and not all(map(is_symbol, flat)):
+            self.tied.append((layer, self._running[-1]))
         self._returned[id(layer)] = tree.pack_sequence_as(outputs, flat)
         return [x for x in flat if is_symbol(x)]
 
@@ -285,7 +290,7 @@ class Recording:
         tape, outputs = self._tape, None
         if tape and tape.runs_again:
             return tape.repeat(layer, args, kwargs)
-        self._explicit_mask = _has_mask(kwargs)
+        self._explicit_mask = masks.is_given(kwargs)
         with self.placed(None):
             if self._plain.takes(layer, given, settings):
                 outputs = call_plainly(layer, given, settings)
@@ -293,6 +298,8 @@ class Recording:
                 self._note_own_call(layer, given, settings)
                 outputs = call(*given, **settings)
         outputs = self._returned.pop(id(layer), outputs)
+        if self._running and masks.is_doubtful(layer, outputs, self.reasons.get(id(layer))):
+            self.reasons.setdefault(id(self._running[-1]), masks.DOUBTFUL.format(layer.name))
         if tape:
             tape.note(layer, args, kwargs, outputs)
         return outputs
@@ -345,14 +352,9 @@ class Recording:
     def _refusal(self, layer, args, kwargs):
         if computes_around(layer, args, kwargs):
             return _OWN_CALL
-        masked = any(mask_of(x) is not None for x in tree.flatten((args, kwargs)) if is_symbol(x))
         if layer.activity_regularizer is not None:
             return "it has an activity regularizer"
-        if masked and layer.supports_masking:
-            return "it hands the mask of its input on"
-        if _has_mask(kwargs) and not self._explicit_mask:
-            return "a mask reaches it with its input"
-        return None
+        return masks.refusal(layer, args, kwargs, self._explicit_mask)
 
     def fail(self, layer, error):
         text = str(error)
@@ -374,11 +376,6 @@ class Recording:
     def with_real_variables(self):
         """For a while the variables are what they are: Keras looks into a layer by itself."""
         return of_classes([(v, recording, real) for v, real, recording in self._symbolic])
-
-
-def _has_mask(kwargs):
-    """Whether a call is given a mask; for a list of tensors without any Keras makes one of None."""
-    return any(x is not None for x in tree.flatten(kwargs.get("mask")))
 
 
 def _gist(text):

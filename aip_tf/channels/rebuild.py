@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from aip_tf import _keras
+from aip_tf import _keras, failures
 
 _LARGE = 2**22  # entries
 
@@ -101,24 +101,38 @@ class _Rebuild:
 
     def _visitor(self, graph):
         def visit(node, args, kwargs):
-            operation = node.operation
-            if isinstance(operation, _keras.Held):
-                return self._hold(operation, args[0], graph.names[id(operation)])
-            copy = self._copy(operation, graph.names[id(operation)])
-            if nested := self._tracer.openings.inside(operation):
-                given = _keras.given_tensors(node, args, kwargs)
-                mask = _keras.masks_given(node, kwargs)
-                masked = {} if mask is None else {"mask": mask}
-                return _constants_back(nested, copy(_in_structure(nested, given), **masked))
-            if id(node) in self._tracer.replacements:
-                return self._tracer.replacements[id(node)](self._kept, copy, args, kwargs)
-            if id(node) in self._tracer.argument_edits:
-                args, kwargs = self._tracer.argument_edits[id(node)](self._kept, args, kwargs)
-            if getattr(copy, "stateful", False) and not copy.built:
-                _keras.build_at_once(copy, args[0].shape)
-            return _keras.call_on_symbols(copy, args, kwargs)
+            try:
+                return self._call(graph, node, args, kwargs)
+            except Exception as error:  # whatever a call on symbols may raise
+                if failures.is_on_purpose(error):
+                    raise
+                raise ValueError(
+                    f"Received a model whose layer {graph.names[id(node.operation)]!r} cannot be "
+                    f"called again: {failures.words(error)} Expected one that takes the shapes "
+                    "that the model takes, open sizes included: make the sizes of the model's "
+                    "inputs known."
+                ) from error
 
         return visit
+
+    def _call(self, graph, node, args, kwargs):
+        """The outputs of the copy of an operation."""
+        operation = node.operation
+        if isinstance(operation, _keras.Held):
+            return self._hold(operation, args[0], graph.names[id(operation)])
+        copy = self._copy(operation, graph.names[id(operation)])
+        if nested := self._tracer.openings.inside(operation):
+            given = _keras.given_tensors(node, args, kwargs)
+            mask = _keras.masks_given(node, kwargs)
+            masked = {} if mask is None else {"mask": mask}
+            return _constants_back(nested, copy(_in_structure(nested, given), **masked))
+        if id(node) in self._tracer.replacements:
+            return self._tracer.replacements[id(node)](self._kept, copy, args, kwargs)
+        if id(node) in self._tracer.argument_edits:
+            args, kwargs = self._tracer.argument_edits[id(node)](self._kept, args, kwargs)
+        if getattr(copy, "stateful", False) and not copy.built:
+            _keras.build_at_once(copy, args[0].shape)
+        return _keras.call_on_symbols(copy, args, kwargs)
 
     def _hold(self, held, x, name):
         """Stock layers for a variable that a composite layer owned."""
