@@ -150,8 +150,6 @@ class Openings:
                 if not are_alike(trial.graphs[key], recording.graphs[key]):
                     recording.reasons.setdefault(key, _SIZE_DIFFERS)
                     del recording.graphs[key]  # its costs would be those of another
-            if id(layer) in trial.graphs:
-                return
 
     def _note(self, key, graph, reason):
         if not reason and key not in self.reasons:
