@@ -45,7 +45,7 @@ class Recovery:
             behind it refitted where the criterion can, the statistics measured anew: minutes.
         optimizer: a Keras optimizer (copied for every stretch between cuts, with all that its
             methods were told), its name, or "sgd": SGD at 0.02 with Nesterov momentum 0.9,
-            weight decay 5e-4 and gradients of length 30 at most.
+            weight decay 5e-4 and gradients of length 10 at most.
         decay: how the learning rate falls from one cut to the next: "cosine", "constant",
             "step_decay" or a callable, see `aip_tf.schedules`. An optimizer that brings its own
             schedule keeps it.
