@@ -272,4 +272,4 @@ def test_a_step_of_the_default_optimizer_is_bounded_however_steep_the_loss():
     optimizer = decayed_optimizer("sgd", "constant", None)
     weights = keras.Variable(np.zeros(4))
     optimizer.apply([tf.constant(1e6 * np.ones(4, "float32"))], [weights])
-    assert np.linalg.norm(weights) == pytest.approx(0.02 * 30 * 1.9)  # with Nesterov's 0.9
+    assert np.linalg.norm(weights) == pytest.approx(0.02 * 10 * 1.9)  # with Nesterov's 0.9
