@@ -102,7 +102,7 @@ def train_teacher(
             known length, see `datasets.as_dataset`.
         epochs: epochs in all, those of an interrupted run included.
         optimizer: a Keras optimizer, its name, or "sgd": SGD at 0.1, Nesterov momentum 0.9,
-            weight decay 5e-4, gradients of length 30 at most.
+            weight decay 5e-4, gradients of length 10 at most.
         decay: how the learning rate falls over the run: "cosine", "constant", "step_decay" or a
             callable, see `aip_tf.schedules`. An optimizer that brings its own schedule keeps it.
         checkpoint_dir: folder for snapshots; a training killed at any instant goes on from the
