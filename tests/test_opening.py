@@ -526,6 +526,41 @@ def test_a_layer_that_cannot_be_called_again_is_named():
         graph.prune({})
 
 
+class Augmenting(keras.Model):
+    """Its augmentation, which is on by default, is off where nobody says a mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.noise, self.dense = layers.RandomBrightness(0.9, (0, 1)), layers.Dense(6)
+
+    def call(self, x, training=None):
+        return self.dense(self.noise(x, training=training))
+
+
+class InfersByDefault(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.noise, self.dense = layers.RandomBrightness(0.9, (0, 1)), layers.Dense(6)
+
+    def call(self, x, training=False):
+        return self.dense(self.noise(x))
+
+
+@pytest.mark.parametrize("kind", [Augmenting, InfersByDefault])
+def test_what_is_off_where_nobody_says_a_mode_is_off_in_the_copy(kind, tmp_path):
+    batch = np.random.default_rng(0).uniform(size=(3, 4, 4, 3)).astype("float32")
+    model = kind()
+    model(batch)
+    if kind is InfersByDefault:
+        i = Input((4, 4, 3))
+        model = Model(i, layers.Dense(2)(model(i)))
+    copy = aip_tf.prune_channels(model, {})
+    copy.save(tmp_path / "copy.keras")
+    for found in (copy, keras.saving.load_model(tmp_path / "copy.keras")):
+        np.testing.assert_allclose(found(batch), model(batch), atol=1e-6)
+        assert np.abs(found(batch, training=True) - model(batch)).max() > 1e-3
+
+
 class Swish(layers.Layer):
     def call(self, x):
         return x * ops.sigmoid(x)

@@ -44,7 +44,8 @@ def call_composite(layer, args, kwargs):
     """A plain call of a layer that is recorded; returns its outputs."""
     parameters = layer.call_signature_parameters
     given = {k: v for k, v in kwargs.items() if k != "training" or k in parameters}
-    spec = types.SimpleNamespace(user_arguments_dict=kwargs, arguments_dict=_default(layer))
+    usual = {"training": usual_mode(layer)}
+    spec = types.SimpleNamespace(user_arguments_dict=kwargs, arguments_dict=usual)
     try:
         context = layer._get_call_context()
         layer._resolve_and_populate_arg("training", spec, context, given)
@@ -65,6 +66,12 @@ def call_leaf(layer, args, kwargs):
         return None
     Call(layer, args, {}, outputs)
     return outputs
+
+
+def usual_mode(layer):
+    """The default of `training` in a layer's call: its mode where nobody says one; or None."""
+    found = layer._call_signature.parameters.get("training")
+    return None if found is None or found.default is found.empty else found.default
 
 
 def without_mode(kwargs):
@@ -108,11 +115,6 @@ def _fits(layer, x):
         return isinstance(x, _SETTINGS)
     is_cast = "float" in x.dtype and x.dtype != layer.input_dtype
     return not is_cast and getattr(x, "_keras_mask", None) is None
-
-
-def _default(layer):
-    found = layer._call_signature.parameters.get("training")
-    return {} if found is None or found.default is found.empty else {"training": found.default}
 
 
 def _outputs(layer, args):

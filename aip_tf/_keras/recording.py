@@ -20,6 +20,7 @@ from aip_tf._keras.comparing import (
 from aip_tf._keras.graph import Graph
 from aip_tf._keras.held import Given, Held, symbolic_class, why_not_held
 from aip_tf._keras.layers import own_variables
+from aip_tf._keras.modes import leave_to_mode
 from aip_tf._keras.nodes import (
     Arguments,
     Call,
@@ -29,7 +30,7 @@ from aip_tf._keras.nodes import (
     nodes_up_to,
 )
 from aip_tf._keras.own_calls import computes_around
-from aip_tf._keras.plain import Plain, is_symbol, stand_in, without_mode
+from aip_tf._keras.plain import Plain, is_symbol, stand_in, usual_mode
 from aip_tf._keras.scopes import Watch, without_new_nodes
 from aip_tf._keras.signatures import remember_signature
 from aip_tf._keras.sizes import (
@@ -226,8 +227,9 @@ class Recording:
             self._call_again(layer, args, kwargs, symbols, tape, outputs)
         for node in reshapes:
             infer(node)
+        is_quiet = any(usual_mode(x) is False for x in (*self._running, layer))
         for node in nodes:
-            _leave_to_keras(node)
+            leave_to_mode(node, is_quiet)
         return Graph(symbols, nodes, outputs, is_passing=self._is_passing), outputs
 
     def _call(self, layer, args, kwargs, symbol, tape):
@@ -383,9 +385,3 @@ def _gist(text):
     lines = [line.strip() for line in re.sub(r"\x1b\[\d+m", "", text).split("\n")]
     told = [x for x in lines if x and not x.startswith("Exception encountered when calling")]
     return (told or [""])[0][:160]
-
-
-def _leave_to_keras(node):
-    """Take `training` out of the arguments of a call: it follows the mode, as Keras has it do."""
-    if "training" in node.arguments.kwargs:
-        node.arguments = Arguments(node.arguments.args, without_mode(node.arguments.kwargs))
