@@ -148,6 +148,7 @@ class Assignment:
             "data": {k: v for k, v in self.identity.items() if k.endswith("data")},
             "classes": [output.num_classes for output in task.outputs],
             "transfers": [identity.describe(transfer) for transfer in transfers],
+            "optimizer": identity.describe(self.recovery.optimizer_for(self.graph.plain_model)),
             "labels": "given" if has_labels(self.passes[0].dataset) else "the teacher's answers",
             "loss": identity.describe(task.loss),
             "metrics": identity.describe(task.metrics),

@@ -13,6 +13,7 @@ _TABLE_SIZE = 2000
 # Without a bound features at twice their usual weight threw a ResNet-56 to chance, and a network
 # without normalization lost more in its recovery than in the cut (benchmarks/README.md).
 _SGD = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "global_clipnorm": 10.0}
+_LAMB_RATE = 0.01  # a step changes a tensor by so much of its length
 _NO_VALIDATION = "validation data, or the name of what training measures, such as 'loss'"
 _SETTERS = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
 
@@ -40,6 +41,28 @@ def decayed_optimizer(optimizer, decay, steps, default_rate=0.02):
         return LearningRateTable([rate * factor(i / size) for i in range(size)], steps)
 
     return _keras.fresh_optimizer(keras.optimizers.get(optimizer), decayed)
+
+
+def suited_optimizer(model):
+    """What "auto" means for a network: "sgd", or Lamb at 0.01 where little is normalized by batch.
+
+    Behind a BatchNormalization the length of a kernel is of no account, and SGD leaves the student
+    nearer to its teacher (ResNet-20). Elsewhere steps have to suit the weights: Lamb (You et al.
+    2020, arXiv 1904.00962) measures them by the length of each tensor (benchmarks/README.md).
+
+    Args:
+        model: the student. With a trainable BatchNormalization for every second of its kernels, of
+            convolutions and dense layers alike, it is for SGD.
+    """
+    normalizations = [
+        layer
+        for layer in _keras.all_layers(model)
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
+    num_kernels = sum(len(variable.shape) > 1 for variable in model.trainable_variables)
+    if 2 * len(normalizations) >= num_kernels:
+        return "sgd"
+    return keras.optimizers.Lamb(_LAMB_RATE)
 
 
 def check(optimizer, decay, callbacks=()):

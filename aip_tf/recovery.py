@@ -44,8 +44,9 @@ class Recovery:
         epochs: epochs of the whole run, all cuts included. With 0 there is one cut, the layers
             behind it refitted where the criterion can, the statistics measured anew: minutes.
         optimizer: a Keras optimizer (copied for every stretch between cuts, with all that its
-            methods were told), its name, or "sgd": SGD at 0.02 with Nesterov momentum 0.9,
-            weight decay 5e-4 and gradients of length 10 at most.
+            methods were told), its name, "sgd": SGD at 0.02 with Nesterov momentum 0.9, weight
+            decay 5e-4 and gradients of length 10 at most, or "auto": "sgd", or Lamb at 0.01 for
+            networks without batch normalization, see `decays.suited_optimizer`.
         decay: how the learning rate falls from one cut to the next: "cosine", "constant",
             "step_decay" or a callable, see `aip_tf.schedules`. An optimizer that brings its own
             schedule keeps it.
@@ -82,7 +83,7 @@ class Recovery:
     """
 
     epochs: int = 30
-    optimizer: object = "sgd"
+    optimizer: object = "auto"
     decay: object = "cosine"
     loss: object = None
     metrics: object = None
@@ -101,7 +102,8 @@ class Recovery:
         check_wishes(self.loss, self.metrics)
         transfers = default_transfers() if self.transfers is None else self.transfers
         check_transfers(transfers, self.supervised_weight)
-        plain["callbacks"] = decays.check(self.optimizer, self.decay, self.callbacks)
+        optimizer = "sgd" if self.optimizer == "auto" else self.optimizer
+        plain["callbacks"] = decays.check(optimizer, self.decay, self.callbacks)
         vars(self).update(plain)  # the fields of a frozen object
 
     def for_model(self, model, batch, opened=None):
@@ -139,12 +141,17 @@ class Recovery:
             )
         return dataclasses.replace(self, task=task, supervised_weight=0.0)
 
+    def optimizer_for(self, student):
+        """The optimizer (or "sgd") that trains `student`, what "auto" means decided."""
+        return decays.suited_optimizer(student) if self.optimizer == "auto" else self.optimizer
+
     def compile(self, model, steps=None, teacher=None):
         """Compile a student or distiller for a stretch of `steps` training steps; None: no end.
 
         What the optimizer's weight decay was told to spare in `teacher` it spares in the model.
         """
-        optimizer = decays.decayed_optimizer(self.optimizer, self.decay, steps)
+        student = model.student if isinstance(model, AdversarialDistiller) else model
+        optimizer = decays.decayed_optimizer(self.optimizer_for(student), self.decay, steps)
         if teacher is not None:
             _keras.carry_exclusions(optimizer, teacher.variables, model.trainable_variables)
         self.task.compile(model, optimizer)

@@ -9,7 +9,7 @@ from keras import layers
 
 import aip_tf
 from aip_tf import _keras
-from aip_tf.decays import decayed_optimizer
+from aip_tf.decays import decayed_optimizer, suited_optimizer
 from aip_tf.game import AdversarialTransfer
 from aip_tf.recovery import recalibrate
 
@@ -273,3 +273,36 @@ def test_a_step_of_the_default_optimizer_is_bounded_however_steep_the_loss():
     weights = keras.Variable(np.zeros(4))
     optimizer.apply([tf.constant(1e6 * np.ones(4, "float32"))], [weights])
     assert np.linalg.norm(weights) == pytest.approx(0.02 * 10 * 1.9)  # with Nesterov's 0.9
+
+
+def _chain(*rest):
+    return keras.Sequential([keras.Input((8, 8, 3)), *rest])
+
+
+def _conv():
+    return layers.Conv2D(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (lambda: _chain(_conv(), layers.BatchNormalization(), layers.Dense(2)), "SGD"),
+        (lambda: _chain(_conv(), layers.LayerNormalization(), layers.Dense(2)), "Lamb"),
+        (lambda: _chain(_conv(), layers.BatchNormalization(trainable=False)), "Lamb"),
+        (lambda: _chain(layers.BatchNormalization(), _conv(), _conv(), _conv()), "Lamb"),
+    ],
+    ids=["batch", "layer", "frozen", "input alone"],
+)
+def test_the_default_optimizer_suits_the_normalization_of_the_student(model, expected):
+    model = model()
+    recovery = aip_tf.Recovery(task=aip_tf.Task(loss="mse", metrics=[]))
+    recovery.compile(model, steps=10)
+    assert type(model.optimizer).__name__ == expected
+
+
+def test_a_step_of_the_default_without_batch_normalization_is_a_share_of_the_weights():
+    small, large = keras.Variable(0.01 * np.ones(4)), keras.Variable(100 * np.ones(4))
+    optimizer = decayed_optimizer(suited_optimizer(_chain(_conv())), "constant", None)
+    optimizer.apply([tf.constant(1e6 * np.ones(4, "float32"))] * 2, [small, large])
+    np.testing.assert_allclose(small, 0.01 * 0.99 * np.ones(4), rtol=1e-4)
+    np.testing.assert_allclose(large, 100 * 0.99 * np.ones(4), rtol=1e-4)
