@@ -4,7 +4,7 @@
     python benchmarks/kinds.py --only attention default
     python benchmarks/kinds.py --summary           # the table from the lines at hand
 
-Small networks of this file's own, each trained here for eight epochs (unfinished teachers, 66 to
+Small networks of this file's own, each trained here for eight epochs (unfinished teachers, 55 to
 82%) on the first 45,000 training images and judged on the other 5,000, which neither a teacher
 nor a student has seen. Test images are not read.
 
