@@ -54,13 +54,8 @@ def suited_optimizer(model):
         model: the student. With a trainable BatchNormalization for every second of its kernels, of
             convolutions and dense layers alike, it is for SGD.
     """
-    normalizations = [
-        layer
-        for layer in _keras.all_layers(model)
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-    ]
     num_kernels = sum(len(variable.shape) > 1 for variable in model.trainable_variables)
-    if 2 * len(normalizations) >= num_kernels:
+    if 2 * len(_keras.batch_normalizations(model)) >= num_kernels:
         return "sgd"
     return keras.optimizers.Lamb(_LAMB_RATE)
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import keras
-
 from aip_tf import _keras, decays
 from aip_tf.arguments import Kind, check, choice, instance, integer, number, shown
 from aip_tf.game import AdversarialDistiller
@@ -102,7 +100,8 @@ class Recovery:
         check_wishes(self.loss, self.metrics)
         transfers = default_transfers() if self.transfers is None else self.transfers
         check_transfers(transfers, self.supervised_weight)
-        optimizer = "sgd" if self.optimizer == "auto" else self.optimizer
+        is_auto = isinstance(self.optimizer, str) and self.optimizer == "auto"
+        optimizer = "sgd" if is_auto else self.optimizer
         plain["callbacks"] = decays.check(optimizer, self.decay, self.callbacks)
         vars(self).update(plain)  # the fields of a frozen object
 
@@ -194,11 +193,7 @@ def recalibrate(model, data, num_batches):
         data: `tf.data.Dataset` of (inputs, ...) batches.
         num_batches: number of batches, at least 1, or 0 to leave the statistics alone.
     """
-    normalizations = [
-        (layer, layer.momentum)
-        for layer in _keras.all_layers(model)
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-    ]
+    normalizations = [(x, x.momentum) for x in _keras.batch_normalizations(model)]
     if not normalizations:
         return
     for step, (inputs, *_) in enumerate(data.take(num_batches)):

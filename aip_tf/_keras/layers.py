@@ -4,7 +4,7 @@ import functools
 import importlib
 import inspect
 
-from keras import tree
+from keras import layers, tree
 from keras.src.models.functional import Functional
 from keras.src.ops.operation import Operation
 
@@ -79,6 +79,15 @@ def random_states(layer):
 def all_layers(model):
     """Every layer inside `model`, those of nested models and wrappers included."""
     return list(model._flatten_layers(include_self=False))
+
+
+def batch_normalizations(model):
+    """The trainable BatchNormalizations inside `model`: those that look at the batch."""
+    return [
+        layer
+        for layer in all_layers(model)
+        if isinstance(layer, layers.BatchNormalization) and layer.trainable
+    ]
 
 
 def attention_projections(layer):
