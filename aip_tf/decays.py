@@ -188,7 +188,7 @@ def _check_optimizer(optimizer):
     ):
         raise ValueError(
             f"Received optimizer={shown(optimizer)}. Expected a keras.optimizers.Optimizer object, "
-            f"Name(...), or a name: {', '.join(sorted(known.values()))}."
+            f"Name(...), or a name: {', '.join(sorted(known.values()))}; Recovery takes 'auto' too."
         )
 
 

@@ -50,7 +50,7 @@ def prune(
             dataset of inputs alone or a tuple (inputs,), the transfers teach, and the metric is
             the agreement with the teacher, unless the validation data have labels.
         validation_data: the same, for the metrics in the report; None: none are measured.
-        schedule: when to cut and how much: a float (the final amount, reached in three cuts), a
+        schedule: when to cut and how much: a float (the final amount, up to a half in one cut), a
             tfmot `PruningSchedule` or a callable, see `aip_tf.schedules.list_cuts`. Amounts are
             fractions removed of the original.
         selection: what the amount means and where to cut, see `select_channels`.

@@ -51,10 +51,11 @@ def list_cuts(schedule, epochs):
 
     Args:
         schedule: one of
-            a float in (0, 1), the final amount: it is reached in three cuts (fewer when there are
-            fewer than six epochs), the first before anything is trained and the next ones a tenth
-            of the run apart, so that at least half of the epochs remain for the final recovery
-            (four fifths in runs of ten and more); every cut removes the same share of what is left;
+            a float in (0, 1), the final amount: no cut removes more than half of what is left, so
+            0.5 takes one, 0.75 two, 0.8 and more three (fewer when there are fewer than six
+            epochs); every cut removes the same share of what is left, the first before anything
+            is trained and the next ones a tenth of the run apart, so that at least half of the
+            epochs remain for the final recovery (four fifths in runs of ten and more);
             a tfmot `PruningSchedule`; or any callable `step -> (should_prune, amount)`.
             Steps are epochs. A cut of amount 0 is no cut, as in tfmot.
         epochs: int, the number of epochs of the run; with 0 there is one cut and no training.
@@ -67,8 +68,8 @@ def list_cuts(schedule, epochs):
         ValueError: if there is no cut, an amount is not in (0, 1), amounts do not increase, the
             final amount is not reached, or a cut falls on the last epoch or beyond the run.
 
-    >>> [cut.epoch for cut in list_cuts(0.5, epochs=30)]
-    [-1, 2, 5]
+    >>> list_cuts(0.75, epochs=30)
+    [Cut(epoch=-1, amount=0.5), Cut(epoch=2, amount=0.75)]
     >>> list_cuts(lambda step: (step in (0, 4), 0.1 * (step + 1)), epochs=10)
     [Cut(epoch=0, amount=0.1), Cut(epoch=4, amount=0.5)]
     """
@@ -89,7 +90,8 @@ def list_cuts(schedule, epochs):
 def _cuts_to(final, epochs):
     """The timetable behind a plain float: see `list_cuts`."""
     _check_amount("the final amount", final, epoch=None)
-    num_cuts = max(1, min(_MAX_CUTS, epochs // 2))
+    halvings = math.ceil(-math.log2(1 - final) - _TOLERANCE)
+    num_cuts = max(1, min(halvings, _MAX_CUTS, epochs // 2))
     spacing = max(1, epochs // 10)
     kept = [(1 - final) ** (round_ / num_cuts) for round_ in range(1, num_cuts)]
     amounts = [round(1 - share, 6) for share in kept] + [final]
