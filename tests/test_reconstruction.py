@@ -440,6 +440,24 @@ def test_which_images_are_drawn_hardly_moves_how_groups_compare():
     assert max(ratios) / min(ratios) < 2
 
 
+def test_weights_that_go_count_beside_what_is_measured():
+    keras.utils.set_random_seed(0)
+    sizes = {"first": 16, "second": 8}
+    x = inputs = Input((6,))
+    for name, n in sizes.items():
+        x = layers.Dense(n, "relu", name=name)(x)
+    model = Model(inputs, layers.Dense(4)(x))
+    data = find_channel_groups(model), batch_for(model)
+    measured, scores = (criteria.Reconstruction(capacity=c)(model, *data) for c in (0, 0.5))
+    halves = sum(np.sort(values)[: len(values) // 2].sum() for values in measured.values())
+    weights = {"first": 7 * 16 + 16 * 8, "second": 17 * 8 + 8 * 4}
+    for name, n in sizes.items():
+        added = np.sort(scores[name] - measured[name])  # in the order in which channels go
+        expected = 0.5 * halves * weights[name] / model.count_params() / np.arange(n, 0, -1)
+        np.testing.assert_allclose(added, expected, rtol=1e-3)
+        assert (np.argsort(scores[name]) == np.argsort(measured[name])).all()
+
+
 def test_a_channel_that_is_not_missed_is_the_first_to_go():
     model, _ = build("convolution_2d")
     model = Model(model.input, layers.GlobalAveragePooling2D()(model.output))
@@ -479,6 +497,7 @@ def test_layers_that_cannot_be_refitted_are_named_and_left_alone():
     [
         (lambda: criteria.Reconstruction(num_samples=4), "num_samples"),
         (lambda: criteria.Reconstruction(ridge=0), "ridge"),
+        (lambda: criteria.Reconstruction(capacity=-1), "capacity"),
         (lambda: criteria.Reconstruction()(stack(), [], None), "received 0 inputs"),
         (lambda: criteria.Reconstruction()(stack(), [], np.zeros((5, 6, 6, 3))), "received 5"),
     ],

@@ -1,5 +1,7 @@
 """Reading the weights of a channel group through its members."""
 
+import math
+
 import keras
 import numpy as np
 
@@ -25,6 +27,12 @@ def variable_of(model, member):
     """The `keras.Variable` of a model that a `Member` of one of its groups speaks of."""
     layer = _keras.layer_at(model, member.layer)
     return next(v for v in layer.variables if name_inside(layer, v) == member.variable)
+
+
+def num_weights(model, group):
+    """How many weights go when all channels of a group go: int."""
+    shapes = [(variable_of(model, member).shape, member) for member in group.members]
+    return sum(math.prod(s) // s[member.axis] * len(member.indices) for s, member in shapes)
 
 
 def rows_of(model, member):

@@ -9,7 +9,7 @@ import numpy as np
 
 from aip_tf.arguments import check, integer, number
 from aip_tf.channels import find_channel_groups
-from aip_tf.channels.members import entries_of, variable_of
+from aip_tf.channels.members import entries_of, num_weights, variable_of
 from aip_tf.criteria.base import Criterion
 from aip_tf.reconstruction import (
     Change,
@@ -29,6 +29,7 @@ _MAX_BYTES = 2**28  # of refitted weights that wait for their trial
 _KINDS = {
     "num_samples": integer(_FEWEST, or_none=True),
     "ridge": number("a number > 0, such as 1e-3", above=0),
+    "capacity": number("a number >= 0, such as 0.1", least=0),
 }
 
 
@@ -43,10 +44,13 @@ class Reconstruction(Criterion):
        its channels are taken out, the readers refitted, and the divergence of the outputs measured
        (`reconstruction.Trial`), on inputs that no covariance has seen. Divergence over error is
        the group's factor.
+    4. *Leave room to learn*: what a network loses for good depends on the weights it has left. So a
+       group that keeps the share s of its channels also costs -c log(s) times its share of the
+       network's weights; c is `capacity` times the sum of what step 3 measured.
 
-    The score of a channel is its error times the factor of its group, in nats: such scores add up,
-    so selections divide them by what a channel costs. `refit` then gives the layers of the cut
-    model the weights that the scores supposed.
+    The score of a channel is its error times the factor of its group and what it adds to step 4, in
+    nats: such scores add up, so selections divide them by what a channel saves. `refit` then gives
+    the layers of the cut model the weights that the scores supposed.
 
     Layers of other kinds than convolutions and dense layers (recurrent ones, attention) are counted
     by the size of their weights and not refitted.
@@ -56,6 +60,7 @@ class Reconstruction(Criterion):
             1,024, fewer of large inputs, such as 512 images of 224 pixels.
         ridge: share of the mean variance that is added to every variance; grows where a layer has
             few samples for its inputs.
+        capacity: how much the weights that go count beside what was measured, >= 0; see step 4.
 
     Raises:
         ValueError: for other arguments; when called without data or with fewer than 8 inputs.
@@ -72,10 +77,10 @@ class Reconstruction(Criterion):
 
     adds_up = True
 
-    def __init__(self, num_samples=None, ridge=1e-3):
+    def __init__(self, num_samples=None, ridge=1e-3, capacity=0.1):
         super().__init__(normalize="none", aggregate="sum")
         check(_KINDS, locals())
-        self.num_samples, self.ridge = num_samples, ridge
+        self.num_samples, self.ridge, self.capacity = num_samples, ridge, capacity
         self._kinds = None
 
     def for_task(self, task):
@@ -84,19 +89,24 @@ class Reconstruction(Criterion):
         return told
 
     def get_config(self):
-        return {"num_samples": self.num_samples, "ridge": self.ridge}
+        return {name: getattr(self, name) for name in _KINDS}
 
     def observe(self, model, groups, data):
         seen, unseen = self._batches(data)
         trial = Trial(model, unseen, _shapes(unseen), self._kinds)
         study = Study(model, groups, seen, self.ridge)
         halves = (_half_of(model, group, study) for group in groups)
-        return {
-            half.name: half.scores(divergence)
+        rankings = [
+            half.ranking(divergence)
             for some in _portions(halves)
             for half, divergence in zip(
                 some, trial.divergences([h.change for h in some]), strict=True
             )
+        ]
+        room = self.capacity * sum(ranking.half for ranking in rankings) / model.count_params()
+        return {
+            group.name: ranking.scores(room * num_weights(model, group))
+            for group, ranking in zip(groups, rankings, strict=True)
         }
 
     def score(self, model, group, observed):
@@ -152,15 +162,42 @@ class _Half:
     errors: np.ndarray
     change: Change
 
-    def scores(self, divergence):
-        """Importance of the channels, in nats: float (num_channels,)."""
+    def ranking(self, divergence):
+        """Its `_Ranking`, now that it is known how far outputs move."""
         _log.debug("%s: half of it gone costs %.4f nats", self.name, divergence)
         gone = self.errors[: _num_gone(self.order)].sum()
         factor = max(divergence, 0.0) / max(gone, np.finfo(np.float32).tiny)
         # What goes later is not missed less; a trace of the order settles ties.
         rising = np.maximum.accumulate(self.errors) * (1 + 1e-6 * np.arange(len(self.order)))
+        return _Ranking(self.order, factor * rising)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ranking:
+    """What the channels of a group cost, one after the other.
+
+    Attributes:
+        order: int (num_channels,), the channel that goes first in front.
+        losses: float (num_channels,): what each adds, in nats, in that order.
+    """
+
+    order: np.ndarray
+    losses: np.ndarray
+
+    @property
+    def half(self):
+        """The loss without half of the channels."""
+        return self.losses[: _num_gone(self.order)].sum()
+
+    def scores(self, room):
+        """Importance of the channels, in nats: float (num_channels,).
+
+        Args:
+            room: what the group costs for being e times thinner.
+        """
+        left = len(self.order) - np.arange(len(self.order))
         scores = np.empty(len(self.order))
-        scores[self.order] = factor * rising
+        scores[self.order] = self.losses + room / left
         return scores
 
 
