@@ -9,8 +9,9 @@ Small networks of this file's own, each trained here for eight epochs (unfinishe
 nor a student has seen. Test images are not read.
 
 `untrained` is `Recovery(epochs=0)`, `default` is `prune` with default arguments and two epochs,
-`SGD` and `Lamb` the same with that optimizer (one of them is the default), `fine-tune` the same
-without transfers, `l1` with that criterion.
+`fine-tune` the same without transfers, `l1` with that criterion, `capacity 0` with
+`Reconstruction(capacity=0)`. On that cut two optimizers are compared, `SGD` and `Lamb`; one of them
+is the default.
 """
 
 import argparse
@@ -34,13 +35,16 @@ RESULTS = HERE / "results" / "kinds.jsonl"
 WORK = HERE / "runs" / "kinds"
 TEACHER_EPOCHS = 8
 STEPS = (50_000 - NUM_HELD_OUT) // 128
+MEASURED = {"criterion": aip_tf.criteria.Reconstruction(capacity=0)}
 ARMS = {
-    "untrained": lambda: ({"epochs": 0}, {}),
-    "default": lambda: ({}, {}),
-    "SGD": lambda: ({"optimizer": "sgd"}, {}),
-    "Lamb": lambda: ({"optimizer": keras.optimizers.Lamb(0.01)}, {}),
-    "fine-tune": lambda: ({"transfers": []}, {}),
-    "l1": lambda: ({}, {"criterion": "l1"}),
+    "untrained": ({"epochs": 0}, {}),
+    "default": ({}, {}),
+    "fine-tune": ({"transfers": []}, {}),
+    "l1": ({}, {"criterion": "l1"}),
+    "untrained, capacity 0": ({"epochs": 0}, MEASURED),
+    "capacity 0": ({}, MEASURED),
+    "SGD, capacity 0": ({"optimizer": "sgd"}, MEASURED),
+    "Lamb, capacity 0": ({"optimizer": keras.optimizers.Lamb(0.01)}, MEASURED),
 }
 
 
@@ -109,12 +113,28 @@ def attention(x):
     return L.GlobalAveragePooling1D()(L.LayerNormalization()(x))
 
 
-NETWORKS = {f.__name__: f for f in (plain, convnext, attention, vgg, mobile)}
+def resnet(x):
+    """Residual blocks as in the ResNets of CIFAR-10; 14 layers."""
+
+    def convolved(x, width, stride=1):
+        x = L.Conv2D(width, 3, strides=stride, padding="same", use_bias=False)(x)
+        return L.BatchNormalization()(x)
+
+    x = L.ReLU()(convolved(x, 16))
+    for width, stride in ((16, 1), (16, 1), (32, 2), (32, 1), (64, 2), (64, 1)):
+        y = convolved(L.ReLU()(convolved(x, width, stride)), width)
+        if y.shape != x.shape:
+            x = L.BatchNormalization()(L.Conv2D(width, 1, strides=stride, use_bias=False)(x))
+        x = L.ReLU()(L.Add()([x, y]))
+    return L.GlobalAveragePooling2D()(x)
+
+
+NETWORKS = {f.__name__: f for f in (plain, convnext, attention, vgg, mobile, resnet)}
 QUEUE = [
     (network, arm)
     for network in NETWORKS
     for arm in ARMS
-    if arm != ("SGD" if network in ("vgg", "mobile") else "Lamb")  # which is the default
+    if not arm.startswith("SGD" if network in ("vgg", "mobile", "resnet") else "Lamb")  # default
 ]
 
 
@@ -146,7 +166,7 @@ def run(network, arm):
     """One run; returns what goes to its line."""
     data = images(seed=0, is_validation=True)
     teacher = teacher_of(network, data.train)
-    options, others = ARMS[arm]()
+    options, others = ARMS[arm]
     keras.utils.set_random_seed(0)
     cpu = cpu_seconds()
     recovery = aip_tf.Recovery(**{"epochs": 2, **options})
