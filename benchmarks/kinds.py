@@ -198,19 +198,21 @@ def work_through(queue):
 
 
 def summary():
-    """A row for each network: accuracy and divergence by arm."""
+    """A row for each network: accuracy, divergence and share of the parameters by arm."""
     lines = {(line["network"], line["arm"]): line for line in read_lines()}
-    print("| network | teacher | parameters kept |", " | ".join(ARMS), "|")
-    print("|---|---|---|" + "---|" * len(ARMS))
+    print("| network | teacher |", " | ".join(ARMS), "|")
+    print("|---|---|" + "---|" * len(ARMS))
     for network in NETWORKS:
         found = [lines.get((network, arm)) for arm in ARMS]
-        known = [line for line in found if line]
-        if not known:
-            continue
-        cells = [f"{100 * x['accuracy']:.2f}, {x['divergence']:.4f}" if x else "" for x in found]
-        kept = {f"{100 * line['parameters_kept']:.0f}%" for line in known if line["arm"] != "l1"}
-        teacher = f"{100 * known[0]['teacher']:.2f}"
-        print(f"| {network} | {teacher} | {', '.join(sorted(kept))} |", " | ".join(cells), "|")
+        teachers = {f"{100 * line['teacher']:.2f}" for line in found if line}
+        print(f"| {network} | {', '.join(teachers)} |", " | ".join(map(_cell, found)), "|")
+
+
+def _cell(line):
+    if line is None:
+        return ""
+    kept = f"{100 * line['parameters_kept']:.0f}%"
+    return f"{100 * line['accuracy']:.2f}, {line['divergence']:.4f}, {kept}"
 
 
 def main():

@@ -74,7 +74,7 @@ def test_a_dry_run_plans_and_leaves_nothing_behind(run_file, capsys, tmp_path):
     output = capsys.readouterr().out
     assert "prune.schedule = 0.4" in output
     assert "layer1_0_conv1" in output and "an output of the model" in output
-    assert "round 3, after epoch 5: 40.00% removed" in output
+    assert "round 1, before the first epoch: 40.00% removed" in output
     assert [path.name for path in tmp_path.iterdir()] == ["small.gin"]
 
 
