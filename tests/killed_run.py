@@ -64,7 +64,7 @@ def prune(model, train_data, validation_data, run_dir):
     """Two cuts in four epochs, by the full method."""
     recovery = pruner.Recovery(epochs=4, optimizer="adam", keep="best")
     return pruner.prune(
-        model, train_data, validation_data, schedule=0.5, recovery=recovery, run_dir=run_dir
+        model, train_data, validation_data, schedule=0.75, recovery=recovery, run_dir=run_dir
     )
 
 

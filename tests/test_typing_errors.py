@@ -162,8 +162,8 @@ def test_the_parts_of_a_schedule_refuse_it_too(make):
 
 
 def test_numbers_of_numpy_make_cuts():
-    cuts = schedules.list_cuts(np.float32(0.5), np.int64(4))
-    assert [cut.epoch for cut in cuts] == [-1, 0] and cuts[-1].amount == 0.5
+    cuts = schedules.list_cuts(np.float32(0.75), np.int64(4))
+    assert [cut.epoch for cut in cuts] == [-1, 0] and cuts[-1].amount == 0.75
 
 
 X, Y = small_data(12, (8, 8, 1), 4)
