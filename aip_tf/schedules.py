@@ -51,11 +51,11 @@ def list_cuts(schedule, epochs):
 
     Args:
         schedule: one of
-            a float in (0, 1), the final amount: no cut removes more than half of what is left, so
-            0.5 takes one, 0.75 two, 0.8 and more three (fewer when there are fewer than six
-            epochs); every cut removes the same share of what is left, the first before anything
-            is trained and the next ones a tenth of the run apart, so that at least half of the
-            epochs remain for the final recovery (four fifths in runs of ten and more);
+            a float in (0, 1), the final amount: one cut up to 0.5, two up to 0.75, else three
+            (fewer when there are fewer than six epochs), so that up to 0.875 none removes more
+            than half of what is left; every cut removes the same share of it, the first before
+            anything is trained and the next ones a tenth of the run apart, so that at least half
+            of the epochs remain for the final recovery (four fifths in runs of ten and more);
             a tfmot `PruningSchedule`; or any callable `step -> (should_prune, amount)`.
             Steps are epochs. A cut of amount 0 is no cut, as in tfmot.
         epochs: int, the number of epochs of the run; with 0 there is one cut and no training.

@@ -44,6 +44,7 @@ ARMS = {
     "untrained, capacity 0": ({"epochs": 0}, MEASURED),
     "capacity 0": ({}, MEASURED),
     "SGD, capacity 0": ({"optimizer": "sgd"}, MEASURED),
+    "fine-tune, capacity 0": ({"transfers": []}, MEASURED),
     "Lamb, capacity 0": ({"optimizer": keras.optimizers.Lamb(0.01)}, MEASURED),
 }
 

@@ -458,6 +458,13 @@ def test_weights_that_go_count_beside_what_is_measured():
         assert (np.argsort(scores[name]) == np.argsort(measured[name])).all()
 
 
+def test_a_model_without_weights_has_no_scores():
+    inputs = Input((8, 8, 3))
+    model = Model(inputs, layers.GlobalAveragePooling2D()(inputs))
+    groups = find_channel_groups(model)
+    assert criteria.Reconstruction()(model, groups, batch_for(model)) == {}
+
+
 def test_a_channel_that_is_not_missed_is_the_first_to_go():
     model, _ = build("convolution_2d")
     model = Model(model.input, layers.GlobalAveragePooling2D()(model.output))

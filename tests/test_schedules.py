@@ -29,12 +29,15 @@ class TestFloat:
     @given(st.floats(0.01, 0.99), st.integers(0, 400))
     def test_cuts_are_few_early_and_end_at_the_amount(self, amount, epochs):
         cuts = list_cuts(amount, epochs)
-        assert len(cuts) <= max(1, min(3, epochs // 2))
         assert cuts[-1].amount == amount
         assert cuts[0].epoch == -1  # the teacher is trained
         assert (epochs - 1 - cuts[-1].epoch) * 2 >= epochs
         for before, after in itertools.pairwise(cuts):
             assert before.epoch < after.epoch and before.amount < after.amount
+        kept = [1.0] + [1 - cut.amount for cut in cuts]
+        is_gentle = all(b / a > 0.5 - 1e-4 for a, b in itertools.pairwise(kept))
+        most = max(1, min(3, epochs // 2))
+        assert len(cuts) == most or (len(cuts) < most and is_gentle)
 
     def test_every_cut_removes_the_same_share_of_what_is_left(self):
         kept = np.array([1.0] + [1 - cut.amount for cut in list_cuts(0.8, 100)])
@@ -43,7 +46,7 @@ class TestFloat:
     @pytest.mark.parametrize(
         ("amount", "num_cuts"), [(0.3, 1), (0.5, 1), (0.51, 2), (0.75, 2), (0.8, 3), (0.95, 3)]
     )
-    def test_no_cut_removes_more_than_half_of_what_is_left(self, amount, num_cuts):
+    def test_there_are_no_more_cuts_than_it_takes(self, amount, num_cuts):
         assert len(list_cuts(amount, 100)) == num_cuts
 
     @pytest.mark.parametrize("amount", [0.0, 1.0, -0.1, 1.5, float("nan"), 0, 1])

@@ -695,3 +695,12 @@ def test_padded_macs_keep_what_fills_a_tile_up_and_cut_narrow_layers_all_the_sam
     assert [int(keep.sum()) for keep in masks.values()] == [8]
     with pytest.raises(ValueError, match="`lanes` is 0"):
         selection.PaddedMacs(lanes=0)
+
+
+@pytest.mark.parametrize("criterion", ["l1", "reconstruction"])
+def test_a_model_without_weights_is_refused(criterion):
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
+    images = np.zeros((16, 8, 8, 3), "float32")
+    with pytest.raises(selection.OutOfReachError, match="measures 0"):
+        select_channels(model, 0.5, criterion=criterion, data=images)

@@ -45,8 +45,9 @@ class Reconstruction(Criterion):
        (`reconstruction.Trial`), on inputs that no covariance has seen. Divergence over error is
        the group's factor.
     4. *Leave room to learn*: what a network loses for good depends on the weights it has left. So a
-       group that keeps the share s of its channels also costs -c log(s) times its share of the
-       network's weights; c is `capacity` times the sum of what step 3 measured.
+       group that keeps the share s of its channels also costs about -c log(s) times its share of
+       the network's weights; c is `capacity` times the sum of what step 3 measured. Ours; what
+       chose it is in benchmarks/README.md.
 
     The score of a channel is its error times the factor of its group and what it adds to step 4, in
     nats: such scores add up, so selections divide them by what a channel saves. `refit` then gives
@@ -60,7 +61,8 @@ class Reconstruction(Criterion):
             1,024, fewer of large inputs, such as 512 images of 224 pixels.
         ridge: share of the mean variance that is added to every variance; grows where a layer has
             few samples for its inputs.
-        capacity: how much the weights that go count beside what was measured, >= 0; see step 4.
+        capacity: how much the weights that go count beside what was measured, >= 0, see step 4;
+            0: not at all.
 
     Raises:
         ValueError: for other arguments; when called without data or with fewer than 8 inputs.
@@ -103,7 +105,8 @@ class Reconstruction(Criterion):
                 some, trial.divergences([h.change for h in some]), strict=True
             )
         ]
-        room = self.capacity * sum(ranking.half for ranking in rankings) / model.count_params()
+        everything = max(1, model.count_params())
+        room = self.capacity * sum(ranking.half for ranking in rankings) / everything
         return {
             group.name: ranking.scores(room * num_weights(model, group))
             for group, ranking in zip(groups, rankings, strict=True)

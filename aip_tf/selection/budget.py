@@ -129,8 +129,14 @@ class Selection:
 
     def choose(self, scores, groups, amount, cost):
         """The keep masks, by the formula of `measure`."""
-        within = self.settled(scores, groups, amount, cost)
         total = self.measure(cost.original, {})
+        if amount and not total:
+            raise OutOfReachError(
+                f"{type(self).__name__} cannot remove {amount:.2%}: the model {cost.model.name!r} "
+                "measures 0. Expected one with layers that have weights, such as convolutions.",
+                most=0.0,
+            )
+        within = self.settled(scores, groups, amount, cost)
         budget = total - amount * total
         for chain in within.chains(scores, groups, cost):
             place = chain.first(lambda masks: self.measure(cost, masks) <= budget)
