@@ -1,7 +1,7 @@
-"""One cut: planned, made, proved, refitted, its statistics measured anew.
+"""One cut: planned, made, proved, refitted, or its statistics measured anew.
 
-The proof comes before the refit, because refitting changes the function on purpose; the statistics
-come last, because they describe what is left.
+The proof comes before the refit, because refitting changes the function on purpose. Statistics
+measured anew change it too, towards what was before; a refit has come closer already.
 """
 
 import dataclasses
@@ -58,7 +58,9 @@ def apply_cut(graph, keep_masks, inputs, *, data=None, refit=None, num_batches=2
         data: `tf.data.Dataset` of training batches, for the refit and the statistics; None: both
             are left out.
         refit: None, or `refit(before, after, keep_masks, data)`, which improves the weights of
-            `after` in place so that it answers as `before`.
+            `after` in place so that it answers as `before`. It may return a record with an
+            attribute `skipped`, such as `reconstruction.Refit`; if that is empty, nothing is left
+            to mend, and the statistics are left to it.
         num_batches: batches on which the statistics of BatchNormalization are measured; 0: they
             stay.
 
@@ -78,10 +80,10 @@ def apply_cut(graph, keep_masks, inputs, *, data=None, refit=None, num_batches=2
     smaller = graph.prune(keep_masks)
     inputs = keras.tree.map_structure(lambda x: x[:_PROOF_SAMPLES], inputs)
     error = check_cut(graph, smaller, keep_masks, inputs)
-    if data is not None and refit is not None:
-        refit(graph.plain_model, smaller, keep_masks, data)
     if data is not None:
-        recalibrate(smaller, data, num_batches)
+        refitted = refit and refit(graph.plain_model, smaller, keep_masks, data)
+        if getattr(refitted, "skipped", True):
+            recalibrate(smaller, data, num_batches)
     places = {group.name: str(i) for i, group in enumerate(graph.groups)}
     masks = {places[name]: np.asarray(keep, bool).tolist() for name, keep in keep_masks.items()}
     return ChannelGraph(smaller, graph.input_shapes), CutRecord(masks, float(error))

@@ -67,9 +67,10 @@ class Recovery:
             metric, which needs validation data.
         task: a `Task`, where the model and its data do not say all of it: the metric that counts,
             say, or `detection.DetectionTask`. None: read from the model.
-        recalibration_batches: after a cut, and again before the next one and at the end, the
-            statistics of BatchNormalization are measured anew on so many training batches; 0: they
-            stay. Moving averages (momentum 0.99) lag behind a stretch of few steps.
+        recalibration_batches: after training, before the next cut and at the end, the statistics of
+            BatchNormalization are measured anew on so many training batches; 0: they stay. Moving
+            averages (momentum 0.99) lag behind a stretch of few steps. Likewise after a cut whose
+            layers were not refitted.
 
     Raises:
         ValueError: if a number is out of range, or optimizer, decay and callbacks do not fit

@@ -14,6 +14,7 @@ sees of it (the positions of a convolution's kernel); *blocks* share neither inp
 import functools
 import math
 
+import keras
 import numpy as np
 from keras import layers, ops
 
@@ -37,6 +38,7 @@ class Linear:
 
     variable = "kernel"
     output_axis = -1
+    _blocks = 1
 
     def __init__(self, layer, axis):
         self.layer = layer
@@ -68,9 +70,22 @@ class Linear:
             choose: `choose(batch size, samples for each) -> int (batch size, n)`, which to take.
         """
         x = _as_array(x)
-        x = x.reshape(len(x), -1, x.shape[-1])
-        chosen = choose(len(x), x.shape[1])
-        return np.take_along_axis(x, chosen[..., None], 1).reshape(-1, 1, 1, x.shape[-1])
+        return _chosen(x, choose).reshape(-1, 1, 1, x.shape[-1])
+
+    def outputs(self, y, choose):
+        """What it puts out for the same samples: float array (samples, blocks, outputs).
+
+        Args:
+            y: a batch of what the layer puts out, a tensor.
+            choose: see `inputs`.
+        """
+        y = np.moveaxis(_as_array(y), self.output_axis, -1)
+        return _chosen(y, choose).reshape(-1, self._blocks, y.shape[-1] // self._blocks)
+
+    @property
+    def is_linear(self):
+        """Whether nothing follows the product but a bias."""
+        return self.layer.activation in (None, keras.activations.linear)
 
     @property
     def _kernel_shape(self):
@@ -235,6 +250,21 @@ class EinsumProduct(Linear):
         x = x.reshape(len(x), math.prod(x.shape[1:count]), num_blocks, -1, x.shape[-1])
         chosen = choose(len(x), x.shape[1])
         return x[np.arange(len(x))[:, None], chosen].reshape(-1, *x.shape[2:])
+
+    def outputs(self, y, choose):
+        order = self._free + self._blocks + self._outputs
+        y = np.transpose(_as_array(y), [self._target.index(c) for c in order])
+        sizes = dict(zip(order, y.shape, strict=True))
+        num_blocks = math.prod(sizes[c] for c in self._blocks)
+        y = y.reshape(*y.shape[: len(self._free)], -1)
+        return _chosen(y, choose).reshape(-1, num_blocks, y.shape[-1] // num_blocks)
+
+
+def _chosen(x, choose):
+    """Some of the positions of a batch: (batch, ..., n) to (samples, n)."""
+    x = x.reshape(len(x), -1, x.shape[-1])
+    chosen = choose(len(x), x.shape[1])
+    return np.take_along_axis(x, chosen[..., None], 1).reshape(-1, x.shape[-1])
 
 
 def _as_array(x):

@@ -37,27 +37,27 @@ class Moments:
 
 
 class CrossMoments(Moments):
-    """Sums of what a reader sees in a cut network (`left`) next to what it saw in the whole one."""
+    """Sums of what a reader sees in a cut network next to what it should put out there."""
 
     def __init__(self):
         super().__init__()
-        self._whole_sum, self._cross = 0.0, None
+        self._target_sum, self._cross = 0.0, None
 
-    def add_pair(self, left, whole):
-        """Add samples: float64 (cells, samples, kept inputs) and (cells, samples, inputs)."""
-        self.add(left)
-        self._whole_sum = self._whole_sum + whole.sum(axis=1)
-        self._cross = _with_products(self._cross, left, whole)
+    def add_pair(self, inputs, target):
+        """Add samples: float64 (cells, samples, inputs) and (cells, samples, outputs)."""
+        self.add(inputs)
+        self._target_sum = self._target_sum + target.sum(axis=1)
+        self._cross = _with_products(self._cross, inputs, target)
 
     @property
-    def whole_mean(self):
-        """(cells, inputs)."""
-        return self._whole_sum / self.count
+    def target_mean(self):
+        """(cells, outputs)."""
+        return self._target_sum / self.count
 
     def cross(self, cell, around_mean):
-        """(kept inputs, inputs) of one cell."""
+        """(inputs, outputs) of one cell."""
         products = self._cross[cell] / self.count
-        return products - _outer(self.mean[cell], self.whole_mean[cell], around_mean)
+        return products - _outer(self.mean[cell], self.target_mean[cell], around_mean)
 
 
 def _with_products(total, left, right):
@@ -118,12 +118,13 @@ class Fit:
             `(kernel, constant)`: the kernel in the layer's shape, zero where inputs are gone, and
             float (blocks, outputs) to be added to the layer's outputs; zero without `constant`.
         """
-        keep, kernels = self.reader.kept_inputs(keep_masks), []
+        keep = self.reader.kept_inputs(keep_masks)
+        kernels = np.zeros_like(self._kernels)
         for cell, kernel in enumerate(self._kernels):
             among, ridge = self._covariance(cell)[keep], self._ridge
-            kernels.append(solving.refit(among[:, keep], among, kernel, keep, ridge))
-        gap = np.einsum("ci,cio->co", self.moments.mean, self._kernels - np.stack(kernels))
-        return self.reader.as_weights(np.stack(kernels), gap)
+            kernels[cell, keep] = solving.refit(among[:, keep], among @ kernel, kernel[keep], ridge)
+        gap = np.einsum("ci,cio->co", self.moments.mean, self._kernels - kernels)
+        return self.reader.as_weights(kernels, gap)
 
     def _covariance(self, cell):
         return self.moments.covariance(cell, self._centered)

@@ -124,16 +124,22 @@ class Reader:
 
         Equal states of the generator `random` choose equal samples.
         """
+        rows = self.linear.inputs(x, self._choice(random))
+        rows = rows.reshape(*rows.shape[:2], -1)[:, :, self.arrangement]
+        rows = rows.reshape(len(rows), -1, self.num_inputs)
+        return np.ascontiguousarray(np.moveaxis(rows, 0, 1), np.float64)
 
+    def outputs(self, y, random):
+        """What the layer puts out, for the same samples: (blocks, samples, outputs)."""
+        return np.moveaxis(self.linear.outputs(y, self._choice(random)), 0, 1)
+
+    def _choice(self, random):
         def choose(size, available):
             if self.samples_for_each >= available:
                 return np.tile(np.arange(available), (size, 1))
             return random.integers(0, available, (size, self.samples_for_each))
 
-        rows = self.linear.inputs(x, choose)
-        rows = rows.reshape(*rows.shape[:2], -1)[:, :, self.arrangement]
-        rows = rows.reshape(len(rows), -1, self.num_inputs)
-        return np.ascontiguousarray(np.moveaxis(rows, 0, 1), np.float64)
+        return choose
 
     def arrange(self, x, num_inputs):
         """Choose samples and cells, knowing a batch `x` of what the layer is called on."""
@@ -226,8 +232,7 @@ def prepare(model, readers, inputs, num_inputs):
 
 def _normalization(reader, operation, path):
     linear = reader.linear
-    is_plain = linear.layer.activation in (None, keras.activations.linear)
-    if type(operation) is not keras.layers.BatchNormalization or not is_plain:
+    if type(operation) is not keras.layers.BatchNormalization or not linear.is_linear:
         return ""
     if linear.output_axis is None:
         return ""

@@ -13,26 +13,23 @@ import numpy as np
 _STEPS = 64  # channels leave one by one up to this width, in so many portions above it
 
 
-def refit(covariance, cross, kernel, keep, ridge):
-    """The weights on the kept inputs z that come closest to what the layer put out for x.
+def refit(covariance, cross, kernel, ridge):
+    """The weights V on inputs z that come closest to what a layer should put out, y.
 
-    They minimise E|V^T z - W^T x|^2 + ridge |V - W_k|^2: the ridge pulls them to their old values,
-    not to zero. Usually z is a part of x; behind other cuts it is what is left of x.
+    They minimise E|V^T z - y|^2 + ridge |V - W|^2: the ridge pulls them to their old values, not to
+    zero. Usually z is a part of the layer's old inputs; behind other cuts it is what is left of it.
 
     Args:
-        covariance: float (kept, kept), of z.
-        cross: float (kept, inputs), of z with x.
+        covariance: float (inputs, inputs), of z.
+        cross: float (inputs, outputs), of z with y.
         kernel: W, float (inputs, outputs).
-        keep: bool (inputs,), which of x are in z.
         ridge: float > 0.
 
     Returns:
-        float (inputs, outputs), zero in the rows that are not kept.
+        float (inputs, outputs).
     """
-    result = np.zeros_like(kernel)
     stiff = covariance + ridge * np.eye(len(covariance))
-    result[keep] = np.linalg.solve(stiff, cross @ kernel + ridge * kernel[keep])
-    return result
+    return np.linalg.solve(stiff, cross + ridge * kernel)
 
 
 class System:

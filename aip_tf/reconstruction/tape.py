@@ -16,8 +16,16 @@ class _Slot:
 
 
 @dataclasses.dataclass
-class _Step:
-    """One recorded call; `last` are the tensors that nobody reads behind it."""
+class Step:
+    """One recorded call.
+
+    Attributes:
+        node: of the graph.
+        path: of the operation.
+        args, kwargs: of the call, with a stand-in for each tensor.
+        outputs: numbers of the tensors that it makes.
+        last: numbers of the tensors that nobody reads behind it.
+    """
 
     node: object
     path: str
@@ -33,13 +41,16 @@ class _Step:
 
     def run(self, values):
         """Run the call on `{number: tensor}`; tensors come and go."""
+        values.update(zip(self.outputs, self.call(values), strict=True))
+        for number in self.last:
+            values.pop(number, None)
+
+    def call(self, values):
+        """What the call returns: list of tensors."""
         args, kwargs = keras.tree.map_structure(
             lambda x: values[x.number] if isinstance(x, _Slot) else x, (self.args, self.kwargs)
         )
-        found = keras.tree.flatten(_keras.run_operation(self.node, args, kwargs, training=False))
-        values.update(zip(self.outputs, found, strict=True))
-        for number in self.last:
-            values.pop(number, None)
+        return keras.tree.flatten(_keras.run_operation(self.node, args, kwargs, training=False))
 
 
 class Tape:
@@ -50,11 +61,17 @@ class Tape:
     Args:
         model: a Functional or built Sequential `keras.Model`.
         sample: a small batch of inputs, to record the calls with.
+
+    Attributes:
+        steps: the calls in order, `Step`s.
+        place: the next of them.
+        values: the tensors there that are still needed, for each batch: `{number: tensor}`.
+        outputs: numbers of the tensors that the network puts out.
     """
 
     def __init__(self, model, sample):
-        self._graph, self._steps, self._place, self._values = _keras.graph_of(model), [], 0, []
-        self._sizes = {}
+        self._graph, self._sizes = _keras.graph_of(model), {}
+        self.steps, self.place, self.values = [], 0, []
         self._inputs = self._record(sample)
 
     def _record(self, sample):
@@ -73,21 +90,22 @@ class Tape:
             outputs = _keras.run_operation(node, args, kwargs, training=False)
             given = keras.tree.map_structure(stand_in, (args, kwargs))
             made = [number_of(x) for x in keras.tree.flatten(outputs)]
-            self._steps.append(_Step(node, path, *given, made))
+            self.steps.append(Step(node, path, *given, made))
             return outputs
 
         inputs = _keras.standardized(self._graph, sample)
         first = [number_of(x) for x in inputs]
-        _keras.run_graph(self._graph, inputs, call)
-        ends = {n: i for i, step in enumerate(self._steps) for n in [*step.outputs, *step.slots()]}
+        outputs = _keras.run_graph(self._graph, inputs, call)
+        self.outputs = {numbers[id(x)] for x in keras.tree.flatten(outputs)}
+        ends = {n: i for i, step in enumerate(self.steps) for n in [*step.outputs, *step.slots()]}
         for number, i in ends.items():
-            self._steps[i].last.append(number)
+            self.steps[i].last.append(number)
         return first
 
     def bytes_at(self, paths):
         """The most bytes that one input takes while the network waits at one of `paths`."""
         alive, most = sum(self._sizes[n] for n in self._inputs), 0
-        for step in self._steps:
+        for step in self.steps:
             if step.path in paths:
                 most = max(most, alive)
             alive += sum(self._sizes[n] for n in set(step.outputs) - set(step.slots()))
@@ -96,19 +114,19 @@ class Tape:
 
     def start(self, batches):
         """Begin with these batches of inputs."""
-        self._place = 0
+        self.place = 0
         inputs = [_keras.standardized(self._graph, batch) for batch in batches]
-        self._values = [dict(zip(self._inputs, x, strict=True)) for x in inputs]
+        self.values = [dict(zip(self._inputs, x, strict=True)) for x in inputs]
 
     def inputs_at(self, path):
         """What the layer at `path` is called on first, for each batch; None if that is past."""
-        ahead = (i for i in range(self._place, len(self._steps)) if self._steps[i].path == path)
+        ahead = (i for i in range(self.place, len(self.steps)) if self.steps[i].path == path)
         stop = next(ahead, None)
         if stop is None:
             return None
-        for values in self._values:
-            for step in self._steps[self._place : stop]:
+        for values in self.values:
+            for step in self.steps[self.place : stop]:
                 step.run(values)
-        self._place = stop
-        first = self._steps[stop].slots()[0]
-        return [values[first] for values in self._values]
+        self.place = stop
+        first = self.steps[stop].slots()[0]
+        return [values[first] for values in self.values]
