@@ -1,5 +1,7 @@
 """One cut: proved before it is refitted, measured anew after it, replayed elsewhere."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -51,6 +53,18 @@ def test_the_refit_comes_after_the_proof_and_before_the_statistics(model):
     np.testing.assert_allclose(
         smaller.layers[2].moving_mean, np.mean(after, (0, 1, 2)), rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("skipped", [{}, {"lstm": "no plain matrix product"}])
+def test_what_a_refit_left_whole_is_not_measured_anew(model, skipped):
+    graph = ChannelGraph(model)
+
+    def refit(before, after, keep_masks, data):
+        return types.SimpleNamespace(skipped=skipped)
+
+    cut, _ = cutting.apply_cut(graph, masks_of(graph), IMAGES, data=DATA, refit=refit)
+    is_as_it_was = not np.any(cut.model.layers[2].moving_mean)
+    assert is_as_it_was == (not skipped)
 
 
 def test_a_cut_is_replayed_on_a_model_whose_layers_have_other_names(model):
