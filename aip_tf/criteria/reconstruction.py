@@ -51,7 +51,8 @@ class Reconstruction(Criterion):
 
     The score of a channel is its error times the factor of its group and what it adds to step 4, in
     nats: such scores add up, so selections divide them by what a channel saves. `refit` then gives
-    the layers of the cut model the weights that the scores supposed.
+    the layers of the cut model the weights that the scores supposed, and lets them make up for what
+    a residual stream lost before them (He et al. 2017, arXiv 1707.06168, section 3.3).
 
     Layers of other kinds than convolutions and dense layers (recurrent ones, attention) are counted
     by the size of their weights and not refitted.

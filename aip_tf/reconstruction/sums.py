@@ -24,7 +24,7 @@ def lost_in_sum(whole, left, reader, waiting, take):
     Args:
         whole, left: `Tape`s of the network before and behind a cut, which wait at the reader.
         reader: the `Reader`, of the whole network.
-        waiting: paths of the readers that are not refitted yet, or were.
+        waiting: paths of all readers; those between here and the sum are not refitted yet.
         take: see `write`.
 
     Returns:
@@ -120,7 +120,7 @@ def find_sum(tape):
         (place,) = readers
         step = tape.steps[place]
         rest = [n for n in step.slots() if n != made]
-        if rest and isinstance(step.node.operation, _SUMS):
+        if rest and type(step.node.operation) in _SUMS:
             between = [
                 s for s in tape.steps[tape.place + 1 : place] if not way.intersection(s.slots())
             ]
