@@ -1,7 +1,7 @@
 """What a layer loses with its inputs, and how far the inputs that stay can make up for it.
 
 `solving` is the algebra, `linear` says what layers of every kind multiply, `moments` observes their
-inputs, `study` refits them behind a cut, in order (`refitting`) and with what streams lack (`sums`);
+inputs, `study` refits them behind a cut, in order (`refitting`) and for what streams lack (`sums`),
 `trial` measures what a cut would do to the outputs.
 """
 
