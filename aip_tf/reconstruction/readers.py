@@ -10,7 +10,8 @@ from aip_tf import _keras
 from aip_tf.reconstruction.linear import Linear, linear_view
 
 _MAX_INPUTS = 6144  # of one least-squares problem: a float64 matrix of 300 MB
-_MAX_SAMPLES = 24_000  # looked at for one layer
+_SAMPLES = 24_000, 100_000  # looked at for one layer, at least and at most, if there are so many
+_PRODUCTS = 2**37  # of which one covariance is the sum: between the two, what takes equally long
 
 
 @dataclasses.dataclass(eq=False)
@@ -144,7 +145,7 @@ class Reader:
     def arrange(self, x, num_inputs):
         """Choose samples and cells, knowing a batch `x` of what the layer is called on."""
         available = self.linear.num_samples(x)
-        self.samples_for_each = min(available, -(-_MAX_SAMPLES // num_inputs))
+        self.samples_for_each = min(available, -(-self._num_wanted() // num_inputs))
         self.num_samples = num_inputs * self.samples_for_each
         places, slots = self.linear.matrix(_read(self.linear.layer, self.linear.variable)).shape[
             1:3
@@ -155,6 +156,11 @@ class Reader:
         if len(entries) > min(_MAX_INPUTS, self.num_samples):
             apart = self._places_apart(entries)
             self.arrangement = self.arrangement if apart is None else apart
+
+    def _num_wanted(self):
+        matrix = self.matrix()
+        least, most = _SAMPLES
+        return min(most, max(least, _PRODUCTS // (len(matrix) * matrix.shape[1] ** 2)))
 
     def _places_apart(self, entries):
         """Entries by their place among those of one channel; None if channels differ in it."""
