@@ -149,3 +149,23 @@ def test_a_stream_that_was_cut_too_is_corrected_where_it_is_left(monkeypatch):
     masks = {stream: np.arange(8) < 7, **{f"inside{i}": HALF for i in range(3)}}
     together, apart = errors_with_and_without(monkeypatch, model, masks, batch_for(model))
     assert together < 0.97 * apart
+
+
+def test_what_a_layer_puts_out_keeps_its_mean_and_spread_behind_others_that_lost_some():
+    keras.utils.set_random_seed(8)
+    x = inputs = Input((6, 6, 3))
+    for i in range(3):
+        x = layers.Conv2D(8, 3, padding="same", use_bias=False, name=f"inside{i}")(x)
+        x = layers.ReLU()(layers.BatchNormalization(name=f"norm{i}")(x))
+        x = layers.Conv2D(4, 1, name=f"reader{i}")(x)
+    model, masks = Model(inputs, x), {f"inside{i}": HALF for i in range(3)}
+    batch = batch_for(model, 60)
+    smaller = refitted(model, masks, batch, ridge=1e-3)
+    for i in range(1, 3):
+        found, expected = (
+            np.asarray(Model(m.input, m.get_layer(f"norm{i}").output)(batch))
+            for m in (smaller, model)
+        )
+        for moment in (np.mean, np.std):
+            wanted = moment(expected[..., HALF], (0, 1, 2))
+            np.testing.assert_allclose(moment(found, (0, 1, 2)), wanted, rtol=1e-3, atol=1e-4)

@@ -3,15 +3,19 @@
 One layer after the other, in the order of the network, both networks run side by side: a layer of
 the cut network learns from what it *really* sees, behind all layers that were refitted before it,
 to put out what it put out in the whole network. So errors do not add up on the way. Where that is
-added to a stream, which brings errors from further up, it makes up for them too (`sums`). (Layers
-that lost no input of their own stay: refitted too, ResNet-20 kept 80 instead of 88%.)
+added to a stream, which brings errors from further up, it makes up for them too (`sums`). Layers
+that lost no input of their own stay (refitted too, ResNet-20 kept 80 instead of 88%), but what they
+put out keeps its mean and spread if a BatchNormalization follows (`statistics`).
 """
+
+import collections
 
 import numpy as np
 
 from aip_tf.reconstruction import solving
 from aip_tf.reconstruction.batches import divide, num_inputs_of, take_inputs
 from aip_tf.reconstruction.moments import CrossMoments, stiffness
+from aip_tf.reconstruction.statistics import is_settled, match
 from aip_tf.reconstruction.sums import lost_in_sum
 from aip_tf.reconstruction.tape import Tape
 from aip_tf.reconstruction.write import write
@@ -35,13 +39,20 @@ def refit_in_order(before, after, readers, keep_masks, batches, ridge, take):
         networks do not have in common, in this order.
     """
     whole, left = (Tape(model, take_inputs(batches[0], 1)) for model in (before, after))
+    statistics = _statistics_to_match(left, readers.values())
     size = whole.bytes_at(readers) + left.bytes_at(readers)
     count = min(sum(map(num_inputs_of, batches)), max(1, int(_MAX_BYTES // max(size, 1))))
     batches, _ = divide(batches, count)
     for tape in (whole, left):
         tape.start(batches)
     counts = {}
-    for path, reader in readers.items():
+    for path in left.paths():
+        if path in statistics:
+            ahead = whole.inputs_ahead(path), left.inputs_ahead(path)
+            match(statistics[path], *ahead, lambda x, name, path=path: take(x, path, name))
+        if path not in readers:
+            continue
+        reader = readers[path]
         seen, sees = whole.inputs_at(path), left.inputs_at(path)
         smaller = reader.behind_cut(after, keep_masks)
         if seen is None or sees is None or len(smaller.matrix()) != len(reader.matrix()):
@@ -57,6 +68,18 @@ def refit_in_order(before, after, readers, keep_masks, batches, ridge, take):
         write(after, reader, *_weights(reader, moments, old, keep, ridge), take)
         counts[path] = moments.count
     return counts
+
+
+def _statistics_to_match(tape, readers):
+    """`{path: BatchNormalization}` of those that no refitted layer has to itself, called once."""
+    calls = collections.Counter(step.path for step in tape.steps)
+    taken = {reader.normalization for reader in readers}
+    layers = {step.path: step.node.operation for step in tape.steps}
+    return {
+        path: layer
+        for path, layer in layers.items()
+        if calls[path] == 1 and path not in taken and is_settled(layer)
+    }
 
 
 def _weights(reader, moments, old, keep, ridge):

@@ -102,6 +102,10 @@ class Tape:
             self.steps[i].last.append(number)
         return first
 
+    def paths(self):
+        """Paths of the calls, in the order of the first of each: list."""
+        return list(dict.fromkeys(step.path for step in self.steps))
+
     def bytes_at(self, paths):
         """The most bytes that one input takes while the network waits at one of `paths`."""
         alive, most = sum(self._sizes[n] for n in self._inputs), 0
@@ -119,9 +123,11 @@ class Tape:
         self.values = [dict(zip(self._inputs, x, strict=True)) for x in inputs]
 
     def inputs_at(self, path):
-        """What the layer at `path` is called on first, for each batch; None if that is past."""
-        ahead = (i for i in range(self.place, len(self.steps)) if self.steps[i].path == path)
-        stop = next(ahead, None)
+        """Go on to the layer at `path`: what it is called on first, for each batch.
+
+        None if that is past.
+        """
+        stop = self._next(path)
         if stop is None:
             return None
         for values in self.values:
@@ -130,3 +136,19 @@ class Tape:
         self.place = stop
         first = self.steps[stop].slots()[0]
         return [values[first] for values in self.values]
+
+    def inputs_ahead(self, path):
+        """The same, one batch after the other, while the network waits where it is.
+
+        Nothing if that is past.
+        """
+        stop = self._next(path)
+        for values in self.values if stop is not None else ():
+            values = dict(values)
+            for step in self.steps[self.place : stop]:
+                step.run(values)
+            yield values[self.steps[stop].slots()[0]]
+
+    def _next(self, path):
+        ahead = (i for i in range(self.place, len(self.steps)) if self.steps[i].path == path)
+        return next(ahead, None)
