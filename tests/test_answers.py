@@ -34,6 +34,21 @@ def test_a_model_is_pruned_on_inputs_alone(data, epochs):
     assert report.run["labels"] == "the teacher's answers"
 
 
+@pytest.mark.parametrize("structure", [list, tuple, dict], ids=lambda t: t.__name__)
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_several_outputs_need_no_labels_either(structure, epochs):
+    keras.utils.set_random_seed(0)
+    inputs = Input((6,))
+    x = layers.Dense(8, activation="relu", name="hidden")(inputs)
+    heads = {"kind": layers.Dense(3, name="kind")(x), "is_old": layers.Dense(1, name="is_old")(x)}
+    model = Model(inputs, heads if structure is dict else structure(heads.values()))
+    _, report = aip_tf.prune(
+        model, (X,), (X,), schedule=0.3, recovery=aip_tf.Recovery(epochs=epochs)
+    )
+    assert report.teacher.metrics["kind_agreement"] == 1.0
+    assert report.teacher.metrics["is_old_agreement"] == 1.0
+
+
 def test_a_dictionary_of_inputs_and_labels_is_no_batch():
     data = tf.data.Dataset.from_tensors({"images": X, "labels": np.zeros(24)})
     with pytest.raises(ValueError, match="labels stand beside the inputs"):

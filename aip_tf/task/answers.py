@@ -53,7 +53,8 @@ class Answers:
             inputs = inputs_of(batch)
             outputs = self._model(inputs, training=False)
             flat = zip(keras.tree.flatten(outputs), self._kinds, strict=True)
-            return inputs, keras.tree.pack_sequence_as(outputs, [_label(*each) for each in flat])
+            labels = keras.tree.pack_sequence_as(outputs, [_label(*each) for each in flat])
+            return inputs, keras.tree.lists_to_tuples(labels)  # tf.data stacks what is in a list
 
         return dataset.map(answer, num_parallel_calls=tf.data.AUTOTUNE)
 
