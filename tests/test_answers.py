@@ -41,6 +41,8 @@ def test_several_outputs_need_no_labels_either(structure, epochs):
     inputs = Input((6,))
     x = layers.Dense(8, activation="relu", name="hidden")(inputs)
     heads = {"kind": layers.Dense(3, name="kind")(x), "is_old": layers.Dense(1, name="is_old")(x)}
+    if structure is dict:
+        heads = {"kind": heads["kind"], "is_old": layers.Identity()(heads["is_old"])}
     model = Model(inputs, heads if structure is dict else structure(heads.values()))
     _, report = aip_tf.prune(
         model, (X,), (X,), schedule=0.3, recovery=aip_tf.Recovery(epochs=epochs)

@@ -3,8 +3,9 @@
 import keras
 import tensorflow as tf
 
+from aip_tf import _keras
 from aip_tf.task.labels import wanted_form
-from aip_tf.task.outputs import output_kinds, output_names, symbolic_outputs
+from aip_tf.task.outputs import output_kinds, symbolic_outputs
 from aip_tf.task.task import Task
 
 
@@ -40,11 +41,12 @@ class Answers:
         """The `Task`; its main metric, of this name, is the agreement with the teacher."""
         losses = [_loss(kind) for kind in self._kinds]
         metrics = [[_agreement(kind, metric)] for kind in self._kinds]
-        names = output_names(self._model)
-        if len(names) == 1:
+        answers = _keras.output_specs(self._model, self._model.inputs)
+        first, *others = _keras.names_of_outputs(self._model, answers)
+        if not others:
             return Task(loss=losses[0], metrics=metrics[0], main_metric=metric)
-        by_name = dict(zip(names, metrics, strict=True))
-        return Task(loss=losses, metrics=by_name, main_metric=f"{names[0]}_{metric}")
+        losses, metrics = (keras.tree.pack_sequence_as(answers, x) for x in (losses, metrics))
+        return Task(loss=losses, metrics=metrics, main_metric=f"{first}_{metric}")
 
     def added_to(self, dataset):
         """(inputs, answers) of a dataset of inputs, as the loss wants them."""
