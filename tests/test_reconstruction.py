@@ -399,6 +399,24 @@ def test_a_layer_learns_from_what_it_sees_behind_the_cut_not_from_what_it_saw():
     assert errors[1] < 0.8 * errors[0]
 
 
+@pytest.mark.parametrize("spread", [0.0, 1e-9, 1e-8, 1e-7, 1e-6, 1e-4])
+def test_what_hardly_varies_next_to_its_mean_is_not_amplified(spread):
+    keras.utils.set_random_seed(0)
+    x = inputs = Input((6,))
+    for i in range(3):
+        x = layers.Dense(8, name=f"inside{i}")(x)
+        x = layers.Dense(6, name=f"reader{i}")(x)
+    model, masks = Model(inputs, x), {f"inside{i}": np.arange(8) < 5 for i in range(3)}
+    for i in range(3):
+        layer = model.get_layer(f"inside{i}")
+        layer.set_weights([spread * layer.kernel.numpy(), np.linspace(1, 2, 8)])
+    batch = batch_for(model)
+    smaller = prune_channels(model, masks)
+    Study(model, find_channel_groups(model), [batch], 1e-3).refit(smaller, masks)
+    assert max(np.abs(w).max() for w in smaller.get_weights()) < 100
+    np.testing.assert_allclose(smaller(batch), model(batch), atol=1e-2)
+
+
 def test_settled_statistics_are_true_and_change_nothing():
     model = stack()
     batch = batch_for(model, 100)

@@ -6,6 +6,7 @@ import numpy as np
 from aip_tf import _keras
 from aip_tf.reconstruction import solving
 
+_ROUNDING = 1e-12  # of squares: a float32 is wrong by 4e-15 of its own
 _SHRINKAGE = 100.0  # the ridge grows by so much per input and sample
 
 
@@ -30,6 +31,11 @@ class Moments:
         """(inputs, inputs) of one cell; around zero where no constant can make up for the mean."""
         products = self._products[cell] / self.count
         return products - _outer(self.mean[cell], self.mean[cell], around_mean)
+
+    def variances(self, around_mean):
+        """The diagonals of the covariances: (cells, inputs)."""
+        squares = np.stack([np.diag(products) for products in self._products]) / self.count
+        return squares - self.mean**2 if around_mean else squares
 
     @property
     def num_cells(self):
@@ -76,13 +82,15 @@ def _outer(a, b, around_mean):
     return np.outer(a, b) if around_mean else 0.0
 
 
-def stiffness(ridge, variances, num_inputs, count):
+def stiffness(ridge, moments, around_mean):
     """What is added to variances: `ridge` times their mean, growing with inputs per sample.
 
     Few samples know little of how inputs vary together: `1 + 100 * inputs / samples` times as much.
+    What varies less than numbers are rounded is not looked at: next to a large mean that is noise.
     """
-    growth = 1 + _SHRINKAGE * num_inputs / count
-    return max(ridge * growth * float(np.mean(variances)), np.finfo(np.float32).tiny)
+    variance, square = (float(np.mean(moments.variances(c))) for c in (around_mean, False))
+    growth = 1 + _SHRINKAGE * moments.mean.shape[-1] / moments.count
+    return max(ridge * growth * variance, _ROUNDING * square, float(np.finfo(np.float32).tiny))
 
 
 class Fit:
@@ -100,8 +108,7 @@ class Fit:
         self._matrix = reader.matrix()
         self._kernels = reader.cells(self._matrix)
         self._centered = bool(reader.constant)
-        variances = [np.diag(self._covariance(c)) for c in range(moments.num_cells)]
-        self._ridge = stiffness(ridge, variances, reader.num_inputs, moments.count)
+        self._ridge = stiffness(ridge, moments, self._centered)
         self._importance = _importance(model, reader, self._matrix)
 
     def systems(self, group_name):

@@ -85,11 +85,9 @@ def _statistics_to_match(tape, readers):
 def _weights(reader, moments, old, keep, ridge):
     """What `write` takes: the kernel that comes closest to what the reader should put out."""
     centered = bool(reader.constant)
-    covariances = [moments.covariance(c, centered) for c in range(moments.num_cells)]
-    stiff = stiffness(ridge, [np.diag(c) for c in covariances], keep.sum(), moments.count)
-    new = np.zeros_like(old)
-    for cell, covariance in enumerate(covariances):
-        cross = moments.cross(cell, centered)
-        new[cell, keep] = solving.refit(covariance, cross, old[cell, keep], stiff)
+    stiff, new = stiffness(ridge, moments, centered), np.zeros_like(old)
+    for cell in range(moments.num_cells):
+        both = moments.covariance(cell, centered), moments.cross(cell, centered)
+        new[cell, keep] = solving.refit(*both, old[cell, keep], stiff)
     gaps = moments.target_mean - np.einsum("ci,cio->co", moments.mean, new[:, keep])
     return reader.as_weights(new, gaps)
