@@ -169,3 +169,22 @@ def test_what_a_layer_puts_out_keeps_its_mean_and_spread_behind_others_that_lost
         for moment in (np.mean, np.std):
             wanted = moment(expected[..., HALF], (0, 1, 2))
             np.testing.assert_allclose(moment(found, (0, 1, 2)), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_a_sum_keeps_its_mean_whatever_stands_in_the_other_branch():
+    keras.utils.set_random_seed(9)
+    x = inputs = Input((6,))
+    for i in range(3):
+        y = layers.Dense(8, activation="relu", name=f"inside{i}")(x)
+        y = layers.BatchNormalization()(layers.Dense(6, use_bias=False)(y))
+        shortcut = layers.BatchNormalization()(layers.Dense(6, use_bias=False)(x))
+        x = layers.ReLU()(layers.Add(name=f"sum{i}")([shortcut, y]))
+    model, masks = Model(inputs, x), {f"inside{i}": HALF for i in range(3)}
+    batch = batch_for(model, 400)
+    smaller = refitted(model, masks, batch, ridge=1e-3)
+    for i in range(3):
+        found, expected = (
+            np.mean(Model(m.input, m.get_layer(f"sum{i}").output)(batch), 0)
+            for m in (smaller, model)
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)

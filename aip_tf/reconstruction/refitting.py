@@ -16,7 +16,7 @@ from aip_tf.reconstruction import solving
 from aip_tf.reconstruction.batches import divide, num_inputs_of, take_inputs
 from aip_tf.reconstruction.moments import CrossMoments, stiffness
 from aip_tf.reconstruction.statistics import is_settled, match
-from aip_tf.reconstruction.sums import lost_in_sum
+from aip_tf.reconstruction.sums import find_sum, lost_in_sum
 from aip_tf.reconstruction.tape import Tape
 from aip_tf.reconstruction.write import write
 
@@ -45,11 +45,15 @@ def refit_in_order(before, after, readers, keep_masks, batches, ridge, take):
     batches, _ = divide(batches, count)
     for tape in (whole, left):
         tape.start(batches)
-    counts = {}
-    for path in left.paths():
+
+    def match_at(path):
         if path in statistics:
             ahead = whole.inputs_ahead(path), left.inputs_ahead(path)
-            match(statistics[path], *ahead, lambda x, name, path=path: take(x, path, name))
+            match(statistics.pop(path), *ahead, lambda x, name: take(x, path, name))
+
+    counts = {}
+    for path in left.paths():
+        match_at(path)
         if path not in readers:
             continue
         reader = readers[path]
@@ -59,6 +63,8 @@ def refit_in_order(before, after, readers, keep_masks, batches, ridge, take):
             continue
         old, moments = reader.cells(reader.matrix()), CrossMoments()
         lost = lost_in_sum(whole, left, reader, readers, take)
+        for step in find_sum(left).between if lost is not None else ():
+            match_at(step.path)  # what it makes up for must not change behind it
         for i, (x, z) in enumerate(zip(seen, sees, strict=True)):
             target = reader.inputs(x, np.random.default_rng(i)) @ old
             if lost is not None:
