@@ -12,6 +12,7 @@ _SLICE = 32
 _MOST_ENTRIES = 602_112
 _USUAL = 1024
 _USUAL_ENTRIES = 128 * _MOST_ENTRIES  # of all inputs: 512 images of 224 pixels
+SOME_ENTRIES = 16 * _MOST_ENTRIES  # where some of them will do: 64 images of 224 pixels
 
 
 def first_inputs(data, num_samples):
@@ -29,11 +30,10 @@ def first_inputs(data, num_samples):
     found, left = [], num_samples
     for batch in data if isinstance(data, tf.data.Dataset) else [data]:
         inputs = batch[0] if isinstance(batch, tuple | list) else batch
-        entries = sum(math.prod(x.shape[1:]) for x in keras.tree.flatten(inputs))
         if left is None:
-            left = max(1, min(_USUAL, _USUAL_ENTRIES // max(1, entries)))
+            left = min(_USUAL, num_inputs_within(inputs, _USUAL_ENTRIES))
         size = min(left, num_inputs_of(inputs))
-        step = max(1, min(_SLICE, _MOST_ENTRIES // max(1, entries)))
+        step = min(_SLICE, num_inputs_within(inputs, _MOST_ENTRIES))
         for start in range(0, size, step):
             part = slice(start, min(start + step, size))
             found.append(keras.tree.map_structure(lambda x, part=part: np.asarray(x[part]), inputs))
@@ -46,6 +46,12 @@ def first_inputs(data, num_samples):
 def num_inputs_of(batch):
     """How many inputs a batch has: int."""
     return len(keras.tree.flatten(batch)[0])
+
+
+def num_inputs_within(batch, num_entries):
+    """How many inputs as large as those of a batch have so many numbers together: int, >= 1."""
+    size = sum(math.prod(x.shape[1:]) for x in keras.tree.flatten(batch))
+    return max(1, num_entries // max(1, size))
 
 
 def take_inputs(batch, count):

@@ -40,31 +40,33 @@ def refit_in_order(before, after, readers, keep_masks, batches, ridge, take):
     """
     whole, left = (Tape(model, take_inputs(batches[0], 1)) for model in (before, after))
     statistics = _statistics_to_match(left, readers.values())
-    size = whole.bytes_at(readers) + left.bytes_at(readers)
+    stops = readers.keys() | statistics.keys()
+    size = whole.bytes_at(stops) + left.bytes_at(stops)
     count = min(sum(map(num_inputs_of, batches)), max(1, int(_MAX_BYTES // max(size, 1))))
     batches, _ = divide(batches, count)
     for tape in (whole, left):
         tape.start(batches)
 
-    def match_at(path):
-        if path in statistics:
-            ahead = whole.inputs_ahead(path), left.inputs_ahead(path)
-            match(statistics.pop(path), *ahead, lambda x, name: take(x, path, name))
+    def match_at(path, seen, sees):
+        match(statistics.pop(path), seen, sees, lambda x, name: take(x, path, name))
 
     counts = {}
     for path in left.paths():
-        match_at(path)
-        if path not in readers:
+        if path not in readers and path not in statistics:
+            continue
+        seen, sees = whole.inputs_at(path), left.inputs_at(path)
+        if path in statistics:
+            match_at(path, seen or (), sees or ())
             continue
         reader = readers[path]
-        seen, sees = whole.inputs_at(path), left.inputs_at(path)
         smaller = reader.behind_cut(after, keep_masks)
         if seen is None or sees is None or len(smaller.matrix()) != len(reader.matrix()):
             continue
         old, moments = reader.cells(reader.matrix()), CrossMoments()
         lost = lost_in_sum(whole, left, reader, readers, take)
         for step in find_sum(left).between if lost is not None else ():
-            match_at(step.path)  # what it makes up for must not change behind it
+            if step.path in statistics:  # what it makes up for must not change behind it
+                match_at(step.path, whole.inputs_ahead(step.path), left.inputs_ahead(step.path))
         for i, (x, z) in enumerate(zip(seen, sees, strict=True)):
             target = reader.inputs(x, np.random.default_rng(i)) @ old
             if lost is not None:

@@ -4,7 +4,13 @@ import dataclasses
 
 import numpy as np
 
-from aip_tf.reconstruction.batches import num_inputs_of, take_inputs
+from aip_tf.reconstruction.batches import (
+    SOME_ENTRIES,
+    divide,
+    num_inputs_of,
+    num_inputs_within,
+    take_inputs,
+)
 from aip_tf.reconstruction.moments import Fit, observe
 from aip_tf.reconstruction.readers import find_readers, prepare
 from aip_tf.reconstruction.refitting import refit_in_order
@@ -68,12 +74,12 @@ class Study:
         ]
 
     def _look(self, paths):
-        """One pass for the readers at `paths` and for as many behind them as memory allows."""
+        """One pass for the readers at `paths`, and as many from there on as memory allows."""
         self._moments = {}
         order = list(self.readers)
-        behind = order[order.index(paths[-1]) :]
+        first = order.index(paths[0])
         chosen, size = {}, 0
-        for path in dict.fromkeys([*paths, *behind]):
+        for path in dict.fromkeys([*paths, *order[first:], *order[:first]]):
             size += self.readers[path].num_bytes
             if path in paths or size <= _MAX_BYTES:
                 chosen[path] = self.readers[path]
@@ -99,7 +105,7 @@ class Study:
         counts |= refit_in_order(model, after, single, cut, batches, self._ridge, take)
         left = [path for path in reading if path not in counts]
         counts |= self._refit_alone(left, after, cut, take)
-        settle(after, batches)
+        settle(after, divide(batches, num_inputs_within(batches[0], SOME_ENTRIES))[0])
         consumers = {path for g in self.groups if g.name in cut for path in g.consumers}
         skipped = {path: why for path, why in self.others.items() if path in consumers}
         return Refit(tuple(reading), skipped, self._shrunk(counts))
