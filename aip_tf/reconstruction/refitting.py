@@ -40,25 +40,27 @@ def refit_in_order(before, after, readers, keep_masks, batches, ridge, take):
     """
     whole, left = (Tape(model, take_inputs(batches[0], 1)) for model in (before, after))
     statistics = _statistics_to_match(left, readers.values())
-    stops = readers.keys() | statistics.keys()
-    size = whole.bytes_at(stops) + left.bytes_at(stops)
+    size = whole.bytes_at(readers) + left.bytes_at(readers)
     count = min(sum(map(num_inputs_of, batches)), max(1, int(_MAX_BYTES // max(size, 1))))
     batches, _ = divide(batches, count)
     for tape in (whole, left):
         tape.start(batches)
 
-    def match_at(path, seen, sees):
-        match(statistics.pop(path), seen, sees, lambda x, name: take(x, path, name))
+    def match_at(path, is_ahead):
+        # To wait there takes no time, but perhaps more memory than there is for so many inputs.
+        is_ahead |= whole.bytes_at([path]) + left.bytes_at([path]) > size
+        look = Tape.inputs_ahead if is_ahead else Tape.inputs_at
+        tensors = [look(tape, path) or () for tape in (whole, left)]
+        match(statistics.pop(path), *tensors, lambda x, name: take(x, path, name))
 
     counts = {}
     for path in left.paths():
-        if path not in readers and path not in statistics:
-            continue
-        seen, sees = whole.inputs_at(path), left.inputs_at(path)
         if path in statistics:
-            match_at(path, seen or (), sees or ())
+            match_at(path, is_ahead=False)
+        if path not in readers:
             continue
         reader = readers[path]
+        seen, sees = whole.inputs_at(path), left.inputs_at(path)
         smaller = reader.behind_cut(after, keep_masks)
         if seen is None or sees is None or len(smaller.matrix()) != len(reader.matrix()):
             continue
@@ -66,7 +68,7 @@ def refit_in_order(before, after, readers, keep_masks, batches, ridge, take):
         lost = lost_in_sum(whole, left, reader, readers, take)
         for step in find_sum(left).between if lost is not None else ():
             if step.path in statistics:  # what it makes up for must not change behind it
-                match_at(step.path, whole.inputs_ahead(step.path), left.inputs_ahead(step.path))
+                match_at(step.path, is_ahead=True)
         for i, (x, z) in enumerate(zip(seen, sees, strict=True)):
             target = reader.inputs(x, np.random.default_rng(i)) @ old
             if lost is not None:
