@@ -51,6 +51,23 @@ def test_several_outputs_need_no_labels_either(structure, epochs):
     assert report.teacher.metrics["is_old_agreement"] == 1.0
 
 
+def test_a_subclassed_teacher_and_its_student_are_measured_by_the_same_names():
+    class TwoHeads(Model):
+        def __init__(self):
+            super().__init__()
+            self.hidden = layers.Dense(8, activation="relu")
+            self.heads = [layers.Dense(3), layers.Dense(2)]
+
+        def call(self, x):
+            return tuple(head(self.hidden(x)) for head in self.heads)
+
+    model = TwoHeads()
+    model(X)
+    recovery = aip_tf.Recovery(epochs=0)
+    _, report = aip_tf.prune(model, (X,), (X,), schedule=0.3, recovery=recovery)
+    assert report.teacher.metrics.keys() == report.student.metrics.keys()
+
+
 def test_a_dictionary_of_inputs_and_labels_is_no_batch():
     data = tf.data.Dataset.from_tensors({"images": X, "labels": np.zeros(24)})
     with pytest.raises(ValueError, match="labels stand beside the inputs"):
