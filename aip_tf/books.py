@@ -104,7 +104,7 @@ class Books:
 
     def _measure(self, graph):
         cost = Cost(graph)
-        # Metrics of a subclassed model with several outputs would have other names than a student's.
+        # Of a subclassed model with several outputs metrics have other names than its student's.
         metrics = self._evaluate(graph.plain_model)
         return ModelRecord(cost.macs(), cost.parameters(), metrics)
 

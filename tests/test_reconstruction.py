@@ -25,6 +25,7 @@ from aip_tf.reconstruction import (
     solving,
 )
 from aip_tf.reconstruction import study as study_module
+from aip_tf.reconstruction.moments import observe as observe_readers
 from aip_tf.reconstruction.statistics import settle
 from aip_tf.selection import Macs
 
@@ -612,3 +613,32 @@ def test_of_large_inputs_fewer_are_looked_at_unless_a_number_is_given():
         for data, number in ((small, None), (large, None), (large, 7), (small, 1050))
     ]
     assert counts == [1024, 4, 7, 1050]
+
+
+def test_of_large_inputs_fewer_are_tried():
+    tried = []
+
+    class Noted(criteria.Reconstruction):
+        def _batches(self, data):
+            seen, unseen = super()._batches(data)
+            tried.append(sum(map(len, unseen)))
+            return seen, unseen
+
+    model = keras.Sequential([Input((None, None, 4)), layers.GlobalAveragePooling2D()])
+    for size in (4, 512):
+        Noted(num_samples=60)(model, [], np.zeros((60, size, size, 4), "int8"))
+    assert tried == [15, 9]
+
+
+def test_one_pass_sees_all_readers_that_memory_has_room_for(monkeypatch):
+    passes = []
+
+    def observe(*arguments):
+        passes.append(arguments)
+        return observe_readers(*arguments)
+
+    monkeypatch.setattr(study_module, "observe", observe)
+    model = aip_tf.zoo.cifar_resnet(8, num_classes=4, input_shape=(8, 8, 3))
+    images = np.random.default_rng(0).random((16, 8, 8, 3), "float32")
+    criteria.Reconstruction()(model, find_channel_groups(model), images)
+    assert len(passes) == 1
