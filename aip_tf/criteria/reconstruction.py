@@ -31,7 +31,7 @@ _MAX_BYTES = 2**28  # of refitted weights that wait for their trial
 _KINDS = {
     "num_samples": integer(_FEWEST, or_none=True),
     "ridge": number("a number > 0, such as 1e-3", above=0),
-    "capacity": number("a number >= 0, such as 0.1", least=0),
+    "capacity": number("a number >= 0, such as 0.25", least=0),
 }
 
 
@@ -82,7 +82,7 @@ class Reconstruction(Criterion):
 
     adds_up = True
 
-    def __init__(self, num_samples=None, ridge=1e-3, capacity=0.1):
+    def __init__(self, num_samples=None, ridge=1e-3, capacity=0.25):
         super().__init__(normalize="none", aggregate="sum")
         check(_KINDS, locals())
         self.num_samples, self.ridge, self.capacity = num_samples, ridge, capacity
