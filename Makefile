@@ -1,4 +1,4 @@
-# make demo   prune a small network on real digits, half a minute on two cores
+# make demo   prune a small network on real digits, a minute on two cores
 # make test   lint, format check and the quick tests        make test-slow   the long ones too
 # Both build .venv the first time and reuse it afterwards.
 
