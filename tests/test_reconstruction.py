@@ -25,6 +25,7 @@ from aip_tf.reconstruction import (
     solving,
 )
 from aip_tf.reconstruction import study as study_module
+from aip_tf.reconstruction.moments import CrossMoments
 from aip_tf.reconstruction.moments import observe as observe_readers
 from aip_tf.reconstruction.statistics import settle
 from aip_tf.selection import Macs
@@ -642,3 +643,20 @@ def test_one_pass_sees_all_readers_that_memory_has_room_for(monkeypatch):
     images = np.random.default_rng(0).random((16, 8, 8, 3), "float32")
     criteria.Reconstruction()(model, find_channel_groups(model), images)
     assert len(passes) == 1
+
+
+@pytest.mark.parametrize("sizes", [[5], [300] * 7, [1500, 1, 999, 3]], ids=str)
+def test_moments_are_those_of_all_samples_however_they_come(sizes):
+    random, moments = np.random.default_rng(0), CrossMoments()
+    for i, size in enumerate(sizes):
+        moments.add_pair(random.normal(3, 1, (2, size, 4)), random.normal(size=(2, size, 3)))
+        if i == 1:
+            moments.covariance(0, True)  # what is asked on the way changes nothing
+    random = np.random.default_rng(0)
+    shapes = [(2, size, width) for size in sizes for width in (4, 3)]
+    drawn = [random.normal(3 if shape[-1] == 4 else 0, 1, shape) for shape in shapes]
+    x, y = (np.concatenate(drawn[i::2], axis=1) for i in (0, 1))
+    for cell in range(2):
+        np.testing.assert_allclose(moments.covariance(cell, True), np.cov(x[cell].T, bias=True))
+        np.testing.assert_allclose(moments.cross(cell, False), x[cell].T @ y[cell] / x.shape[1])
+        np.testing.assert_allclose(moments.variances(True)[cell], x[cell].var(axis=0))

@@ -12,7 +12,6 @@ from aip_tf.channels import find_channel_groups
 from aip_tf.channels.members import entries_of, num_weights, variable_of
 from aip_tf.criteria.base import Criterion
 from aip_tf.reconstruction import (
-    SOME_ENTRIES,
     Change,
     Study,
     System,
@@ -20,7 +19,7 @@ from aip_tf.reconstruction import (
     divide,
     first_inputs,
     num_inputs_of,
-    num_inputs_within,
+    num_of_some,
     removal_order,
 )
 
@@ -149,8 +148,7 @@ class Reconstruction(Criterion):
                 "arrays; labels are not needed. criterion='l1' looks at no data."
             )
         # Every group is tried on each of them: ResNet-50 took six minutes for a quarter of its own.
-        most = num_inputs_within(batches[0], SOME_ENTRIES)
-        unseen, seen = divide(batches, min(most, round(_UNSEEN * count)))
+        unseen, seen = divide(batches, min(num_of_some(batches), round(_UNSEEN * count)))
         return seen, unseen
 
 

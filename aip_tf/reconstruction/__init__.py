@@ -5,19 +5,12 @@ inputs, `study` refits them behind a cut, in order (`refitting`) and for what st
 `trial` measures what a cut would do to the outputs.
 """
 
-from aip_tf.reconstruction.batches import (
-    SOME_ENTRIES,
-    divide,
-    first_inputs,
-    num_inputs_of,
-    num_inputs_within,
-)
+from aip_tf.reconstruction.batches import divide, first_inputs, num_inputs_of, num_of_some
 from aip_tf.reconstruction.solving import System, removal_order
 from aip_tf.reconstruction.study import Refit, Study
 from aip_tf.reconstruction.trial import Change, Trial
 
 __all__ = [
-    "SOME_ENTRIES",
     "Change",
     "Refit",
     "Study",
@@ -26,6 +19,6 @@ __all__ = [
     "divide",
     "first_inputs",
     "num_inputs_of",
-    "num_inputs_within",
+    "num_of_some",
     "removal_order",
 ]

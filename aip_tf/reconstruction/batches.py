@@ -12,7 +12,7 @@ _SLICE = 32
 _MOST_ENTRIES = 602_112
 _USUAL = 1024
 _USUAL_ENTRIES = 128 * _MOST_ENTRIES  # of all inputs: 512 images of 224 pixels
-SOME_ENTRIES = 16 * _MOST_ENTRIES  # where some of them will do: 64 images of 224 pixels
+_SOME_ENTRIES = 16 * _MOST_ENTRIES  # where some will do: 64 images of 224 pixels
 
 
 def first_inputs(data, num_samples):
@@ -31,9 +31,9 @@ def first_inputs(data, num_samples):
     for batch in data if isinstance(data, tf.data.Dataset) else [data]:
         inputs = batch[0] if isinstance(batch, tuple | list) else batch
         if left is None:
-            left = min(_USUAL, num_inputs_within(inputs, _USUAL_ENTRIES))
+            left = min(_USUAL, _num_within(inputs, _USUAL_ENTRIES))
         size = min(left, num_inputs_of(inputs))
-        step = min(_SLICE, num_inputs_within(inputs, _MOST_ENTRIES))
+        step = min(_SLICE, _num_within(inputs, _MOST_ENTRIES))
         for start in range(0, size, step):
             part = slice(start, min(start + step, size))
             found.append(keras.tree.map_structure(lambda x, part=part: np.asarray(x[part]), inputs))
@@ -48,7 +48,12 @@ def num_inputs_of(batch):
     return len(keras.tree.flatten(batch)[0])
 
 
-def num_inputs_within(batch, num_entries):
+def num_of_some(batches):
+    """How many inputs will do where each takes long: int, >= 1, such as 64 images of 224 pixels."""
+    return _num_within(batches[0], _SOME_ENTRIES)
+
+
+def _num_within(batch, num_entries):
     """How many inputs as large as those of a batch have so many numbers together: int, >= 1."""
     size = sum(math.prod(x.shape[1:]) for x in keras.tree.flatten(batch))
     return max(1, num_entries // max(1, size))

@@ -4,13 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from aip_tf.reconstruction.batches import (
-    SOME_ENTRIES,
-    divide,
-    num_inputs_of,
-    num_inputs_within,
-    take_inputs,
-)
+from aip_tf.reconstruction.batches import divide, num_inputs_of, num_of_some, take_inputs
 from aip_tf.reconstruction.moments import Fit, observe
 from aip_tf.reconstruction.readers import find_readers, prepare
 from aip_tf.reconstruction.refitting import refit_in_order
@@ -105,7 +99,7 @@ class Study:
         counts |= refit_in_order(model, after, single, cut, batches, self._ridge, take)
         left = [path for path in reading if path not in counts]
         counts |= self._refit_alone(left, after, cut, take)
-        settle(after, divide(batches, num_inputs_within(batches[0], SOME_ENTRIES))[0])
+        settle(after, divide(batches, num_of_some(batches))[0])
         consumers = {path for g in self.groups if g.name in cut for path in g.consumers}
         skipped = {path: why for path, why in self.others.items() if path in consumers}
         return Refit(tuple(reading), skipped, self._shrunk(counts))
