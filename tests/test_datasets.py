@@ -144,6 +144,26 @@ def test_flip_mirrors_about_half():
     assert 0.4 < is_flipped.mean() < 0.6
 
 
+@pytest.mark.parametrize("change", ["degrees", "scale", "shift"])
+def test_affine_changes_each_image_within_its_bounds(change):
+    """Where pixels hold their own place, moved ones say where they came from, matrix and all."""
+    rows, columns = np.meshgrid(np.arange(-8.0, 7), np.arange(-10.0, 11), indexing="ij")
+    rows += 1  # the middle of 15 rows and 21 columns is at 0, 0
+    images = tf.constant(np.tile(np.stack([rows, columns], -1), (50, 1, 1, 1)), tf.float32)
+    bounds = {"degrees": 0, "scale": 0, "shift": 0} | {change: {"degrees": 20}.get(change, 0.25)}
+    moved = np.asarray(augment.affine(**bounds)(images, SEED))
+    middle = moved[:, 7, 10]
+    by_row, by_column = moved[:, 8, 10] - middle, moved[:, 7, 11] - middle
+    angles = np.degrees(np.arctan2(by_row[:, 1], by_row[:, 0]))
+    factors = np.hypot(*by_row.T), np.hypot(*by_column.T)
+    found = {"degrees": angles, "scale": np.log(factors).ravel(), "shift": middle.ravel()}
+    for name, values in found.items():
+        assert np.abs(values).max() <= bounds[name] + 1e-5
+    assert np.abs(found[change]).max() > 0.8 * bounds[change]
+    assert len(np.unique(found[change].round(6))) == found[change].size  # each image its own
+    np.testing.assert_allclose((by_row * by_column).sum(1), 0, atol=1e-5)  # no shear
+
+
 def test_color_jitter_changes_each_image_within_its_bounds():
     images = tf.fill((50, 2, 2, 3), 0.5)
     changed = np.asarray(augment.color_jitter(0.4)(images, SEED))
@@ -159,7 +179,7 @@ def test_color_jitter_changes_each_image_within_its_bounds():
 
 def test_augmentations_repeat_with_their_seed_and_only_then():
     images = tf.constant(np.random.default_rng(0).random((16, 8, 8, 3), np.float32))
-    for change in (augment.pad_crop_flip, augment.color_jitter(0.3)):
+    for change in (augment.pad_crop_flip, augment.color_jitter(0.3), augment.affine(9, 0.1, 1)):
         first = np.asarray(change(images, SEED))
         np.testing.assert_array_equal(first, change(images, SEED))
         assert not np.array_equal(first, change(images, SEED + 1))

@@ -94,13 +94,14 @@ def from_arrays(
 def digits(batch_size=64, *, augment=True, seed=0):
     """scikit-learn's 1,797 handwritten digits, 8x8 pixels: real images, no download.
 
-    The split is fixed: 1,347 images to train, 450 to test. Training images are shifted by at most
-    one pixel each way (never cropped to a part, never mirrored: a mirrored digit is no digit).
+    The split is fixed: 1,347 images to train, 450 to test. Training images are turned by at most
+    ten degrees, scaled by at most a tenth and shifted by at most one pixel each way (never
+    mirrored: a mirrored digit is no digit).
 
     Args:
         batch_size: images in a batch.
-        augment: whether to shift training images.
-        seed: seed of shuffling and shifts; the split does not depend on it.
+        augment: whether to turn, scale and shift training images.
+        seed: seed of shuffling and augmentation; the split does not depend on it.
 
     Returns:
         `Data` with images `(batch, 8, 8, 1)` in `[0, 1]` and ten classes.
@@ -123,7 +124,7 @@ def digits(batch_size=64, *, augment=True, seed=0):
         (images[train], source.target[train]),
         (images[test], source.target[test]),
         batch_size=batch_size,
-        augment=augmentations.pad_crop(1) if augment else None,
+        augment=augmentations.affine(10, scale=0.1, shift=1) if augment else None,
         class_names=[str(digit) for digit in range(10)],
         seed=seed,
     )

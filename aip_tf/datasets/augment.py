@@ -4,6 +4,9 @@ Every function maps a float32 batch `(batch, height, width, channels)` in `[0, 1
 seed of shape (2,) to a batch of the same shape: same seed, same result.
 """
 
+import math
+
+import keras
 import tensorflow as tf
 
 
@@ -29,6 +32,39 @@ def pad_crop_flip(images, seed):
     tops, lefts = _offsets(images, 4, crop_seed)
     columns = lefts + _mirrored(_range(images, 2), images, flip_seed)
     return _gather(_pad(images, 4), tops + _range(images, 1), columns)
+
+
+def affine(degrees, scale, shift):
+    """Returns an augmentation: turn, scale (width and height apart) and shift, zeros around.
+
+    Args:
+        degrees: largest angle, to either side.
+        scale: largest change of width and of height, as a fraction: 0.1 gives factors from about
+            0.9 to 1.1.
+        shift: largest shift each way, in pixels; between pixels, values are interpolated.
+
+    >>> turned = affine(10, scale=0.1, shift=1)(tf.ones((2, 8, 8, 1)), (0, 0))
+    >>> turned.shape
+    TensorShape([2, 8, 8, 1])
+    """
+
+    def augment(images, seed):
+        size = tf.shape(images)
+        unit = tf.random.stateless_uniform((5, size[0]), seed, -1.0, 1.0)
+        angle, wide, high, *shifts = tf.unstack(unit)
+        cos, sin = tf.cos(angle * math.radians(degrees)), tf.sin(angle * math.radians(degrees))
+        wide, high = tf.exp(wide * scale), tf.exp(high * scale)
+        matrix = tf.stack([cos * wide, -sin * high, sin * wide, cos * high], axis=-1)
+        matrix = tf.reshape(matrix, (-1, 2, 2))
+        middle = tf.cast(size[2:0:-1] - 1, tf.float32)[:, None] / 2
+        offsets = middle - matrix @ middle + tf.stack(shifts, axis=-1)[..., None] * shift
+        rows = tf.reshape(tf.concat([matrix, offsets], axis=-1), (-1, 6))
+        moved = keras.ops.image.affine_transform(
+            images, tf.pad(rows, ((0, 0), (0, 2))), data_format="channels_last"
+        )
+        return tf.ensure_shape(moved, images.shape)
+
+    return augment
 
 
 def split_seed(seed, num_seeds):
