@@ -144,7 +144,7 @@ def digits_resnet(num_classes=10, *, width=32, input_shape=(8, 8, 1), weights=No
 
     Returns:
         A Functional model, input "image", output logits: 77,290 parameters, 2.1 M MACs.
-        `train_teacher` takes it to 98.7-99.6% on the digits' test images in 12 epochs.
+        `train_teacher` takes it to 99.3-99.6% on the digits' test images in 40 epochs.
     """
     width = check({"width": integer(1)}, locals())["width"]
     # Mean and variance of the digits' pixels.
