@@ -66,7 +66,7 @@ def run(arm, images, seed):
     arrays = recovery.cifar10_arrays("train")
     order = np.random.default_rng(seed).permutation(50_000)
     parts = [tuple(x[chosen] for x in arrays) for chosen in (order[:images], order[-5000:])]
-    data = from_arrays(*parts, augment=augment.pad_crop_flip, seed=seed)
+    data = from_arrays(*parts, augment=augment.pad_crop_flip(), seed=seed)
     options, others = recovery.ARMS[arm]()
     student, report = aip_tf.prune(
         teacher,

@@ -51,7 +51,7 @@ def resnet20(count, seed):
     train, test = map(cifar10_arrays, ("train", "test"))
     chosen = np.random.default_rng(seed).permutation(50_000)[:count]
     train = tuple(x[chosen] for x in train)
-    return teacher, from_arrays(train, test, augment=augment.pad_crop_flip, seed=seed), 0.5
+    return teacher, from_arrays(train, test, augment=augment.pad_crop_flip(), seed=seed), 0.5
 
 
 def mobilenet(count, seed):

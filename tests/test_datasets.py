@@ -133,9 +133,10 @@ def test_pad_crop_shifts_each_image_by_its_own_amount():
     assert len(offsets) == 9
 
 
-def test_flip_mirrors_about_half():
+@pytest.mark.parametrize("change", [augment.flip, augment.pad_crop_flip(0)])
+def test_flip_mirrors_about_half(change):
     images = np.random.default_rng(0).random((400, 2, 3, 1), np.float32)
-    flipped = np.asarray(augment.flip(tf.constant(images), SEED))
+    flipped = np.asarray(change(tf.constant(images), SEED))
     is_flipped = np.array(
         [np.array_equal(a[:, ::-1], b) for a, b in zip(images, flipped, strict=True)]
     )
@@ -179,7 +180,7 @@ def test_color_jitter_changes_each_image_within_its_bounds():
 
 def test_augmentations_repeat_with_their_seed_and_only_then():
     images = tf.constant(np.random.default_rng(0).random((16, 8, 8, 3), np.float32))
-    for change in (augment.pad_crop_flip, augment.color_jitter(0.3), augment.affine(9, 0.1, 1)):
+    for change in (augment.pad_crop_flip(4), augment.color_jitter(0.3), augment.affine(9, 0.1, 1)):
         first = np.asarray(change(images, SEED))
         np.testing.assert_array_equal(first, change(images, SEED))
         assert not np.array_equal(first, change(images, SEED + 1))
@@ -560,6 +561,19 @@ def test_classification_through_tensorflow_datasets(name, num_classes, shape):
     for images, labels in train + test:
         assert images.dtype == np.float32 and labels.dtype == np.int32
         assert images.min() >= 0 and images.max() <= 1
+
+
+def test_cifar_without_padding_is_mirrored_alone():
+    import tensorflow_datasets as tfds
+
+    with tfds.testing.mock_data(num_examples=6):
+        plain = datasets.cifar10(batch_size=6, augment=False)
+        mirrored = datasets.cifar10(batch_size=6, padding=0)
+        (images, _), (changed, _) = arrays_of(plain.train)[0], arrays_of(mirrored.train)[0]
+    allowed = {x.tobytes() for image in images for x in (image, image[:, ::-1])}
+    assert {x.tobytes() for x in changed} <= allowed
+    with pytest.raises(ValueError, match="padding=-1"):
+        datasets.cifar10(padding=-1)
 
 
 def test_the_whole_of_cifar10(shared_data):

@@ -26,12 +26,19 @@ def flip(images, seed):
     return tf.ensure_shape(tf.gather(images, columns, axis=2, batch_dims=1), images.shape)
 
 
-def pad_crop_flip(images, seed):
-    """CIFAR's customary augmentation: `pad_crop(4)`, then `flip` (He et al. 2016, section 4.2)."""
-    crop_seed, flip_seed = split_seed(seed, 2)
-    tops, lefts = _offsets(images, 4, crop_seed)
-    columns = lefts + _mirrored(_range(images, 2), images, flip_seed)
-    return _gather(_pad(images, 4), tops + _range(images, 1), columns)
+def pad_crop_flip(padding=4):
+    """Returns `pad_crop(padding)`, then `flip`, in one pass over the pixels.
+
+    With 4 it is CIFAR's customary augmentation (He et al. 2016, section 4.2).
+    """
+
+    def augment(images, seed):
+        crop_seed, flip_seed = split_seed(seed, 2)
+        tops, lefts = _offsets(images, padding, crop_seed)
+        columns = lefts + _mirrored(_range(images, 2), images, flip_seed)
+        return _gather(_pad(images, padding), tops + _range(images, 1), columns)
+
+    return augment
 
 
 def affine(degrees, scale, shift):

@@ -2,12 +2,14 @@
 
 import tensorflow as tf
 
+from aip_tf.arguments import FLAG, check, integer
 from aip_tf.datasets import augment as augmentations
 from aip_tf.datasets.data import Data, DataNotFoundError
 from aip_tf.datasets.photographs import image_shape, photograph_batches, photograph_test_batches
 from aip_tf.datasets.pipeline import check_batch_size, evaluation_batches, training_batches
 from aip_tf.datasets.views import views_from
 
+_KINDS = {"augment": FLAG, "padding": integer(0)}
 _MANUAL = {
     "imagenet2012": (
         " ImageNet must be fetched by hand: put ILSVRC2012_img_train.tar and "
@@ -16,14 +18,16 @@ _MANUAL = {
 }
 
 
-def cifar10(data_dir=None, batch_size=128, *, augment=True, download=False, seed=0):
+def cifar10(data_dir=None, batch_size=128, *, augment=True, padding=4, download=False, seed=0):
     """CIFAR-10: 50,000 training and 10,000 test images, 32x32 RGB, ten classes.
 
     Args:
         data_dir: directory (or `gs://` address) of tensorflow-datasets; None for its default,
             `~/tensorflow_datasets`.
         batch_size: images in a batch.
-        augment: whether training images are padded by 4, cropped back and mirrored at random.
+        augment: whether training images are padded, cropped back and mirrored at random.
+        padding: zeros on every side before the crop. 4 is customary where a network is trained from
+            scratch; a recovery of few epochs gets further on images that are mirrored alone, 0.
         download: whether to fetch and prepare the data if it is not in `data_dir` (163 MB).
         seed: seed of shuffling and augmentation.
 
@@ -33,12 +37,12 @@ def cifar10(data_dir=None, batch_size=128, *, augment=True, download=False, seed
     Raises:
         ValueError: if the data is absent; says how to get it.
     """
-    return _cifar("cifar10", data_dir, batch_size, augment, download, seed)
+    return _cifar("cifar10", data_dir, batch_size, augment, padding, download, seed)
 
 
-def cifar100(data_dir=None, batch_size=128, *, augment=True, download=False, seed=0):
+def cifar100(data_dir=None, batch_size=128, *, augment=True, padding=4, download=False, seed=0):
     """CIFAR-100: like `cifar10`, with a hundred (fine) classes."""
-    return _cifar("cifar100", data_dir, batch_size, augment, download, seed)
+    return _cifar("cifar100", data_dir, batch_size, augment, padding, download, seed)
 
 
 def imagenet2012(
@@ -119,11 +123,12 @@ def load(name, splits, data_dir, download, seed, supervised=True):
     return [dataset for dataset, _ in builder_data], builder_data[0][1]
 
 
-def _cifar(name, data_dir, batch_size, augment, download, seed):
+def _cifar(name, data_dir, batch_size, augment, padding, download, seed):
     check_batch_size(batch_size)
+    check(_KINDS, locals())
     (train, test), info = load(name, ("train", "test"), data_dir, download, seed)
     train, test = train.map(_int32_labels), test.map(_int32_labels)
-    crop_flip = augmentations.pad_crop_flip if augment else None
+    crop_flip = augmentations.pad_crop_flip(padding) if augment else None
     num_train, num_test = int(train.cardinality()), int(test.cardinality())
     return Data(
         # 150 MB of decoded pixels: decoded once, then kept.
