@@ -108,9 +108,10 @@ def stages(records):
     skip = {"image": tfds.decode.SkipDecoding()}
     yield "tfds: read records, not decoded", load(decoders=skip)
     yield "tfds: read records, decoded whole", load()
-    plain = datasets.Views(color_jitter=0)
-    yield "read, crop, mirror, batch", datasets.imagenet2012(records, 32, views=plain).train
-    yield "read, crop, mirror, colour, batch", datasets.imagenet2012(records, 32).train
+    for colour, jitter in (("", 0), (" colour,", 0.4)):
+        views = datasets.Views(min_area=0.08, color_jitter=jitter)
+        data = datasets.imagenet2012(records, 32, views=views)
+        yield f"read, crop, mirror,{colour} batch", data.train
 
 
 def main():

@@ -34,21 +34,23 @@ class Views:
     Attributes:
         crop_fraction: share of the shorter side that a test image keeps, in (0, 1]; 0.875 is
             "resize to 256, crop 224".
-        min_area: smallest share of the image that a training crop covers, in (0, 1]; 0.08 is the
-            customary one (Szegedy et al. 2015, arXiv 1409.4842), 1 turns cropping off.
+        min_area: smallest share of the image that a training crop covers, in (0, 1]; 1 turns
+            cropping off. 0.08 is customary where a network is trained from nothing (Szegedy et al.
+            2015, arXiv 1409.4842); what a cut and its recovery look at had better be like the
+            images that the network will see.
         color_jitter: brightness, contrast and saturation of training images are scaled by factors
-            in [1 - color_jitter, 1 + color_jitter]; 0 leaves colours alone.
+            in [1 - color_jitter, 1 + color_jitter]; 0 leaves colours alone, 0.4 is customary.
         flip: whether half the training images are mirrored left to right.
         value_range: what black and white become; (0, 1) for the zoo, (-1, 1) or (0, 255) for
             networks that bring other habits and no normalisation of their own.
 
-    >>> Views(color_jitter=0, value_range=(-1, 1)).crop_fraction
+    >>> Views(min_area=0.08, color_jitter=0.4, value_range=(-1, 1)).crop_fraction
     0.875
     """
 
     crop_fraction: float = 0.875
-    min_area: float = 0.08
-    color_jitter: float = 0.4
+    min_area: float = 0.35
+    color_jitter: float = 0.0
     flip: bool = True
     value_range: tuple[float, float] = (0.0, 1.0)
 
