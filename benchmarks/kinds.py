@@ -30,6 +30,7 @@ from keras import layers as L  # noqa: E402
 from recovery import NUM_HELD_OUT, compare, cpu_seconds, images, machine  # noqa: E402
 
 import aip_tf  # noqa: E402
+from aip_tf.datasets import augment  # noqa: E402
 
 RESULTS = HERE / "results" / "kinds.jsonl"
 WORK = HERE / "runs" / "kinds"
@@ -165,7 +166,7 @@ def teacher_of(network, train):
 
 def run(network, arm):
     """One run; returns what goes to its line."""
-    data = images(seed=0, is_validation=True)
+    data = images(seed=0, is_validation=True, augment=augment.pad_crop_flip())
     teacher = teacher_of(network, data.train)
     options, others = ARMS[arm]
     keras.utils.set_random_seed(0)

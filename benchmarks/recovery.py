@@ -9,12 +9,13 @@
     python benchmarks/recovery.py --summary        # table and chart from the lines at hand
 
 A run is `aip_tf.prune(teacher, images)` with default arguments, but for what the arm says: of the
-pretrained ResNet-20 (91.73%) or ResNet-56 (93.39%), batches of 128, crop and flip drawn for each
-image. Test images are read once, at its end. With 0 epochs nothing is trained.
+pretrained ResNet-20 (91.73%) or ResNet-56 (93.39%), batches of 128, half of the images mirrored.
+Test images are read once, at its end. With 0 epochs nothing is trained.
 
 One JSON line for each run goes to results/recovery.jsonl; lines that are there are not run again,
-and a run that was killed goes on from its folder. Lines without "network" are of the benchmark's
-earlier form, which cut by hand-set limits.
+and a run that was killed goes on from its folder. Arms "..., cropped" had images shifted by up to
+four pixels as well. Lines without "network" are of the benchmark's earlier form, which cut by
+hand-set limits.
 """
 
 import argparse
@@ -154,13 +155,13 @@ def export(network):
     return path
 
 
-def images(seed, is_validation):
+def images(seed, is_validation, augment=augment.flip):
     """CIFAR-10, or with --validation its training images in two parts."""
     arrays = [cifar10_arrays(split) for split in ("train", "test")]
     if is_validation:
         first = slice(0, -NUM_HELD_OUT), slice(-NUM_HELD_OUT, None)
         arrays = [tuple(x[part] for x in arrays[0]) for part in first]
-    return from_arrays(*arrays, augment=augment.pad_crop_flip, seed=seed)
+    return from_arrays(*arrays, augment=augment, seed=seed)
 
 
 def cifar10_arrays(split):
