@@ -236,13 +236,17 @@ def summary():
 
 
 def chart():
-    """Accuracy on test images over the epochs of recovery: every arm a line, its seeds dots."""
+    """Accuracy on test images over the epochs of recovery: an arm a line, its seeds dots.
+
+    Arms of the library's earlier states, "arm, what was other then", are left out.
+    """
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
     lines = [line for line in read_lines() if not line["validation"]]
+    lines = [x for x in lines if x["arm"].partition(", ")[2] in ("", "cropped")]
     networks = sorted({line["network"] for line in lines})
     figure, plots = pyplot.subplots(
         1, len(networks), figsize=(4.5 * len(networks), 3.5), squeeze=False, layout="constrained"

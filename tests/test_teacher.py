@@ -188,11 +188,11 @@ def test_a_teacher_takes_data_as_fit_does(small):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_demo_teacher_reaches_97_percent(seed):
+def test_the_demo_teacher_reaches_98_percent(seed):
     keras.utils.set_random_seed(seed)
     data = datasets.digits(seed=seed)
-    teacher = train_teacher(zoo.digits_resnet(), data, 12)
-    assert teacher.evaluate(data.test, verbose=0)[1] >= 0.97
+    teacher = train_teacher(zoo.digits_resnet(), data, 40)
+    assert teacher.evaluate(data.test, verbose=0)[1] >= 0.98
 
 
 def test_load_model_understands_files_names_builders_and_models(tmp_path):
