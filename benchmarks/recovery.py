@@ -238,7 +238,8 @@ def summary():
 def chart():
     """Accuracy on test images over the epochs of recovery: an arm a line, its seeds dots.
 
-    Arms of the library's earlier states, "arm, what was other then", are left out.
+    Arms of the library's earlier states, "arm, what was other then", are left out, but for those
+    that differ by cropped images.
     """
     import matplotlib
 

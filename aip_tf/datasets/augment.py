@@ -9,9 +9,16 @@ import math
 import keras
 import tensorflow as tf
 
+from aip_tf.arguments import check, integer, number
+
+_PADDING = {"padding": integer(0)}
+_AFFINE = dict.fromkeys(("degrees", "scale", "shift"), number("a number >= 0", 0))
+_STRENGTH = {"strength": number("a number in [0, 1]", 0, 1)}
+
 
 def pad_crop(padding):
     """Returns an augmentation: pad by `padding` zeros on every side, crop back at random."""
+    check(_PADDING, locals())
 
     def augment(images, seed):
         tops, lefts = _offsets(images, padding, seed)
@@ -31,6 +38,7 @@ def pad_crop_flip(padding=4):
 
     With 4 it is CIFAR's customary augmentation (He et al. 2016, section 4.2).
     """
+    check(_PADDING, locals())
 
     def augment(images, seed):
         crop_seed, flip_seed = split_seed(seed, 2)
@@ -54,6 +62,7 @@ def affine(degrees, scale, shift):
     >>> turned.shape
     TensorShape([2, 8, 8, 1])
     """
+    check(_AFFINE, locals())
 
     def augment(images, seed):
         size = tf.shape(images)
@@ -89,6 +98,7 @@ def color_jitter(strength):
     Args:
         strength: factors are uniform in [1 - strength, 1 + strength].
     """
+    check(_STRENGTH, locals())
 
     def augment(images, seed):
         size, channels = tf.shape(images), images.shape[-1]
