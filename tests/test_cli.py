@@ -190,8 +190,8 @@ def test_real_signals_end_a_real_run_quietly(tmp_path):
         RUN_FILE + "prune.recovery = @Recovery()\nRecovery.epochs = 1000\n"
     )
 
-    def start():
-        command = [sys.executable, "-m", "aip_tf", "--gin_file=small.gin"]
+    def start(*options):
+        command = [sys.executable, *options, "-m", "aip_tf", "--gin_file=small.gin"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, cwd=tmp_path, text=True, **pipes)
 
@@ -201,8 +201,9 @@ def test_real_signals_end_a_real_run_quietly(tmp_path):
         assert "Traceback" not in error
         assert error.splitlines()[-1].endswith("aip_run --gin_file=small.gin")
 
-    process = start()
-    time.sleep(1)  # importing takes several seconds
+    process = start("-X", "importtime")  # tells of each import that is done
+    while not process.stderr.readline().endswith(" numpy\n"):  # TensorFlow's takes seconds more
+        assert process.poll() is None
     process.send_signal(signal.SIGINT)
     ends_quietly(process)
 
