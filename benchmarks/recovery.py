@@ -90,19 +90,19 @@ ARMS = {
     ),
     "l1": lambda: ({}, {"criterion": "l1"}),
 }
-QUEUE = [("resnet20", "default", 2, seed) for seed in (0, 1, 2)]
-QUEUE += [(network, "default", 0, 0) for network in ("resnet20", "resnet56")]
-QUEUE += [("resnet20", arm, 2, 0) for arm in list(ARMS)[1:]]
-QUEUE += [("resnet20", "default", epochs, 0) for epochs in (1, 5, 10)]
-QUEUE += [("resnet20", arm, 2, seed) for arm in ("output", "fine-tune") for seed in (1, 2)]
-QUEUE += [("resnet56", arm, 2, 0) for arm in ("default", "output", "fine-tune")]
-QUEUE += [("resnet56", "default", 10, 0)]
+CURVES = list(ARMS)[:3]
+EPOCHS = (1, 2, 5, 10)
+SEEDS = (0, 1, 2)
+QUEUE = [("resnet20", arm, 2, seed) for arm in CURVES for seed in SEEDS]
+QUEUE += [(network, "default", 0, 0) for network in TEACHERS]
+QUEUE += [(network, arm, n, 0) for network in TEACHERS for n in EPOCHS for arm in CURVES]
+QUEUE += [("resnet20", arm, 2, 0) for arm in list(ARMS)[3:]]
 PEER = {  # arms of recovery_peer.py; the first one's rate is the best of the others'
     "Torch-Pruning": {"importance": "group L1", "rate": 0.02},
     **{f"Torch-Pruning, {r}": {"importance": "group L1", "rate": r} for r in (0.01, 0.02, 0.05)},
 }
-PEER_QUEUE = [("resnet20", "Torch-Pruning", 2, seed) for seed in (0, 1, 2)]
-PEER_QUEUE += [("resnet56", "Torch-Pruning", 2, 0)]
+PEER_QUEUE = [("resnet20", "Torch-Pruning", 2, seed) for seed in SEEDS]
+PEER_QUEUE += [(network, "Torch-Pruning", n, 0) for network in TEACHERS for n in EPOCHS]
 PEER_CHOICE = [("resnet20", arm, 1, 0) for arm in list(PEER)[1:]]
 
 
