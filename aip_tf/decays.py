@@ -11,7 +11,7 @@ from aip_tf.failures import words
 
 _TABLE_SIZE = 2000
 # Without a bound features at twice their usual weight threw a ResNet-56 to chance, and a network
-# without normalization lost more in its recovery than in the cut (benchmarks/README.md).
+# without normalization lost more in its recovery than in the cut (benchmarks/choices.md).
 _SGD = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "global_clipnorm": 10.0}
 _LAMB_RATE = 0.01  # a step changes a tensor by so much of its length
 _NO_VALIDATION = "validation data, or the name of what training measures, such as 'loss'"
@@ -48,7 +48,7 @@ def suited_optimizer(model):
 
     Behind a BatchNormalization the length of a kernel is of no account, and SGD leaves the student
     nearer to its teacher (ResNet-20). Elsewhere steps have to suit the weights: Lamb (You et al.
-    2020, arXiv 1904.00962) measures them by the length of each tensor (benchmarks/README.md).
+    2020, arXiv 1904.00962) measures them by the length of each tensor (benchmarks/choices.md).
 
     Args:
         model: the student. With a trainable BatchNormalization for every second of its kernels, of

@@ -48,7 +48,7 @@ class Reconstruction(Criterion):
     4. *Leave room to learn*: what a network loses for good depends on the weights it has left. So a
        group that keeps the share s of its channels also costs about -c log(s) times its share of
        the network's weights; c is `capacity` times the sum of what step 3 measured. Ours; what
-       chose it is in benchmarks/README.md.
+       chose it is in benchmarks/choices.md.
 
     The score of a channel is its error times the factor of its group and what it adds to step 4, in
     nats: such scores add up, so selections divide them by what a channel saves. `refit` then gives

@@ -14,7 +14,7 @@ from aip_tf.reconstruction.batches import num_inputs_of
 from aip_tf.reconstruction.write import write
 
 # Softer answers than the network's own: at 1 the divergence of a sure network hangs on the few
-# images that it is unsure of, and which of them are drawn decided the cut (benchmarks/README.md).
+# images that it is unsure of, and which of them are drawn decided the cut (benchmarks/choices.md).
 _TEMPERATURE = 4.0
 
 

@@ -58,7 +58,7 @@ class Selection:
             None: as suits the criterion. Where its scores add up, as those of "reconstruction" do,
                 "inner" as long as the amount is within two thirds of what inner groups can give;
                 else "global". A residual stream that stays whole is worth more in the recovery than
-                it costs in the cut (benchmarks/README.md).
+                it costs in the cut (benchmarks/choices.md).
         round_to: kept counts are rounded to the nearest multiple of this; never to zero, and a
             group that loses nothing keeps its width. "auto": to 32, 16 or 8, because devices make
             so many channels at a time: at most a quarter of the group in networks with a group of
