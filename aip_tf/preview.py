@@ -50,7 +50,7 @@ def trade_off(
     """Measure what cuts of several amounts leave of a model, without any training.
 
     Channels are scored once. Every cut is made of the original, proved, refitted where the
-    criterion can, its statistics measured anew: the cut of amount a is what
+    criterion can, else its statistics measured anew: the cut of amount a is what
     `prune(model, data, schedule=a, recovery=Recovery(epochs=0))` gives of the same data and seed.
     Labels are not needed; without them the metric is the agreement with the model.
 

@@ -32,7 +32,7 @@ def prune(
     overwrite=False,
     check_only=False,
 ):
-    """Make a CNN smaller in a few rounds, and let it recover with the help of the original.
+    """Make a CNN smaller, in one cut or several, and let it recover with the help of the original.
 
     Adversarial iterative pruning with knowledge transfer (arXiv 2108.13591): `model` is the
     teacher; its copy, the student, loses channels after the epochs that `schedule` names, and in
@@ -42,8 +42,8 @@ def prune(
     Training runs under the `tf.distribute` strategy in whose scope `prune` is called.
 
     Args:
-        model: a trained Functional or Sequential `keras.Model`; not touched. If it is compiled,
-            its loss and metrics are used.
+        model: a trained `keras.Model`; not touched (a subclassed one: docs/channels.md). If it is
+            compiled, its loss and metrics are used.
         train_data: what `fit` takes, inputs and labels in one object: a `tf.data.Dataset` of
             (inputs, labels) batches, a tuple of arrays (inputs, labels), a PyDataset, a generator
             with `Recovery(steps_per_epoch=...)`; see `datasets.as_dataset`. Without labels, as a

@@ -40,7 +40,7 @@ class Recovery:
 
     Attributes:
         epochs: epochs of the whole run, all cuts included. With 0 there is one cut, the layers
-            behind it refitted where the criterion can, the statistics measured anew: minutes.
+            behind it refitted where the criterion can, else statistics measured anew: minutes.
         optimizer: a Keras optimizer (copied for every stretch between cuts, with all that its
             methods were told), its name, "sgd": SGD at 0.02 with Nesterov momentum 0.9, weight
             decay 5e-4 and gradients of length 10 at most, or "auto": "sgd", or Lamb at 0.01 for

@@ -13,9 +13,8 @@ pretrained ResNet-20 (91.73%) or ResNet-56 (93.39%), batches of 128, half of the
 Test images are read once, at its end. With 0 epochs nothing is trained.
 
 One JSON line for each run goes to results/recovery.jsonl; lines that are there are not run again,
-and a run that was killed goes on from its folder. Arms "..., cropped" had images shifted by up to
-four pixels as well. Lines without "network" are of the benchmark's earlier form, which cut by
-hand-set limits.
+and a run that was killed goes on from its folder. results/recovery_earlier.jsonl has the lines of
+earlier defaults (choices.md), on images that were shifted by up to four pixels as well.
 """
 
 import argparse
@@ -214,7 +213,7 @@ def machine():
 
 def read_lines():
     lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    return [line for line in map(json.loads, lines) if "network" in line]
+    return list(map(json.loads, lines))
 
 
 def summary():
@@ -236,18 +235,13 @@ def summary():
 
 
 def chart():
-    """Accuracy on test images over the epochs of recovery: an arm a line, its seeds dots.
-
-    Arms of the library's earlier states, "arm, what was other then", are left out, but for those
-    that differ by cropped images.
-    """
+    """Accuracy on test images over the epochs of recovery: an arm a line, its seeds dots."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
     lines = [line for line in read_lines() if not line["validation"]]
-    lines = [x for x in lines if x["arm"].partition(", ")[2] in ("", "cropped")]
     networks = sorted({line["network"] for line in lines})
     figure, plots = pyplot.subplots(
         1, len(networks), figsize=(4.5 * len(networks), 3.5), squeeze=False, layout="constrained"

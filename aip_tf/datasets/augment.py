@@ -1,7 +1,8 @@
 """Augmentations of a batch, one independent draw for each image, all from an explicit seed.
 
-Every function maps a float32 batch `(batch, height, width, channels)` in `[0, 1]` and an int64
-seed of shape (2,) to a batch of the same shape: same seed, same result.
+An augmentation maps a float32 batch `(batch, height, width, channels)` in `[0, 1]` and an int64
+seed of shape (2,) to a batch of the same shape: same seed, same result. `flip` is one; those that
+have strengths to choose are made by a function of them, as by `pad_crop_flip(padding=4)`.
 """
 
 import math

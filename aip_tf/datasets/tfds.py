@@ -57,7 +57,7 @@ def imagenet2012(
 ):
     """ILSVRC-2012: 1,281,167 training and 50,000 validation images, a thousand classes.
 
-    Training: random-resized crop (decoded fused), mirrored, recoloured by `views`. Test: the 50,000
+    Training: random-resized crop (decoded fused), mirrored, as `views` say. Test: the 50,000
     validation images, shorter side to 256, central 224. The two steps are one resampling.
 
     Args:

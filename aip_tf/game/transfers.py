@@ -246,7 +246,7 @@ class AttentionTransfer(_TapTransfer):
             {teacher path: student path}; widths may differ, sizes must not.
         weight: "auto", see `AdversarialDistiller.balance`, or a number, see above. By search
             ResNet-20 on CIFAR-10 recovered best at 50, the demo on digits at 10 or less; "auto"
-            finds 32 and 9 (benchmarks/choices.md).
+            found 32 and 9 (docs/method.md).
         name: see `Transfer`.
 
     Raises:
