@@ -1,4 +1,7 @@
-"""Networks of stock Keras layers: images in `[0, 1]` in, normalised inside, logits out."""
+"""Networks of stock Keras layers: images in `[0, 1]` in, normalised inside, logits out.
+
+Parameters are counted here as papers do, the trainable ones alone.
+"""
 
 from aip_tf.zoo.applications import application, application_names
 from aip_tf.zoo.densenet import densenet40
