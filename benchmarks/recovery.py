@@ -219,19 +219,24 @@ def read_lines():
 def summary():
     groups = {}
     for line in read_lines():
-        key = line["network"], line["arm"], line["epochs"], line["validation"]
+        key = line["network"], line["validation"], line["arm"], line["epochs"]
         groups.setdefault(key, []).append(line)
-    print("| network | arm | epochs | judged on | seeds | accuracy | spread | divergence |")
-    print("|---|---|---|---|---|---|---|---|")
-    for (network, arm, epochs, validation), lines in sorted(groups.items()):
-        where = "held-out training images" if validation else "test images"
+    print("| network | judged on | arm | epochs | seeds | accuracy | from, to | divergence", end="")
+    print(" | parameters kept | CPU seconds |\n" + "|---" * 10 + "|")
+    for (network, is_validation, arm, epochs), lines in sorted(groups.items()):
+        where = "held out" if is_validation else "test"
+        seeds = " ".join(sorted(str(line["seed"]) for line in lines))
         found = [100 * line["accuracy"] for line in lines]
-        seeds = " ".join(str(line["seed"]) for line in lines)
-        divergence = np.mean([line["divergence"] for line in lines])
+        means = [_mean(lines, key) for key in ("divergence", "parameters_kept", "cpu_seconds")]
         print(
-            f"| {network} | {arm} | {epochs} | {where} | {seeds} | {np.mean(found):.2f} "
-            f"| {min(found):.2f} to {max(found):.2f} | {divergence:.3f} |"
+            f"| {network} | {where} | {arm} | {epochs} | {seeds} | {np.mean(found):.2f} "
+            f"| {min(found):.2f}, {max(found):.2f} "
+            "| {:.3f} | {:.0%} | {:,.0f} |".format(*means)
         )
+
+
+def _mean(lines, key):
+    return np.mean([line[key] for line in lines])
 
 
 def chart():
@@ -256,6 +261,7 @@ def chart():
             axes.plot(*zip(*runs, strict=True), ".", color=drawn.get_color())
         axes.axhline(TEACHERS[network], color="#888888", linestyle=":", label="teacher")
         axes.set(title=f"{network}, half of the MACs", xlabel="epochs", ylabel="test accuracy, %")
+        axes.set_xlim(-0.5, max(EPOCHS) + 0.5)
         axes.legend(frameon=False)
     figure.savefig(CHART, metadata={"Date": None})
 
