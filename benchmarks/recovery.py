@@ -244,6 +244,7 @@ def chart():
     import matplotlib
 
     matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "recovery"  # the same lines, the same file
     from matplotlib import pyplot
 
     lines = [line for line in read_lines() if not line["validation"]]
