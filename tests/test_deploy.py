@@ -377,6 +377,24 @@ def test_a_fixed_batch_stays_fixed_in_every_signature(tmp_path, batch_size):
     assert report.artefacts[1].metrics["accuracy"] == pytest.approx(right)
 
 
+def test_the_keras_file_is_for_predicting_and_the_model_goes_on_training(tmp_path):
+    def own(labels, found):
+        return keras.ops.mean(found - labels)
+
+    model = make_tiny()
+    model.compile("adam", loss=own)
+    inputs, labels = make_noise(size=4, shape=model.input_shape[1:]), np.zeros((4, 1))
+    model.fit(inputs, labels, verbose=0)
+    export_model(model, tmp_path, ["keras"], runs=0)
+    loaded = keras.saving.load_model(tmp_path / "model.keras")  # which knows no `own`
+    assert not loaded.compiled
+    whole = tmp_path / "whole.keras"
+    model.save(whole)
+    assert (tmp_path / "model.keras").stat().st_size < 0.8 * whole.stat().st_size
+    model.fit(inputs, labels, verbose=0)
+    assert model.optimizer.iterations == 2
+
+
 @pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU])
 def test_recurrent_networks_reach_litert(tmp_path, kind):
     inputs = keras.Input((6, 4), name="steps")

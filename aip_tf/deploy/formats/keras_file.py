@@ -1,5 +1,6 @@
 """`.keras`: the model as Keras saves it."""
 
+import contextlib
 import dataclasses
 
 import keras
@@ -12,7 +13,7 @@ from aip_tf.deploy.source import Source
 
 @dataclasses.dataclass(frozen=True)
 class KerasFile(Format):
-    """`model.keras`; a model of open sizes keeps them. The attributes are those of every format."""
+    """`model.keras`, not compiled; open sizes stay open. Attributes as those of every format."""
 
     name = "keras"
     file_name = "model.keras"
@@ -20,7 +21,8 @@ class KerasFile(Format):
 
     def write(self, source, path):
         """See `Format.write`."""
-        source.model.save(path)
+        with _uncompiled(source.model):
+            source.model.save(path)
 
     def open(self, path):
         """See `Format.open`."""
@@ -31,6 +33,19 @@ class KerasFile(Format):
         inputs = {names[tensor.name]: _described(tensor).pair for tensor in model.inputs}
         outputs = {name: leaf.pair for name, leaf in outputs.items()}
         return Program(source.answer, inputs, outputs, source.batch_size)
+
+
+@contextlib.contextmanager
+def _uncompiled(model):
+    """A model without optimizer and loss: a file to predict with is half the size, and loads
+    where the loss is not known.
+    """
+    held = {name: vars(model)[name] for name in ("compiled", "optimizer") if name in vars(model)}
+    try:
+        vars(model).update(dict.fromkeys(held))
+        yield
+    finally:
+        vars(model).update(held)
 
 
 class _Described:
