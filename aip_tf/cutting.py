@@ -68,7 +68,8 @@ def apply_cut(graph, keep_masks, inputs, *, data=None, refit=None, num_batches=2
         `(smaller, record)`: the `ChannelGraph` of the cut model and its `CutRecord`.
 
     Raises:
-        ValueError: if the cut model differs from its masked twin.
+        ValueError: if the cut model differs from its masked twin, or a refit brings weights that
+            are no numbers.
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
     >>> graph = ChannelGraph(model)
@@ -82,11 +83,26 @@ def apply_cut(graph, keep_masks, inputs, *, data=None, refit=None, num_batches=2
     error = check_cut(graph, smaller, keep_masks, inputs)
     if data is not None:
         refitted = refit and refit(graph.plain_model, smaller, keep_masks, data)
+        _check_finite(smaller)
         if getattr(refitted, "skipped", True):
             recalibrate(smaller, data, num_batches)
     places = {group.name: str(i) for i, group in enumerate(graph.groups)}
     masks = {places[name]: np.asarray(keep, bool).tolist() for name, keep in keep_masks.items()}
     return ChannelGraph(smaller, graph.input_shapes), CutRecord(masks, float(error))
+
+
+def _check_finite(model):
+    wrong = [v.path for v in model.variables if not np.all(np.isfinite(_array(v)))]
+    if wrong:
+        raise ValueError(
+            f"The refit of a cut received a network of numbers and left {len(wrong)} weights with "
+            f"entries that are not finite, {wrong[0]!r} first. Expected numbers: please report it "
+            "with the model; a criterion without refit, such as criterion='l1', goes on."
+        )
+
+
+def _array(variable):
+    return keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
 
 
 def replay(graph, cuts):

@@ -67,6 +67,15 @@ def test_what_a_refit_left_whole_is_not_measured_anew(model, skipped):
     assert is_as_it_was == (not skipped)
 
 
+def test_a_refit_that_leaves_no_numbers_is_refused(model):
+    def refit(before, after, keep_masks, data):
+        after.layers[-1].bias.assign([0.0, np.nan, 0.0])
+
+    graph = ChannelGraph(model)
+    with pytest.raises(ValueError, match=r"left 1 weights .* not finite, '.*bias' first"):
+        cutting.apply_cut(graph, masks_of(graph), IMAGES, data=DATA, refit=refit)
+
+
 def test_a_cut_is_replayed_on_a_model_whose_layers_have_other_names(model):
     graph = ChannelGraph(model)
     smaller, record = cutting.apply_cut(graph, masks_of(graph), IMAGES)

@@ -419,6 +419,23 @@ def test_what_hardly_varies_next_to_its_mean_is_not_amplified(spread):
     np.testing.assert_allclose(smaller(batch), model(batch), atol=1e-2)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 1e-30, 1e-8])
+def test_a_layer_that_nothing_passes_on_does_not_make_up_for_a_stream(gamma):
+    keras.utils.set_random_seed(0)
+    x = inputs = Input((6, 6, 3))
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="stem")(x)
+    for i in range(2):
+        y = layers.Conv2D(8, 3, padding="same", activation="relu", name=f"inside{i}")(x)
+        y = layers.Conv2D(8, 3, padding="same", use_bias=False, name=f"reader{i}")(y)
+        y = layers.BatchNormalization(name=f"norm{i}")(y)
+        x = layers.Add()([x, y])
+    model, masks = Model(inputs, x), {f"inside{i}": np.arange(8) < 4 for i in range(2)}
+    model.get_layer("norm1").gamma.assign(np.full(8, gamma))
+    smaller, record = refitted(model, masks, batch_for(model, 100), ridge=1e-3)
+    assert record.layers == ("reader0", "reader1")
+    assert all(np.all(np.abs(w) < 100) for w in smaller.get_weights())  # NaN is not
+
+
 def test_settled_statistics_are_true_and_change_nothing():
     model = stack()
     batch = batch_for(model, 100)
@@ -498,6 +515,40 @@ def test_a_channel_that_is_not_missed_is_the_first_to_go():
     assert scores.min() < 1e-2 * scores.max()
 
 
+@pytest.mark.parametrize("place", ["inside", "reader"])
+@pytest.mark.parametrize("scale", [0.0, 1e-30])
+def test_a_layer_that_is_silent_costs_nothing(place, scale):
+    keras.utils.set_random_seed(0)
+    x = inputs = Input((6,))
+    for name in ("first", "inside", "reader"):
+        x = layers.Dense(8, activation="relu", name=name)(x)
+    model = Model(inputs, x)
+    model.get_layer(place).set_weights([scale * w for w in model.get_layer(place).get_weights()])
+    scores = criteria.Reconstruction(capacity=0)(
+        model, find_channel_groups(model), batch_for(model)
+    )
+    assert np.all(np.concatenate(list(scores.values())) == 0)
+
+
+def test_dead_channels_do_not_make_the_living_ones_free():
+    def costs(num_dead):
+        keras.utils.set_random_seed(0)
+        rng, alive = np.random.default_rng(0), np.arange(8 + num_dead) < 8
+        inputs = Input((6,))
+        x = layers.Dense(len(alive), activation="relu", name="inside")(inputs)
+        model = Model(inputs, layers.Dense(5, name="reader")(x))
+        weights = [np.zeros((6, len(alive))), -np.ones(len(alive)), np.ones((len(alive), 5))]
+        weights[0][:, alive], weights[1][alive] = rng.normal(size=(6, 8)), 0
+        weights[2][alive] = rng.normal(size=(8, 5))
+        model.set_weights([*weights, np.zeros(5)])
+        criterion = criteria.Reconstruction(capacity=0, ridge=EXACT)
+        return criterion(model, find_channel_groups(model), batch_for(model))["inside"], alive
+
+    (expected, _), (found, alive) = costs(0), costs(24)
+    assert found[~alive].max() < 1e-3 * found[alive].min()
+    assert 0.3 < found[alive].sum() / expected.sum() < 3
+
+
 def test_too_few_images_are_named_and_do_no_harm_to_others():
     keras.utils.set_random_seed(0)
     inputs = Input((40,))
@@ -521,6 +572,14 @@ def test_layers_that_cannot_be_refitted_are_named_and_left_alone():
     expected = prune_channels(model, {"conv": np.arange(6) < 4}).get_weights()
     for value, other in zip(smaller.get_weights(), expected, strict=True):
         np.testing.assert_array_equal(value, other)
+
+
+def test_a_layer_whose_weights_a_constraint_holds_is_not_refitted():
+    x = inputs = Input((6,))
+    x = layers.Dense(8, name="inside")(x)
+    model = Model(inputs, layers.Dense(4, kernel_constraint="non_neg", name="reader")(x))
+    _, record = refitted(model, {"inside": np.arange(8) < 4}, batch_for(model))
+    assert record.layers == () and record.skipped == {"reader": "NonNeg holds its kernel"}
 
 
 @pytest.mark.parametrize(

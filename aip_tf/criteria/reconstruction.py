@@ -25,6 +25,7 @@ from aip_tf.reconstruction import (
 
 _log = logging.getLogger("aip_tf")
 _UNSEEN = 0.25
+_SILENT = 1e-6  # nats: of the outputs' rounding
 _FEWEST = 8
 _MAX_BYTES = 2**28  # of refitted weights that wait for their trial
 _KINDS = {
@@ -44,7 +45,8 @@ class Reconstruction(Criterion):
     3. *Measure*: errors of different groups mean different things. So once for each group half of
        its channels are taken out, the readers refitted, and the divergence of the outputs measured
        (`reconstruction.Trial`), on inputs that no covariance has seen. Divergence over error is
-       the group's factor.
+       the group's factor. (Of a group with dead channels, of which that half says nothing, half of
+       those that are left goes too.)
     4. *Leave room to learn*: what a network loses for good depends on the weights it has left. So a
        group that keeps the share s of its channels also costs about -c log(s) times its share of
        the network's weights; c is `capacity` times the sum of what step 3 measured. Ours; what
@@ -55,8 +57,9 @@ class Reconstruction(Criterion):
     the layers of the cut model the weights that the scores supposed, and lets them make up for what
     a residual stream lost before them (He et al. 2017, arXiv 1707.06168, section 3.3).
 
-    Layers of other kinds than convolutions and dense layers (recurrent ones, attention) are counted
-    by the size of their weights and not refitted.
+    Layers of other kinds than convolutions and dense layers (recurrent ones, attention), and those
+    whose weights a constraint holds, are counted by the size of their weights and not refitted.
+    Frozen layers are: no training could mend them.
 
     Args:
         num_samples: how many inputs of `data` to look at; a quarter of them is for measuring, fewer
@@ -99,16 +102,13 @@ class Reconstruction(Criterion):
         seen, unseen = self._batches(data)
         trial = Trial(model, unseen, _shapes(unseen), self._kinds)
         study = Study(model, groups, seen, self.ridge)
-        halves = (_half_of(model, group, study) for group in groups)
         rankings = [
             half.ranking(divergence)
-            for some in _portions(halves)
-            for half, divergence in zip(
-                some, trial.divergences([h.change for h in some]), strict=True
-            )
+            for some in _portions(_half_of(model, group, study) for group in groups)
+            for half, divergence in _measured(some, trial, study)
         ]
         everything = max(1, model.count_params())
-        room = self.capacity * sum(ranking.half for ranking in rankings) / everything
+        room = self.capacity * sum(ranking.measured for ranking in rankings) / everything
         return {
             group.name: ranking.scores(room * num_weights(model, group))
             for group, ranking in zip(groups, rankings, strict=True)
@@ -160,22 +160,32 @@ class _Half:
         name: of the group.
         order: int (num_channels,), the channel that goes first in front.
         errors: float (num_channels,): what each adds to the squared error.
-        change: the first half gone, a `Change`.
+        num_gone: how many are gone: more than half where half of them move nothing.
+        change: these gone, a `Change`.
     """
 
     name: str
     order: np.ndarray
     errors: np.ndarray
+    num_gone: int
     change: Change
 
     def ranking(self, divergence):
         """Its `_Ranking`, now that it is known how far outputs move."""
-        _log.debug("%s: half of it gone costs %.4f nats", self.name, divergence)
-        gone = self.errors[: _num_gone(self.order)].sum()
+        _log.debug("%s: %d gone cost %.4f nats", self.name, self.num_gone, divergence)
+        gone = self.errors[: self.num_gone].sum()
         factor = max(divergence, 0.0) / max(gone, np.finfo(np.float32).tiny)
         # What goes later is not missed less; a trace of the order settles ties.
         rising = np.maximum.accumulate(self.errors) * (1 + 1e-6 * np.arange(len(self.order)))
-        return _Ranking(self.order, factor * rising)
+        return _Ranking(self.order, factor * rising, self.num_gone)
+
+    def with_more_gone(self, study):
+        """The same with half of the rest gone too; itself if one channel is left."""
+        num_gone = (self.num_gone + len(self.order)) // 2
+        if num_gone == self.num_gone:
+            return self
+        change = _change(self.name, study, self.order[:num_gone])
+        return dataclasses.replace(self, num_gone=num_gone, change=change)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,15 +195,17 @@ class _Ranking:
     Attributes:
         order: int (num_channels,), the channel that goes first in front.
         losses: float (num_channels,): what each adds, in nats, in that order.
+        num_gone: how many were gone when it was measured.
     """
 
     order: np.ndarray
     losses: np.ndarray
+    num_gone: int
 
     @property
-    def half(self):
-        """The loss without half of the channels."""
-        return self.losses[: _num_gone(self.order)].sum()
+    def measured(self):
+        """The loss without them."""
+        return self.losses[: self.num_gone].sum()
 
     def scores(self, room):
         """Importance of the channels, in nats: float (num_channels,).
@@ -207,19 +219,30 @@ class _Ranking:
         return scores
 
 
-def _num_gone(order):
-    return max(1, len(order) // 2)
-
-
 def _half_of(model, group, study):
     fits = study.fits(study.readers_of([group.name]))
     systems = [system for fit in fits for system in fit.systems(group.name)]
     systems += _unseen_readers(model, group, study)
     order, errors = removal_order(systems, group.num_channels)
-    keep = ~np.isin(np.arange(group.num_channels), order[: _num_gone(order)])
-    keep_masks = {group.name: keep}
-    weights = [(fit.reader, *fit.refitted(keep_masks)) for fit in fits]
-    return _Half(group.name, order, errors, Change(keep_masks, weights))
+    num_gone = max(1, len(order) // 2)
+    change = _change(group.name, study, order[:num_gone])
+    return _Half(group.name, order, errors, num_gone, change)
+
+
+def _change(name, study, gone):
+    (size,) = (group.num_channels for group in study.groups if group.name == name)
+    keep_masks = {name: ~np.isin(np.arange(size), gone)}
+    fits = study.fits(study.readers_of([name]))
+    return Change(keep_masks, [(fit.reader, *fit.refitted(keep_masks)) for fit in fits])
+
+
+def _measured(halves, trial, study):
+    """Each half, and how far outputs move without it."""
+    divergences = trial.divergences([half.change for half in halves])
+    for half, divergence in zip(halves, divergences, strict=True):
+        while divergence < _SILENT and (more := half.with_more_gone(study)) is not half:
+            half, (divergence,) = more, trial.divergences([more.change])
+        yield half, divergence
 
 
 def _portions(halves):

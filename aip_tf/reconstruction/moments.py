@@ -171,12 +171,13 @@ class Fit:
         cells_per_block = len(self.reader.arrangement)
         if self._importance is not None:
             return np.repeat(self._importance, cells_per_block, axis=0)
-        energy = sum(
+        energies = [
             np.sum(kernel * (self._covariance(cell) @ kernel))
             for cell, kernel in enumerate(self._kernels)
-        )
+        ]
         size = len(self._matrix) * self._matrix.shape[-1]
-        return np.full((len(self._kernels), 1), size / max(energy, np.finfo(np.float32).tiny))
+        energy = max(float(sum(energies)), float(np.finfo(np.float32).tiny))
+        return np.full((len(self._kernels), 1), size / energy)
 
 
 def _importance(model, reader, matrix):

@@ -190,14 +190,26 @@ def find_readers(model, groups):
             reader = readers.get(member.layer)
             if reader is None:
                 linear = linear_view(layer, member.variable, member.axis)
-                if linear is None:
-                    others[member.layer] = f"a {type(layer).__name__} is no plain matrix product"
+                obstacle = _obstacle(layer, linear)
+                if obstacle:
+                    others[member.layer] = obstacle
                     continue
                 reader = readers[member.layer] = Reader(member.layer, linear, member.axis, {})
             size = getattr(layer, member.variable).shape[member.axis]
             owner = reader.owners.setdefault(group.name, np.full(size, -1))
             owner[member.indices] = member.channels
     return readers, others
+
+
+def _obstacle(layer, linear):
+    """Why a layer is not refitted; "" if it is."""
+    if linear is None:
+        return f"a {type(layer).__name__} is no plain matrix product"
+    for weight in layer.weights:
+        # The next training step would bring it back to where the constraint wants it.
+        if getattr(weight, "constraint", None) is not None:
+            return f"{type(weight.constraint).__name__} holds its {weight.name}"
+    return ""
 
 
 def prepare(model, readers, inputs, num_inputs):

@@ -15,6 +15,7 @@ from aip_tf.reconstruction.tape import Step, Tape
 
 _SUMS = (keras.layers.Add, _keras.operation_type("Add"))
 _LOOSE = 1e-2  # half precision is as exact
+_SILENT = float(np.finfo(np.float32).eps)
 _LEAST = 1e-2  # a slope, as a share of the largest: what hardly reaches the sum is not worth moving
 
 
@@ -79,8 +80,8 @@ class Sum:
     def slope(self):
         """How much the sum grows with what the layer puts out: an array (1, ...), entry by entry.
 
-        None where it does not grow in proportion, as behind a ReLU, or is stretched to a sum of
-        another shape.
+        None where it does not grow in proportion, as behind a ReLU, not so much that the others'
+        rounding would show it, or is stretched to a sum of another shape.
         """
         values = dict(self.tape.values[0])
         (y,) = self.chain[0].call(values)
@@ -88,7 +89,10 @@ class Sum:
             self._behind_chain(values, x)
             for x in (keras.ops.zeros_like(y), keras.ops.ones_like(y), y)
         )
-        if not zero.shape == y.shape == self.rest(0).shape:
+        rest = self.rest(0)
+        if not zero.shape == y.shape == rest.shape:
+            return None
+        if np.abs(found - zero).max() <= _SILENT * np.abs(rest).max():
             return None
         slope, tolerance = one - zero, _LOOSE * np.abs(found).max()
         is_linear = np.abs(found - zero - slope * _array(y)).max() <= tolerance
@@ -131,8 +135,8 @@ def find_sum(tape):
 
 def _inverse(slope):
     """1 / slope; less where that would be large."""
-    least = max(_LEAST * np.abs(slope).max(), np.finfo(np.float32).tiny)
-    return slope / np.maximum(slope**2, least**2)
+    slope = slope.astype(np.float64)
+    return slope / np.maximum(slope**2, (_LEAST * np.abs(slope).max()) ** 2)
 
 
 def _kept_outputs(reader, take):
