@@ -68,6 +68,7 @@ class Assignment:
         batch = adapt.first_batch(datasets[0])
         self.graph = trace_on(model, inputs_of(batch))
         self.teacher = self.graph.plain_model
+        _check_trainable(self.teacher, recovery.epochs)
         if not has_labels(datasets[0]):
             recovery, datasets = self._with_answers(model, recovery, datasets, batch)
             batch = adapt.first_batch(datasets[0])
@@ -236,6 +237,16 @@ class Assignment:
             student = self.graph.prune(masks)
             for transfer in self.recovery.transfers:
                 transfer.check(self.graph.plain_model, student)
+
+
+def _check_trainable(model, epochs):
+    """Whether a model has anything to train, if it is to be trained."""
+    if epochs and not model.trainable_variables:
+        raise ValueError(
+            f"Received the model {model.name!r}, none of whose weights is trainable, and "
+            f"epochs={epochs}. Expected some that are, to train them after a cut: set "
+            "`model.trainable = True`, or cut without training by Recovery(epochs=0)."
+        )
 
 
 def check_data(task, model, what, data, batch):

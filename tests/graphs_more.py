@@ -432,3 +432,18 @@ def unknown_layer():
     i = image()
     x = layers.Concatenate()([Mystery()(conv(i, 8, "conv1")), conv(i, 6, "conv2")])
     return head(conv(ops.relu(x), 4, "conv3"), i)
+
+
+# --- calls by keyword ----------------------------------------------------------------------------
+
+
+@graph("conv1:8 conv2:5 conv3+conv4:6")
+def calls_by_name():
+    i = image()
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="conv1")(inputs=i)
+    x = layers.Conv2D(5, 3, padding="same", name="conv2")(inputs=x)
+    x = layers.BatchNormalization(name="norm")(training=False, inputs=x)
+    x = layers.ReLU()(inputs=x)
+    twins = [layers.Conv2D(6, 3, padding="same", name=f"conv{n}")(inputs=x) for n in (3, 4)]
+    x = layers.GlobalAveragePooling2D()(inputs=layers.Add()(inputs=twins))
+    return Model(i, layers.Dense(3, name="head")(inputs=x))

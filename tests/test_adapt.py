@@ -104,8 +104,9 @@ def test_lists_and_dictionaries_stay_apart():
         ((tf.ragged.constant([[1.0], []]), Y[:2]), "arrays that hold RaggedTensor"),
         (tf.data.Dataset.from_tensors(tf.sparse.eye(3)), "batches hold SparseTensors"),
         ((X, Y, X, Y), "of type tuple. Give inputs and labels"),
-        (X, r"as one tuple: prune\(model, \(x, y\)"),
+        (X, r"as one tuple, prune\(model, \(x, y\).*prune\(model, \(x,\)\)"),
         ([X, Y], "as one tuple"),
+        ({"image": X}, r"prune\(model, \(x,\)\)"),
         (endless(), "train_data of unknown length.*steps_per_epoch"),
         (endless, "of type function. Call it"),
         (iter(()), "without a single batch"),
@@ -114,7 +115,7 @@ def test_lists_and_dictionaries_stay_apart():
         (DATASET.repeat(), "infinite length"),
         (DATASET.filter(lambda x, y: True), "unknown length"),
         ("digits", "of type str"),
-        (iter([X]), "batches are ndarray"),
+        (iter([X]), r"batches are ndarray\. Expected .*\(inputs,\)"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_words(data, message):

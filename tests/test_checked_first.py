@@ -64,6 +64,20 @@ def test_a_mistake_costs_no_training(network, images, settings, message, tmp_pat
         experiment.plan(train, made, prune, run_dir=tmp_path)
 
 
+def test_a_frozen_model_is_cut_but_not_trained():
+    model, arrays = small_cnn(), small_data(16, (8, 8, 1), 4)
+    model.trainable = False
+    told = rf"{model.name!r}, none of whose weights is trainable, and epochs=2.*`model\.trainable"
+    with pytest.raises(ValueError, match=told):
+        aip_tf.prune(model, arrays, recovery=aip_tf.Recovery(2), check_only=True)
+    student, _ = aip_tf.prune(model, arrays, recovery=aip_tf.Recovery(0))
+    assert student.count_params() < model.count_params()
+    model.trainable = True
+    for layer in model.layers[:-1]:
+        layer.trainable = False
+    aip_tf.prune(model, arrays, recovery=aip_tf.Recovery(2), check_only=True)
+
+
 @pytest.mark.parametrize("prune", [aip_tf.prune, None])
 def test_files_of_the_user_in_the_way_of_an_export_cost_no_training(prune, tmp_path):
     mine = tmp_path / "export" / "model.tflite"

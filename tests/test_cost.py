@@ -50,6 +50,29 @@ def test_macs_by_hand():
     assert aip_tf.count_macs(model) == expected
 
 
+def test_a_layer_called_by_keyword_costs_what_it_costs():
+    model, again = (by_keyword(names) for names in (True, False))
+    assert aip_tf.count_macs(model) == aip_tf.count_macs(again) > 0
+    groups = [[(g.name, g.prunable) for g in aip_tf.find_channel_groups(x)] for x in (model, again)]
+    assert groups[0] == groups[1]
+
+
+def by_keyword(names):
+    """Layers of several kinds, the tensors of which are given by name or by place."""
+
+    def call(layer, **given):
+        return layer(**given) if names else layer(*given.values())
+
+    i = image(8)
+    x = call(layers.Conv2D(6, 3, padding="same", name="conv"), inputs=i)
+    x = call(layers.SeparableConv2D(6, 3, padding="same", name="separable"), inputs=x)
+    x = layers.Reshape((64, 6))(x)
+    x = call(layers.MultiHeadAttention(2, 3, name="attention"), query=x, value=x)
+    x = call(layers.LSTM(4, name="lstm"), sequences=x)
+    x = call(layers.Dense(5, name="dense"), inputs=x)
+    return Model(i, dense(x, 3, "head"))
+
+
 def test_shared_layers_work_twice_but_weigh_once():
     shared = layers.Conv2D(4, 3, padding="same", name="shared")
     i = image(8)

@@ -1,5 +1,6 @@
 import collections
 import contextlib
+import dataclasses
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ import tensorflow as tf
 
 import aip_tf
 from aip_tf import deploy, experiment
-from aip_tf.deploy import ExportError, delivery, export_model, samples, source, stage
+from aip_tf.deploy import ExportError, delivery, export_model, proof, samples, source, stage
 from aip_tf.recovery import recalibrate
 
 layers = keras.layers
@@ -566,11 +567,49 @@ def test_what_its_runtime_cannot_run_is_kept_as_failed(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["README.md", "failed_model.keras"]
 
 
-def test_inputs_that_nobody_named_have_other_names_in_the_file(tmp_path):
+def test_inputs_that_nobody_named_keep_the_names_that_keras_gives_their_layers(tmp_path):
     left, right = keras.Input((4,)), keras.Input((4,))
     model = keras.Model([left, right], layers.Subtract()([layers.Dense(2)(left), right[:, :2]]))
-    report = export_model(model, tmp_path, ["keras", "onnx", "tflite"], runs=0)
+    names = {x.name for x in model.layers if isinstance(x, layers.InputLayer)}
+    data = {name: np.ones((3, 4), "float32") for name in names}
+    formats = ["keras", "saved_model", "onnx", "tflite"]
+    report = export_model(model, tmp_path, formats, check_data=data, runs=0)
     assert max(artefact.max_relative_difference for artefact in report.artefacts) < 1e-5
+    assert all(set(artefact.signature["inputs"]) == names for artefact in report.artefacts)
+
+
+def a_convnet(kind):
+    """Convolution, pooling, head; inputs "named" after the student, by nobody, or not there."""
+    parts = [layers.Conv2D(4, 3), layers.GlobalAveragePooling2D(), layers.Dense(2)]
+    if kind == "sequential":
+        model = keras.Sequential(parts)
+        model.build((None, 8, 8, 1))
+        return model
+    image = x = keras.Input((8, 8, 1), name=kind)
+    for layer in parts:
+        x = layer(x)
+    return keras.Model(image, x)
+
+
+@pytest.mark.parametrize("kind", ["image", None, "sequential"])
+def test_a_teacher_whose_input_has_another_name_is_timed_beside_the_student(tmp_path, kind):
+    teacher = a_convnet(kind)
+    teacher.save(tmp_path / "teacher.keras")
+    student = aip_tf.prune_channels(teacher, aip_tf.select_channels(teacher, 0.5))
+    for other in (teacher, keras.saving.load_model(tmp_path / "teacher.keras"), a_convnet("x")):
+        report = export_model(student, tmp_path, ["saved_model", "onnx"], teacher=other, runs=1)
+        assert all(artefact.speed_up["median"] > 0 for artefact in report.artefacts)
+
+
+@pytest.mark.parametrize("other", [{}, {"x": "float32 (2, 4)"}, {"x": "float32 (None, None)"}])
+def test_a_teacher_that_cannot_be_run_beside_the_student_stays_as_it_is(tmp_path, other):
+    report = export_model(a_convnet("x"), tmp_path, ["onnx"], runs=0)
+    student = dataclasses.replace(
+        report.artefacts[0], signature={"inputs": {"x": "float32 (1, 8, 8, 1)"}}
+    )
+    teacher = dataclasses.replace(student, signature={"inputs": other} if other else {})
+    _, told = proof.time_together(student, teacher, deploy.Onnx(), 1)
+    assert told == teacher
 
 
 class Weights(deploy.KerasFile):

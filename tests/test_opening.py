@@ -29,6 +29,13 @@ class Block(layers.Layer):
         return self.second(ops.relu(self.first(x)))
 
 
+class ByName(Block):
+    """The layers inside are given their tensors by name, and so is the block, see `MODELS`."""
+
+    def call(self, maps):
+        return self.second(inputs=layers.ReLU()(inputs=self.first(inputs=maps)))
+
+
 class Nested(Block):
     """Composites in a list, under one name; a sum; a layer made by the call."""
 
@@ -141,6 +148,10 @@ class Network(Model):
 
 MODELS = {
     "block": (lambda: holding(Block()), {"free", "block/first", "block/second"}),
+    "by name": (
+        lambda: holding(lambda x: ByName(name="block")(maps=x)),
+        {"free", "block/first", "block/second"},
+    ),
     "nested": (lambda: holding(Nested(name="nested")), None),
     "one block twice": (lambda: holding(*[Block(name="block")] * 2), None),
     "own variables": (lambda: holding(OwnVariables()), None),

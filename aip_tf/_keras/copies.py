@@ -254,6 +254,9 @@ def new_operation(type_name, name, **settings):
 def copy_input(tensor, shape, dtype=None):
     """A new `keras.Input` like the symbolic input `tensor`, of another shape.
 
+    Its name is that of the layer: Keras takes data by it and writes it to files. The tensor's own
+    is another, such as `keras_tensor_7`, where nobody named the input.
+
     Args:
         tensor: a symbolic input of a model.
         shape: its new shape, with the batch size.

@@ -7,7 +7,7 @@ from keras import tree
 from keras.src.models.functional import Functional, operation_fn
 from keras.src.utils.naming import to_snake_case
 
-from aip_tf._keras.nodes import flat_arguments
+from aip_tf._keras.nodes import by_place, flat_arguments
 from aip_tf._keras.own_calls import graph_computes_around
 
 
@@ -78,7 +78,8 @@ def graph_inside(operation):
         return None
     model = operation._functional if isinstance(operation, keras.Sequential) else operation
     depths = sorted(model._nodes_by_depth, reverse=True)
-    nodes = [n for depth in depths for n in model._nodes_by_depth[depth] if not n.is_input]
+    found = [n for depth in depths for n in model._nodes_by_depth[depth] if not n.is_input]
+    nodes = list(map(by_place, found))
     return Graph(model.inputs, nodes, model._outputs_struct, model._inputs_struct)
 
 

@@ -1,5 +1,7 @@
 """Nodes: the calls of operations on symbols, and which of them lead to a tensor."""
 
+import inspect
+
 import keras
 from keras import tree
 
@@ -23,7 +25,7 @@ class Call:
 
     def __init__(self, operation, args, kwargs, outputs):
         self.operation = operation
-        self.arguments = Arguments(args, kwargs)
+        self.arguments = Arguments(*_first_by_place(operation, args, kwargs))
         self.outputs = tree.flatten(outputs)
         for x in self.outputs:
             x._made_by = self
@@ -36,6 +38,40 @@ class Call:
     @property
     def input_tensors(self):
         return self.arguments.keras_tensors
+
+
+class _ByPlace:
+    """A node of Keras, the first argument of which is given by its name, as if by its place."""
+
+    def __init__(self, node, args, kwargs):
+        self.operation, self.outputs = node.operation, node.outputs
+        self.arguments = Arguments(args, kwargs)
+
+    @property
+    def input_tensors(self):
+        return self.arguments.keras_tensors
+
+
+def by_place(node):
+    """A node of Keras, or one object that stands for it where a tensor is called by a name that
+    only its class knows: `Conv2D(8, 3)(inputs=x)` is `Conv2D(8, 3)(x)` to everything here."""
+    args, kwargs = node.arguments.args, node.arguments.kwargs
+    found = _first_by_place(node.operation, args, kwargs)
+    if found[0] is args:
+        return node
+    if not hasattr(node, "_by_place"):  # one for each: what a trace notes, it notes by node
+        node._by_place = _ByPlace(node, *found)
+    return node._by_place
+
+
+def _first_by_place(operation, args, kwargs):
+    """The arguments of a call with the first one by its place; a rule may name it otherwise."""
+    if args or not kwargs:
+        return args, kwargs
+    first = next(iter(inspect.signature(operation.call).parameters.values()), None)
+    if first is None or first.kind != first.POSITIONAL_OR_KEYWORD or first.name not in kwargs:
+        return args, kwargs
+    return (kwargs[first.name],), {k: v for k, v in kwargs.items() if k != first.name}
 
 
 class Arguments:
@@ -124,7 +160,7 @@ def _node_of(x):
         return x._made_by
     if operation is None or isinstance(operation, keras.layers.InputLayer):
         raise CannotOpenError("its call uses a tensor from outside")
-    return operation._inbound_nodes[x._keras_history.node_index]
+    return by_place(operation._inbound_nodes[x._keras_history.node_index])
 
 
 def made_by_keras(x):

@@ -318,7 +318,8 @@ def _generated(epoch, size, first, role):
         raise ValueError(f"Received {role} without a single batch. Expected at least one.")
     if not isinstance(first, tuple | list):
         raise ValueError(
-            f"Received {role} whose batches are {type(first).__name__}. Expected (inputs, labels)."
+            f"Received {role} whose batches are {type(first).__name__}. Expected tuples: (inputs, "
+            "labels), or (inputs,) where there are none."
         )
 
     def batches():
@@ -370,7 +371,10 @@ def _hint(data):
     if hasattr(data, "train") and hasattr(data, "test"):
         return "Give data.train and data.test. "
     if hasattr(data, "shape") or isinstance(data, list | dict | tuple):
-        return "Give inputs and labels as one tuple: prune(model, (x, y), (x_test, y_test)). "
+        return (
+            "Give inputs and labels as one tuple, prune(model, (x, y), (x_test, y_test)), or "
+            "inputs without labels as a tuple of one, prune(model, (x,)). "
+        )
     if callable(data):
         return "Call it: it may make what is expected. "
     return ""

@@ -176,17 +176,18 @@ def time_together(artefact, teacher, format_, runs):
 
     Returns:
         `(artefact, teacher)` with latency and, if there is a teacher, the speed-up. Inputs of open
-        size are not timed.
+        size, or batches of two sizes, are not timed.
     """
     subjects = {"teacher": teacher, "student": artefact}
-    subjects = {name: x for name, x in subjects.items() if x is not None}
-    inputs = {name: _read_input(text) for name, text in artefact.signature["inputs"].items()}
-    if any(None in shape[1:] for _, shape in inputs.values()):
+    subjects = {name: x for name, x in subjects.items() if x is not None and x.signature}
+    inputs = {name: _inputs_of(x) for name, x in subjects.items()}
+    shapes = [shape for each in inputs.values() for _, shape in each.values()]
+    sizes = {shape[0] for shape in shapes} - {None}
+    if len(sizes) > 1 or any(None in shape[1:] for shape in shapes):
         return artefact, teacher
-    size = next(iter(inputs.values()))[1][0] or 1
-    feeds = {n: _values(dtype, (size, *shape[1:])) for n, (dtype, shape) in inputs.items()}
+    size = max(sizes, default=1)
     found = compare_latency(
-        {name: format_.timed(x.path, feeds) for name, x in subjects.items()},
+        {n: format_.timed(x.path, _feeds(inputs[n], size)) for n, x in subjects.items()},
         batch_size=size,
         runs=runs,
     )
@@ -201,13 +202,18 @@ def time_together(artefact, teacher, format_, runs):
     }
     faster = found.speed_ups.get("student")
     speed_up = quartiles(faster) if faster else {}
-    return dataclasses.replace(timed["student"], speed_up=speed_up), timed.get("teacher")
+    return dataclasses.replace(timed["student"], speed_up=speed_up), timed.get("teacher", teacher)
 
 
-def _read_input(text):
-    """ "float32 (None, 8, 8, 1)" as ("float32", (None, 8, 8, 1))."""
-    dtype, _, shape = text.partition(" ")
-    return dtype, ast.literal_eval(shape)
+def _inputs_of(artefact):
+    """{name: ("float32", (None, 8, 8, 1))} of {name: "float32 (None, 8, 8, 1)"}."""
+    pairs = {name: text.partition(" ") for name, text in artefact.signature["inputs"].items()}
+    return {name: (dtype, ast.literal_eval(shape)) for name, (dtype, _, shape) in pairs.items()}
+
+
+def _feeds(inputs, size):
+    """A batch for one file, by its own names: teacher and student may call an input differently."""
+    return {name: _values(dtype, (size, *shape[1:])) for name, (dtype, shape) in inputs.items()}
 
 
 def _values(dtype, shape):

@@ -121,7 +121,7 @@ def random_batch(model, input_shapes, seed=0):
     """
     generator = np.random.default_rng(seed)
     values = keras.tree.map_structure(
-        lambda tensor: _random_values(tensor, input_shapes[tensor.name], generator),
+        lambda tensor: _random_values(tensor, input_shapes[signature.name_of(tensor)], generator),
         signature.input_structure(model),
     )
     return Batch(signature.feeds_from(model, values), inputs=values)
@@ -132,9 +132,9 @@ def _random_values(tensor, shape, generator):
     shape = (shape[0] or _NUM_RANDOM_SAMPLES, *shape[1:])
     if None in shape or dtype == "string":
         raise ValueError(
-            f"Received input {tensor.name!r} of shape {tuple(tensor.shape)} and type {dtype}, for "
-            "which no random batch can be made. Expected known sizes and numbers. Pass "
-            "check_data=a batch of real samples, or input_shapes=[the sizes to deliver]."
+            f"Received input {signature.name_of(tensor)!r} of shape {tuple(tensor.shape)} and type "
+            f"{dtype}, for which no random batch can be made. Expected known sizes and numbers. "
+            "Pass check_data=a batch of real samples, or input_shapes=[the sizes to deliver]."
         )
     if "float" in dtype:
         return generator.standard_normal(shape).astype(dtype)
@@ -154,7 +154,7 @@ def sized(model, input_shape):
         ValueError: if it contradicts the model.
     """
     signature.input_names(model)  # refuses a model that has none
-    own = {tensor.name: tuple(tensor.shape) for tensor in model.inputs}
+    own = {signature.name_of(tensor): tuple(tensor.shape) for tensor in model.inputs}
     if input_shape is None:
         return own
     asked = input_shape if isinstance(input_shape, Mapping) else {next(iter(own)): input_shape}

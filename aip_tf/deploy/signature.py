@@ -7,10 +7,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from aip_tf import _keras
+
 
 def input_structure(model):
     """Returns the symbolic inputs in the structure that the model is called with."""
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def name_of(tensor):
+    """The name of a symbolic input, which is that of its layer: Keras takes data by it, and keeps
+    it in files. Where nobody named the input, the tensor itself is called `keras_tensor_7`."""
+    layer = _keras.input_layer(tensor)
+    return tensor.name if layer is None else layer.name
 
 
 def input_names(model):
@@ -24,7 +33,7 @@ def input_names(model):
             f"Received a {type(model).__name__} without symbolic inputs. Expected a built "
             "Functional or Sequential keras.Model. Build it from keras.Input."
         )
-    return {tensor.name: identifier(tensor.name) for tensor in model.inputs}
+    return {name_of(x): identifier(name_of(x)) for x in model.inputs}
 
 
 def identifier(name):
@@ -35,14 +44,14 @@ def identifier(name):
 def in_structure(model, feeds):
     """Feeds in the structure of a model's inputs.
 
-    A loaded model may have other names for inputs that nobody named: then their order tells.
+    A loaded Sequential that was saved without an Input names it anew: then the order tells.
     """
     names = input_names(model)
-    ordered = [names[tensor.name] for tensor in _ordered(input_structure(model))]
+    ordered = [names[name_of(tensor)] for tensor in _ordered(input_structure(model))]
     by_name = (
         feeds if set(ordered) == set(feeds) else dict(zip(ordered, feeds.values(), strict=True))
     )
-    return keras.tree.map_structure(lambda x: by_name[names[x.name]], input_structure(model))
+    return keras.tree.map_structure(lambda x: by_name[names[name_of(x)]], input_structure(model))
 
 
 def _ordered(structure):
@@ -66,7 +75,7 @@ def feeds_from(model, data):
     names = input_names(model)
     structure = input_structure(model)
     if isinstance(data, Mapping) and not isinstance(structure, Mapping):
-        structure = {tensor.name: tensor for tensor in model.inputs}
+        structure = {name_of(tensor): tensor for tensor in model.inputs}
     try:
         leaves = dict(_paired_leaves(structure, data))
     except (KeyError, TypeError, ValueError) as error:
@@ -81,7 +90,7 @@ def feeds_from(model, data):
             f"Received data with batch sizes {sorted(sizes)}. Expected one size above 0. Give "
             "every input the same number of samples."
         )
-    return {names[x.name]: leaves[x.name] for x in _ordered(input_structure(model))}
+    return {names[name_of(x)]: leaves[name_of(x)] for x in _ordered(input_structure(model))}
 
 
 def _paired_leaves(structure, data):
@@ -100,8 +109,8 @@ def _paired_leaves(structure, data):
             for size, actual in zip(structure.shape[1:], batch.shape[1:], strict=True)
         )
         if not fits:
-            raise ValueError(f"shape {batch.shape} for input {structure.name!r}")
-        yield structure.name, batch
+            raise ValueError(f"shape {batch.shape} for input {name_of(structure)!r}")
+        yield name_of(structure), batch
 
 
 def outputs_by_name(outputs):

@@ -46,10 +46,11 @@ class Source:
         names = signature.input_names(self.model)
 
         def spec(tensor):
-            first, *others = self.input_shapes[tensor.name]
+            name = signature.name_of(tensor)
+            first, *others = self.input_shapes[name]
             dtype = keras.backend.standardize_dtype(tensor.dtype)
             dtype = "float32" if in_float32 and dtype in OTHER_FLOATS else dtype
-            return tf.TensorSpec((first or batch_size, *others), dtype, names[tensor.name])
+            return tf.TensorSpec((first or batch_size, *others), dtype, names[name])
 
         return keras.tree.map_structure(spec, signature.input_structure(self.model))
 
@@ -58,7 +59,8 @@ class Source:
         """The model; one that computes in another precision as a copy that does not."""
         if low_precision(self.model) is None:
             return self.model
-        shapes = [tuple(s or 1 for s in self.input_shapes[x.name][1:]) for x in self.model.inputs]
+        given = [self.input_shapes[signature.name_of(x)] for x in self.model.inputs]
+        shapes = [tuple(s or 1 for s in shape[1:]) for shape in given]
         return (
             ChannelGraph(self.model, shapes if len(shapes) > 1 else shapes[0])
             .recast("float32")

@@ -9,6 +9,7 @@ import keras
 from aip_tf.deploy.delivery import write_file
 from aip_tf.deploy.formats import TFLite
 from aip_tf.deploy.proof import quartiles
+from aip_tf.deploy.signature import name_of
 from aip_tf.deploy.source import Source, quiet
 from aip_tf.latency import compare_latency
 from aip_tf.report.artefacts import Artefact
@@ -51,7 +52,7 @@ class Timing:
             return
         own = [x.shape[1:] for x in model.inputs]
         inputs = zip(model.inputs, self._shapes or own, strict=True)
-        shapes = {x.name: (x.shape[0], *shape) for x, shape in inputs}
+        shapes = {name_of(x): (x.shape[0], *shape) for x, shape in inputs}
         folder = Path(self._folder.name) / str(len(self._files))
         folder.mkdir()
         source = Source(model, shapes, folder)

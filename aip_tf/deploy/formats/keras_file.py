@@ -30,7 +30,7 @@ class KerasFile(Format):
         names = signature.input_names(model)
         source = Source(model, sized(model, None), path.parent)
         outputs = signature.outputs_by_name(keras.tree.map_structure(_described, _outputs(model)))
-        inputs = {names[tensor.name]: _described(tensor).pair for tensor in model.inputs}
+        inputs = {names[signature.name_of(x)]: _described(x).pair for x in model.inputs}
         outputs = {name: leaf.pair for name, leaf in outputs.items()}
         return Program(source.answer, inputs, outputs, source.batch_size)
 
