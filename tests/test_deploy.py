@@ -631,12 +631,13 @@ def test_a_format_of_one_s_own(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
-def test_metrics_of_several_outputs(tmp_path):
+@pytest.mark.parametrize("key", ["alive", "is/alive"])
+def test_metrics_of_several_outputs(tmp_path, key):
     image = keras.Input((4,), name="image")
     kind = layers.Dense(3, name="kind")(image)
     alive = layers.Dense(1, activation="sigmoid", name="alive")(image)
-    model = keras.Model(image, {"kind": kind, "alive": alive})
-    labels = {"kind": np.arange(8) % 3, "alive": np.arange(8) % 2}
+    model = keras.Model(image, {"kind": kind, key: alive})
+    labels = {"kind": np.arange(8) % 3, key: np.arange(8) % 2}
     data = tf.data.Dataset.from_tensor_slices((make_noise(size=8, shape=(4,)), labels)).batch(4)
     found = export_model(model, tmp_path, ["tflite"], check_data=data, runs=0).artefacts[0]
     task = aip_tf.Task().read(model, next(iter(data)))

@@ -98,8 +98,9 @@ def _outputs(model):
 
 def _meter(task, model, structure):
     """A model that answers what it is given, compiled for the task."""
-    names = _keras.names_of_outputs(model, structure)
-    flat = keras.tree.flatten(structure)
+    flat, found = keras.tree.flatten(structure), _keras.names_of_outputs(model, structure)
+    # A key of a dictionary may be "c/1", a layer not; metrics then go by the keys anyway.
+    names = [f"output_{i}" if "/" in name else name for i, name in enumerate(found)]
     inputs = [keras.Input(x.shape[1:], name=f"{n}_given") for x, n in zip(flat, names, strict=True)]
     layers = [keras.layers.Identity(name=name)(x) for x, name in zip(inputs, names, strict=True)]
     packed = [keras.tree.pack_sequence_as(structure, x) for x in (inputs, layers)]
