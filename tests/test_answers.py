@@ -126,3 +126,22 @@ def test_a_model_agrees_with_itself_whatever_it_answers(units, activation, loss,
     assert task.evaluate(model, data)["agreement"] == pytest.approx(metric, abs=1e-6)
     other = keras.models.clone_model(model)
     assert task.evaluate(other, data)["agreement"] != pytest.approx(metric, abs=1e-3)
+
+
+def regression():
+    """A network of two values that are far from zero, as "mse" has trained it to be."""
+    keras.utils.set_random_seed(0)
+    inputs = Input((6,))
+    x = layers.Dense(16, activation="relu", name="hidden")(inputs)
+    model = Model(inputs, layers.Dense(2, bias_initializer=keras.initializers.Constant(60.0))(x))
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_a_student_of_values_stays_at_its_teacher_without_labels():
+    model = regression()
+    expected = model.predict(X, verbose=0)
+    recovery = aip_tf.Recovery(epochs=20)
+    student, _ = aip_tf.prune(model, (X,), schedule=0.3, recovery=recovery)
+    missed = np.square(student.predict(X, verbose=0) - expected).mean() / expected.var(0).mean()
+    assert missed < 0.1

@@ -27,6 +27,7 @@ _WANTED = {
         "squared_hinge",
     ),
 }
+_OPEN = ("crossentropy", "ce")  # the cross-entropy that fits output and labels
 _FORM_OF = {
     getattr(keras.losses, name): form
     for form, names in _WANTED.items()
@@ -43,7 +44,7 @@ def resolved(loss, shape, truth):
         shape: the output's, without batch.
         truth: a batch of its labels.
     """
-    if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
+    if isinstance(loss, str) and loss.lower() in _OPEN:
         if shape[-1:] == (1,):
             return keras.losses.binary_crossentropy
         is_integer = given_form(truth, shape) == "integer"
@@ -128,6 +129,24 @@ def spread(value, names):
         given = sorted(value) if isinstance(value, dict) else f"{len(value)} entries"
         raise ValueError(f"Received {given} for the outputs {names}. Expected one for each output.")
     return [value] * len(names)
+
+
+def by_output(loss, names):
+    """A loss as given to `compile`, as a list with one entry for each output; None: unknown.
+
+    Nested lists and dictionaries are in the order of the outputs, as Keras flattens both.
+    """
+    try:
+        return spread(loss, names)
+    except ValueError:
+        flat = keras.tree.flatten(loss)
+        return flat if len(flat) == len(names) else [None] * len(names)
+
+
+def wants_values(loss):
+    """Whether the loss of one output, as given to `compile`, takes a value for each unit."""
+    is_open = isinstance(loss, str) and loss.lower() in _OPEN
+    return not is_open and wanted_form(keras.losses.get(loss)) == "values"
 
 
 def kind_from_loss(loss):
