@@ -585,3 +585,23 @@ def test_by_default_only_what_the_networks_can_compare_is_compared():
     smaller = aip_tf.prune_channels(flat, {})
     names = [t.name for t in AdversarialDistiller(flat, smaller).transfers]
     assert names == ["output", "adversarial"]
+
+
+def test_a_class_beside_a_mask_is_pruned_without_the_discriminator_unless_it_is_asked_for(caplog):
+    caplog.set_level("INFO", logger="aip_tf")
+    trunk = small_cnn()
+    mask = keras.layers.Conv2D(1, 1, activation="sigmoid")(trunk.get_layer("relu1").output)
+    model = keras.Model(trunk.input, [trunk.output, mask])
+    aip_tf.prune(model, (IMAGES,), recovery=aip_tf.Recovery(epochs=1))
+    assert "The adversarial transfer is left out. Received outputs with [2, 4] axes" in caplog.text
+    asked = aip_tf.Recovery(transfers=[AdversarialTransfer()])
+    with pytest.raises(ValueError, match=r"\[2, 4\] axes .* outputs="):
+        aip_tf.prune(model, (IMAGES,), recovery=asked, check_only=True)
+
+
+def test_a_discriminator_needs_to_know_how_many_units_it_sees():
+    inputs = keras.Input((None, 4))
+    x = keras.layers.Conv1D(4, 1)(inputs)
+    model = keras.Model(inputs, keras.ops.mean(x, axis=-1))
+    with pytest.raises(ValueError, match=r"Received outputs with \[None\] units"):
+        AdversarialTransfer().check(model, model)

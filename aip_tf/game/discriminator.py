@@ -130,10 +130,10 @@ class AdversarialTransfer(Transfer):
                 f"{widths[1]} in the student. Expected equal widths: a layer whose channels are "
                 "not cut, such as one behind the last residual sum, or features=None."
             )
+        self._check_shapes(AnswerViews(teacher, student, self.outputs))
 
     def build(self, teacher, student):
         self._views = AnswerViews(teacher, student, self.outputs)
-        self._check_ranks()
         num_inputs = sum(self._views.num_units) + self._feature_width(teacher)
         if self.discriminator is None:
             self.discriminator = build_discriminator(num_inputs, name=f"{self.name}_discriminator")
@@ -241,8 +241,14 @@ class AdversarialTransfer(Transfer):
             return 0
         return taps_module.tap_shapes(model, self.taps)[self.features][-1]
 
-    def _check_ranks(self):
-        ranks = self._views.ranks
+    def _check_shapes(self, views):
+        ranks = views.ranks
+        if None in views.num_units:
+            raise ValueError(
+                f"Received outputs with {views.num_units} units for the transfer {self.name!r}. "
+                "Expected a number of units that is not open (None), for a discriminator is as "
+                "wide: choose one with outputs=[...]."
+            )
         is_alone = len(ranks) == 1 and self.features is None
         if any(rank != 2 for rank in ranks) and not is_alone:
             raise ValueError(

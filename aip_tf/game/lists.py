@@ -13,13 +13,13 @@ _KINDS = {"supervised_weight": number("a number >= 0", 0, or_none=True)}
 def default_transfers(teacher=None, student=None):
     """The full method: what the teacher hands over where nothing else is asked for.
 
-    Of what happens inside, features and attention, only what the two networks can compare: models
-    without positions have no attention, students of another family no features.
+    Only what the two networks can compare: models without positions have no attention, students of
+    another family no features, and no discriminator sees a class and a mask in one row.
     """
-    inside = [FeatureTransfer(), AttentionTransfer()]
+    others = [FeatureTransfer(), AttentionTransfer(), AdversarialTransfer(weight=0.1)]
     if teacher is not None:
-        inside = [t for t in inside if _can_compare(t, teacher, student)]
-    return [OutputTransfer(), *inside, AdversarialTransfer(weight=0.1)]
+        others = [t for t in others if _can_compare(t, teacher, student)]
+    return [OutputTransfer(), *others]
 
 
 def _can_compare(transfer, teacher, student):
