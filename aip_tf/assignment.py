@@ -68,10 +68,13 @@ class Assignment:
         batch = adapt.first_batch(datasets[0])
         self.graph = trace_on(model, inputs_of(batch))
         self.teacher = self.graph.plain_model
+        reading = contextlib.nullcontext()
         if not has_labels(datasets[0]):
             recovery, datasets = self._with_answers(model, recovery, datasets, batch)
             batch = adapt.first_batch(datasets[0])
-        self.recovery = recovery.for_model(model, batch, self.teacher)
+            reading = found_in("answers of the teacher, which stand in for labels")
+        with reading:
+            self.recovery = recovery.for_model(model, batch, self.teacher)
         self.inputs = _keras.cast_inputs(self.teacher, batch[0])
         task = self.recovery.task
         task.check_class_weight(recovery.class_weight)
