@@ -11,7 +11,7 @@ from aip_tf.cutting import apply_cut, plan_cut, trace_on
 from aip_tf.datasets import adapt, looks
 from aip_tf.datasets.passes import counted
 from aip_tf.distribution import share_batches
-from aip_tf.game.distiller import default_transfers
+from aip_tf.game.lists import default_transfers
 from aip_tf.recovery import recalibrate, recovery_from
 from aip_tf.selection import select_channels
 from aip_tf.task.answers import Answers, has_labels, inputs_of
@@ -69,10 +69,13 @@ class Assignment:
         self.graph = trace_on(model, inputs_of(batch))
         self.teacher = self.graph.plain_model
         _check_trainable(self.teacher, recovery.epochs)
+        reading = contextlib.nullcontext()
         if not has_labels(datasets[0]):
             recovery, datasets = self._with_answers(model, recovery, datasets, batch)
             batch = adapt.first_batch(datasets[0])
-        self.recovery = recovery.for_model(model, batch, self.teacher)
+            reading = found_in("answers of the teacher, which stand in for labels")
+        with reading:
+            self.recovery = recovery.for_model(model, batch, self.teacher)
         self.inputs = _keras.cast_inputs(self.teacher, batch[0])
         task = self.recovery.task
         task.check_class_weight(recovery.class_weight)

@@ -115,6 +115,21 @@ def binary_output_loss(teacher_logits, student_logits, temperature=1.0):
     return temperature**2 * ops.sum(divergence, axis=-1)
 
 
+def value_loss(teacher_values, student_values):
+    """The squared difference, averaged over the last axis: of outputs that are values.
+
+    Args:
+        teacher_values: `(batch, ..., units)`, any float type.
+        student_values: the same shape.
+
+    Returns:
+        float32 `(batch, ...)`, >= 0. Of values on the teacher's scale (`game.views.Scale`) it is
+        the share of the teacher's variance that the student misses: 1 for its mean alone.
+    """
+    teacher, student = (ops.cast(x, "float32") for x in (teacher_values, student_values))
+    return ops.mean(ops.square(student - teacher), axis=-1)
+
+
 def softmax_to_logits(probabilities):
     """Logits z with softmax(z) = `probabilities`, up to a constant per sample: their logarithm."""
     return ops.log(ops.clip(ops.cast(probabilities, "float32"), _TINY, 1.0))

@@ -126,3 +126,52 @@ def test_a_model_agrees_with_itself_whatever_it_answers(units, activation, loss,
     assert task.evaluate(model, data)["agreement"] == pytest.approx(metric, abs=1e-6)
     other = keras.models.clone_model(model)
     assert task.evaluate(other, data)["agreement"] != pytest.approx(metric, abs=1e-3)
+
+
+def regression():
+    """A network of two values that are far from zero, as "mse" has trained it to be."""
+    keras.utils.set_random_seed(0)
+    inputs = Input((6,))
+    x = layers.Dense(16, activation="relu", name="hidden")(inputs)
+    model = Model(inputs, layers.Dense(2, bias_initializer=keras.initializers.Constant(60.0))(x))
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_a_student_of_values_stays_at_its_teacher_without_labels():
+    model = regression()
+    expected = model.predict(X, verbose=0)
+    recovery = aip_tf.Recovery(epochs=20)
+    student, _ = aip_tf.prune(model, (X,), schedule=0.3, recovery=recovery)
+    missed = np.square(student.predict(X, verbose=0) - expected).mean() / expected.var(0).mean()
+    assert missed < 0.1
+
+
+def one_number(last=None):
+    """A network that answers `(batch,)`, a number for each sample."""
+    keras.utils.set_random_seed(0)
+    inputs = Input((6,))
+    x = layers.Dense(8, activation="relu", name="hidden")(inputs)
+    return Model(inputs, keras.ops.squeeze(layers.Dense(1, activation=last)(x), -1))
+
+
+@pytest.mark.parametrize("loss", ["mse", keras.losses.BinaryCrossentropy(from_logits=True), None])
+@pytest.mark.parametrize("has_labels", [True, False])
+def test_an_output_of_one_number_a_sample_is_a_unit(loss, has_labels):
+    model, data = one_number(), (X, (X[:, 0] > 0).astype("float32")) if has_labels else (X,)
+    if loss is not None:
+        model.compile("sgd", loss)
+    recovery = aip_tf.Recovery(epochs=1)
+    student, report = aip_tf.prune(model, data, data, schedule=0.3, recovery=recovery)
+    assert student(X).shape == (24,)
+    assert np.isfinite(list(report.student.metrics.values())).all()
+
+
+def test_what_is_wrong_with_the_answers_is_not_said_of_labels_that_nobody_gave():
+    model = one_number()
+    model.compile("sgd", "mse")
+    model.get_layer("hidden").kernel.assign(np.full((6, 8), 1e38))
+    with pytest.raises(
+        ValueError, match="In the answers of the teacher, which stand in for labels: "
+    ):
+        aip_tf.prune(model, (X,), check_only=True)

@@ -523,6 +523,54 @@ def test_a_student_that_is_its_teacher_is_not_pulled():
     assert set(twin.balance(IMAGES).values()) == {AttentionTransfer.usual_weight}
 
 
+def values_game(student_loss, teacher_loss=None, transfer=None):
+    teacher = small_cnn(8, seed=7, num_classes=2)
+    if teacher_loss:
+        teacher.compile("sgd", teacher_loss)
+    distiller = AdversarialDistiller(
+        teacher, small_cnn(seed=1, num_classes=2), [transfer or OutputTransfer()]
+    )
+    distiller.compile(keras.optimizers.SGD(1e-6), student_loss)
+    return distiller
+
+
+@pytest.mark.parametrize(
+    "student_loss, teacher_loss, transfer, form",
+    [
+        ("mse", None, None, "values"),
+        ({"out": keras.losses.Huber()}, None, None, "values"),
+        (None, "mae", None, "values"),
+        (None, None, None, "classes"),
+        (cross_entropy(), "mse", None, "classes"),
+        ("crossentropy", "mse", None, "classes"),
+        ("mse", None, AdversarialTransfer(), "values"),
+        ("mse", None, OutputTransfer(from_logits=True), "classes"),
+    ],
+)
+def test_the_loss_tells_values_from_logits(student_loss, teacher_loss, transfer, form):
+    distiller = values_game(student_loss, teacher_loss, transfer)
+    assert distiller.transfers[0]._views.forms == [form]
+
+
+def test_the_scale_of_values_is_found_once_and_kept_in_the_state(tmp_path):
+    one, other = values_game(None, "mse"), values_game(None, "mse")
+    one.fit(IMAGES, batch_size=8, verbose=0)
+    (scale,), (another,) = one.scales.values(), other.scales.values()
+    middle, spread = scale.measure(one.teacher(IMAGES))
+    one.fit(IMAGES[5:], batch_size=9, verbose=0)
+    np.testing.assert_allclose(scale.variables[0], middle, rtol=1e-5)
+    one.save_state(tmp_path / "state.weights.h5")
+    other.load_state(tmp_path / "state.weights.h5")
+    assert float(another.variables[1]) == pytest.approx(float(spread), rel=1e-5)
+
+
+def test_each_output_is_compared_as_its_own_loss_says():
+    distiller = AdversarialDistiller(two_headed(seed=1), two_headed(seed=2), [OutputTransfer()])
+    distiller.compile(sgd(), {"kind": cross_entropy(False), "alive": "mse"})
+    assert distiller.transfers[0]._views.forms == ["classes", "values"]
+    assert list(distiller.scales) == [1]
+
+
 def test_auto_needs_answers_to_be_as_strong_as():
     with pytest.raises(ValueError, match="OutputTransfer beside it, or a number"):
         game([AttentionTransfer()])
@@ -537,3 +585,23 @@ def test_by_default_only_what_the_networks_can_compare_is_compared():
     smaller = aip_tf.prune_channels(flat, {})
     names = [t.name for t in AdversarialDistiller(flat, smaller).transfers]
     assert names == ["output", "adversarial"]
+
+
+def test_a_class_beside_a_mask_is_pruned_without_the_discriminator_unless_it_is_asked_for(caplog):
+    caplog.set_level("INFO", logger="aip_tf")
+    trunk = small_cnn()
+    mask = keras.layers.Conv2D(1, 1, activation="sigmoid")(trunk.get_layer("relu1").output)
+    model = keras.Model(trunk.input, [trunk.output, mask])
+    aip_tf.prune(model, (IMAGES,), recovery=aip_tf.Recovery(epochs=1))
+    assert "The adversarial transfer is left out. Received outputs with [2, 4] axes" in caplog.text
+    asked = aip_tf.Recovery(transfers=[AdversarialTransfer()])
+    with pytest.raises(ValueError, match=r"\[2, 4\] axes .* outputs="):
+        aip_tf.prune(model, (IMAGES,), recovery=asked, check_only=True)
+
+
+def test_a_discriminator_needs_to_know_how_many_units_it_sees():
+    inputs = keras.Input((None, 4))
+    x = keras.layers.Conv1D(4, 1)(inputs)
+    model = keras.Model(inputs, keras.ops.mean(x, axis=-1))
+    with pytest.raises(ValueError, match=r"Received outputs with \[None\] units"):
+        AdversarialTransfer().check(model, model)

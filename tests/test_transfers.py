@@ -17,7 +17,8 @@ from aip_tf.game import (
     OutputTransfer,
     build_discriminator,
 )
-from aip_tf.game.taps import Reader, find_feature_taps
+from aip_tf.game.taps import Reader, Reading, find_feature_taps
+from aip_tf.game.views import Scale
 
 IMAGES, _ = small_data(8)
 
@@ -86,6 +87,51 @@ def test_several_outputs_are_summed_and_can_be_chosen():
 def test_unknown_outputs_are_refused(outputs):
     with pytest.raises(ValueError, match="Received outputs="):
         OutputTransfer(outputs=outputs).bind(two_headed(seed=1), two_headed(seed=2))
+
+
+def told(transfer, teacher, student, answers):
+    """The transfer bound, told that the only output is values, such as these."""
+    scale = Scale(answers.shape[-1])
+    scale.assign(scale.measure(answers))
+    bound = transfer.bind(teacher, student)
+    bound.tell({0: scale})
+    return bound
+
+
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_values_are_compared_by_the_share_of_the_variance_that_is_missed(size):
+    answers = size * np.random.default_rng(0).normal(100.0, (1.0, 3.0), (64, 2)).astype("float32")
+    bound = told(OutputTransfer(), small_cnn(num_classes=2), small_cnn(num_classes=2), answers)
+
+    def loss(found):
+        return float(bound.loss(Reading([answers]), Reading([found])))
+
+    assert loss(answers) == 0
+    assert loss(answers.mean(0, keepdims=True) + np.zeros((64, 1))) == pytest.approx(1, rel=1e-3)
+    common = answers + 3 * size  # which no softmax would see
+    assert loss(common) == pytest.approx(9 / answers.var(0).mean() * size**2, rel=1e-3)
+
+
+@pytest.mark.parametrize("answers, spread", [([[7.0]], 7.0), ([[-3.0], [-3.0]], 3.0), ([[0.0]], 1)])
+def test_the_scale_of_equal_answers_is_their_size(answers, spread):
+    assert float(Scale(1).measure(np.array(answers))[1]) == pytest.approx(spread)
+
+
+def test_the_discriminator_sees_values_on_their_scale():
+    teacher, student = small_cnn(seed=1, num_classes=2), small_cnn(seed=2, num_classes=2)
+    answers = np.random.default_rng(0).normal(500.0, 100.0, (64, 2)).astype("float32")
+    found = answers + 50.0
+    bound = told(AdversarialTransfer(), teacher, student, answers)
+    (seen,) = bound._views.of_teacher(Reading([answers]))
+    np.testing.assert_allclose(np.mean(seen, 0), 0, atol=1e-3)
+    assert np.var(seen) == pytest.approx(1, rel=1e-3)
+    with tf.GradientTape() as tape:
+        found = tf.constant(found)
+        tape.watch(found)
+        move = bound.play(Reading([answers]), Reading([found]))
+    pull = tape.gradient(move.loss, found).numpy()
+    assert (pull.sum(-1) >= -1e-9).all()  # never away from the teacher, who says less
+    assert 0 < np.linalg.norm(pull * 64, axis=-1).max() <= 50 * 2**0.5 / np.var(answers) * 1.01
 
 
 @pytest.mark.parametrize("temperature", [0, -1, float("nan")])

@@ -95,6 +95,10 @@ class AdversarialDetectionTransfer(AdversarialTransfer):
             raise ValueError(f"Received num_positions={num_positions!r}. Expected at least 1.")
         self.num_positions = int(num_positions)
 
+    def check(self, teacher, student):
+        _places(teacher, student)
+        super().check(teacher, student)
+
     def build(self, teacher, student):
         self._classes = _places(teacher, student)[1]
         super().build(teacher, student)

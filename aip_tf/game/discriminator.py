@@ -8,7 +8,7 @@ from aip_tf import _keras, losses
 from aip_tf.arguments import Kind, check, instance, number
 from aip_tf.game import taps as taps_module
 from aip_tf.game.transfers import Move, Transfer
-from aip_tf.game.views import LogitViews
+from aip_tf.game.views import AnswerViews
 
 
 def _is_optimizer(value):
@@ -53,7 +53,8 @@ def build_discriminator(num_inputs, widths=(128, 256, 128), name="discriminator"
 class AdversarialTransfer(Transfer):
     """The student learns to pass for the teacher: a game against a discriminator.
 
-    Per step one call of the discriminator on both networks' logits gives its own loss
+    Per step one call of the discriminator on both networks' logits (or values, brought to one
+    scale: see `OutputTransfer`) gives its own loss
     (`losses.discriminator_loss`) and the student's (`losses.adversarial_loss`); both players move
     once. arXiv 2108.13591, section 3.2.
 
@@ -129,14 +130,17 @@ class AdversarialTransfer(Transfer):
                 f"{widths[1]} in the student. Expected equal widths: a layer whose channels are "
                 "not cut, such as one behind the last residual sum, or features=None."
             )
+        self._check_shapes(AnswerViews(teacher, student, self.outputs))
 
     def build(self, teacher, student):
-        self._views = LogitViews(teacher, student, self.outputs)
-        self._check_ranks()
-        num_inputs = sum(self._views.num_classes) + self._feature_width(teacher)
+        self._views = AnswerViews(teacher, student, self.outputs)
+        num_inputs = sum(self._views.num_units) + self._feature_width(teacher)
         if self.discriminator is None:
             self.discriminator = build_discriminator(num_inputs, name=f"{self.name}_discriminator")
         self._check_discriminator(num_inputs)
+
+    def tell(self, scales):
+        self._views.tell(scales)
 
     def compile(self, student_optimizer):
         """Give the discriminator its own optimizer, fresh; called when the distiller compiles.
@@ -208,7 +212,7 @@ class AdversarialTransfer(Transfer):
         return cls(**config)
 
     def _show(self, views, reading):
-        """What the discriminator sees of one network: rows of logits, and pooled features."""
+        """What the discriminator sees of one network: rows of answers, and pooled features."""
         parts = [ops.reshape(logits, (-1, logits.shape[-1])) for logits in views]
         if self.features is not None:
             features = ops.cast(reading.taps[self.features], "float32")
@@ -218,7 +222,7 @@ class AdversarialTransfer(Transfer):
 
     def _towards(self, teacher_parts, student_parts):
         """Where the teacher pulls: the difference of the answers (and of the features)."""
-        answers = [ops.sigmoid if b else ops.softmax for b in self._views.are_binary]
+        answers = [_PULLS[form] for form in self._views.forms]
         if self.features is not None:
             answers.append(lambda x: x)
         return [f(t) - f(s) for f, t, s in zip(answers, teacher_parts, student_parts, strict=True)]
@@ -237,8 +241,14 @@ class AdversarialTransfer(Transfer):
             return 0
         return taps_module.tap_shapes(model, self.taps)[self.features][-1]
 
-    def _check_ranks(self):
-        ranks = self._views.ranks
+    def _check_shapes(self, views):
+        ranks = views.ranks
+        if None in views.num_units:
+            raise ValueError(
+                f"Received outputs with {views.num_units} units for the transfer {self.name!r}. "
+                "Expected a number of units that is not open (None), for a discriminator is as "
+                "wide: choose one with outputs=[...]."
+            )
         is_alone = len(ranks) == 1 and self.features is None
         if any(rank != 2 for rank in ranks) and not is_alone:
             raise ValueError(
@@ -256,6 +266,14 @@ class AdversarialTransfer(Transfer):
                 f"(None, {num_inputs}) -> (None, 1): it sees {num_inputs} values per sample (logits"
                 f"{' and pooled features' if self.features else ''}) and answers with one logit."
             )
+
+
+def _of_values(x):
+    """Values as `losses.value_loss` pulls at them: the difference of two is its gradient."""
+    return 2.0 / x.shape[-1] * x
+
+
+_PULLS = {"classes": ops.softmax, "yes/no": ops.sigmoid, "values": _of_values}
 
 
 def _with_gradient(value, x, gradient):

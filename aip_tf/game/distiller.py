@@ -9,17 +9,16 @@ import numpy as np
 import tensorflow as tf
 
 from aip_tf import _keras
-from aip_tf.arguments import check, number, shown
 from aip_tf.datasets.adapt import first_batch
 from aip_tf.game.discriminator import AdversarialTransfer
+from aip_tf.game.lists import check_transfers, default_transfers, weight_of_labels
 from aip_tf.game.taps import Reader, as_pairs
-from aip_tf.game.transfers import AttentionTransfer, FeatureTransfer, OutputTransfer, Transfer
+from aip_tf.game.views import Scale
+from aip_tf.task.outputs import are_values, num_units, symbolic_outputs
 
 _log = logging.getLogger("aip_tf")
 _BALANCED = 128  # samples; of 32, what is found differs by a factor of two
 _MOST_WEIGHT = 200.0  # a term that is silent at first shall not shout later
-
-_KINDS = {"supervised_weight": number("a number >= 0", 0, or_none=True)}
 
 
 class AdversarialDistiller(_keras.ReplicaModel):
@@ -80,7 +79,8 @@ class AdversarialDistiller(_keras.ReplicaModel):
         check_transfers(transfers, supervised_weight)
         self.transfers = [transfer.bind(teacher, student) for transfer in transfers]
         self.pulls = {t.name: _open_weight(t) for t in self.transfers if t.weight == "auto"}
-        self.supervised_weight = _supervised_weight(supervised_weight, transfers)
+        self.scales = {}
+        self.supervised_weight = weight_of_labels(supervised_weight, transfers)
         self.discriminators = [t.discriminator for t in self._adversaries]
         self.discriminator_optimizers = []
         taps = [as_pairs(t.taps) for t in self.transfers]
@@ -101,7 +101,9 @@ class AdversarialDistiller(_keras.ReplicaModel):
         Args:
             optimizer: the student's optimizer; the discriminator gets its own, see
                 `AdversarialTransfer`.
-            loss: any Keras loss(es) between labels and outputs; None: only the transfers teach.
+            loss: any Keras loss(es) between labels and outputs; None: only the transfers teach. It
+                (or else what the teacher was compiled with) also tells them which outputs are
+                values, see `OutputTransfer`.
             jit_compile: XLA; works on one device, off unless asked for.
             **kwargs: metrics, loss_weights, weighted_metrics, steps_per_execution, ...
 
@@ -112,18 +114,19 @@ class AdversarialDistiller(_keras.ReplicaModel):
         self._check_compile(jit_compile)
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
         with self.distribute_strategy.scope():
+            self._tell_values(loss)
             for transfer in self._adversaries:
                 transfer.compile(self.optimizer)
         self.discriminator_optimizers = [t.player_optimizer for t in self._adversaries]
 
     def fit(self, x=None, *args, **kwargs):
         """As `keras.Model.fit`; weights that are "auto" are found on the first batch, `balance`."""
-        if any(np.isnan(found.numpy()) for found in self.pulls.values()):
-            inputs = _first_inputs(x)
-            if inputs is not None:
-                found = self.balance(inputs)
-                listed = ", ".join(f"{name} {weight:.3g}" for name, weight in found.items())
-                _log.info("Weights that pull as hard as the answers: %s.", listed)
+        are_open = [np.isnan(found.numpy()) for found in self.pulls.values()]
+        are_open += [not scale.is_found for scale in self.scales.values()]
+        inputs = _first_inputs(x) if any(are_open) else None
+        if inputs is not None and (found := self.balance(inputs)):
+            listed = ", ".join(f"{name} {weight:.3g}" for name, weight in found.items())
+            _log.info("Weights that pull as hard as the answers: %s.", listed)
         return super().fit(x, *args, **kwargs)
 
     def balance(self, x):
@@ -132,7 +135,9 @@ class AdversarialDistiller(_keras.ReplicaModel):
         The pull of a term is the norm of its gradient with respect to the student's weights. What a
         term is worth beside the answers depends on network, cut and data; its pull does not (found
         by search: attention 50 and features 16 for ResNet-20 on CIFAR-10, 10 and less on digits; by
-        pull: 32 and 13, 9 and 7). Measured once in a stretch, in inference mode, then kept.
+        pull: 32 and 13, 9 and 7). Measured once in a stretch, in inference mode, then kept. So is
+        the scale of outputs that are values: a small batch, such as the last of an epoch, tells
+        too little of it.
 
         Args:
             x: a batch of inputs; 128 of them are looked at.
@@ -140,14 +145,28 @@ class AdversarialDistiller(_keras.ReplicaModel):
         Returns:
             {name of the transfer: weight}.
         """
-        if not self.pulls:
-            return {}
         x = keras.tree.map_structure(lambda v: tf.convert_to_tensor(v[:_BALANCED]), x)
-        measured = self.distribute_strategy.run(self._pulls_on, (x,))
-        for name, value in measured.items():
-            local = self.distribute_strategy.experimental_local_results(value)[0]
-            self.pulls[name].assign(local)
+        if self.scales:
+            measured = self._measured(self._scales_on, x)
+            for scale, found in zip(self.scales.values(), measured, strict=True):
+                scale.assign(found)
+        if self.pulls:
+            for name, found in self._measured(self._pulls_on, x).items():
+                self.pulls[name].assign(found)
         return {name: float(found.numpy()) for name, found in self.pulls.items()}
+
+    def _measured(self, function, x):
+        """What a function of a batch says in the first replica."""
+        strategy = self.distribute_strategy
+        return keras.tree.map_structure(
+            lambda value: strategy.experimental_local_results(value)[0],
+            strategy.run(function, (x,)),
+        )
+
+    def _scales_on(self, x):
+        """What `Scale.measure` says of every output that is values, on a batch, in one replica."""
+        _, teacher = self._read.teacher(x, training=False)
+        return [scale.measure(teacher.outputs[i]) for i, scale in self.scales.items()]
 
     def _pulls_on(self, x):
         """{name: weight} of the open transfers on a batch, in one replica."""
@@ -222,6 +241,21 @@ class AdversarialDistiller(_keras.ReplicaModel):
         loss = _keras.add(parts)
         return loss, loss if judged is None else judged, logs
 
+    def _tell_values(self, loss):
+        """Tell the transfers which outputs are values: a linear one does not say."""
+        if not _keras.is_graph(self.teacher):
+            return
+        if loss is None:
+            loss = _keras.compile_arguments(self.teacher).get("loss")
+        answers = zip(symbolic_outputs(self.teacher), are_values(self.teacher, loss), strict=True)
+        self.scales = {
+            i: self.scales.get(i) or Scale(num_units(x.shape[1:]))
+            for i, (x, is_values) in enumerate(answers)
+            if is_values
+        }
+        for transfer in self.transfers:
+            transfer.tell(self.scales)
+
     def _weight_of(self, transfer):
         if transfer.name not in self.pulls:
             return transfer.weight
@@ -240,6 +274,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
     def _state(self):
         state = super()._state()
         state.pulls = list(self.pulls.values())
+        state.scales = [v for scale in self.scales.values() for v in scale.variables]
         state.discriminators = self.discriminators
         state.discriminator_optimizers = self.discriminator_optimizers
         return state
@@ -265,27 +300,6 @@ class AdversarialDistiller(_keras.ReplicaModel):
                     f"{type(strategy).__name__}. Expected student, distiller and optimizer to be "
                     "made inside one `strategy.scope()`."
                 )
-
-
-def default_transfers(teacher=None, student=None):
-    """The full method: what the teacher hands over where nothing else is asked for.
-
-    Of what happens inside, features and attention, only what the two networks can compare: models
-    without positions have no attention, students of another family no features.
-    """
-    inside = [FeatureTransfer(), AttentionTransfer()]
-    if teacher is not None:
-        inside = [t for t in inside if _can_compare(t, teacher, student)]
-    return [OutputTransfer(), *inside, AdversarialTransfer(weight=0.1)]
-
-
-def _can_compare(transfer, teacher, student):
-    try:
-        transfer.check(teacher, student)
-    except ValueError as error:
-        _log.info("The %s transfer is left out. %s", transfer.name, error)
-        return False
-    return True
 
 
 def _first_inputs(x):
@@ -342,45 +356,3 @@ def _check_pair(teacher, student):
 
 def _shape(x):
     return tuple(x.shape[1:])
-
-
-def check_transfers(transfers, supervised_weight=None):
-    """Whether transfers can be used beside each other and beside the labels.
-
-    Raises:
-        ValueError: for anything but a list of `Transfer`s of different names, for a weight "auto"
-            without a transfer of answers to be as strong as, or a weight of the labels that is no
-            finite number >= 0, or None.
-    """
-    is_list = isinstance(transfers, list | tuple)
-    if not is_list or not all(isinstance(t, Transfer) for t in transfers):
-        raise ValueError(
-            f"Received transfers={shown(transfers)}. Expected a list of Transfer objects, such as "
-            "[OutputTransfer()]; an empty one for plain fine-tuning."
-        )
-    names = [t.name for t in transfers]
-    if len(set(names)) != len(names):
-        raise ValueError(
-            f"Received transfers named {names}. Expected different names: give the second one of "
-            "a kind another `name`."
-        )
-    asked = [t.name for t in transfers if t.weight == "auto"]
-    if asked and not any(t.is_of_answers and t.weight for t in transfers):
-        raise ValueError(
-            f"Received weight='auto' for the transfer {asked[0]!r} and no transfer of answers to "
-            "be as strong as. Expected OutputTransfer beside it, or a number."
-        )
-    check(_KINDS, {"supervised_weight": supervised_weight})
-    _supervised_weight(supervised_weight, transfers)
-
-
-def _supervised_weight(weight, transfers):
-    if weight is not None:
-        return float(weight)
-    weight = 1.0 - sum(t.weight for t in transfers if isinstance(t, OutputTransfer))
-    if weight < 0:
-        raise ValueError(
-            f"Received output transfers of weight {1.0 - weight:g} in all, which leaves "
-            f"{weight:g} for the labels. Expected at most 1, or supervised_weight to be given."
-        )
-    return weight

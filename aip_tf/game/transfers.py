@@ -14,10 +14,15 @@ from aip_tf import losses
 from aip_tf.arguments import Kind, check, choice, number
 from aip_tf.channels.ancestry import kept_channels
 from aip_tf.game import taps as taps_module
-from aip_tf.game.views import LogitViews
+from aip_tf.game.views import AnswerViews
 
 _PACKAGE = "aip_tf"
 _WEIGHT = number("a number >= 0", 0)
+_DIVERGENCES = {
+    "classes": losses.output_loss,
+    "yes/no": losses.binary_output_loss,
+    "values": lambda teacher, student, _: losses.value_loss(teacher, student),
+}
 _OUTPUT_KINDS = {
     "temperature": number("a number > 0 (2 to 20 is usual)", above=0),
     "from_logits": choice("auto", True, False),
@@ -102,6 +107,13 @@ class Transfer:
     def build(self, teacher, student):
         """Prepare for a pair that fits; called once, before training starts."""
 
+    def tell(self, scales):
+        """Hear which of the outputs are values; called when the distiller compiles.
+
+        Args:
+            scales: {place among the model's outputs: `views.Scale`}; the others are a classifier's.
+        """
+
     @property
     def taps(self):
         """Layer paths whose tensors are read in both networks, or {teacher's: student's}."""
@@ -143,11 +155,17 @@ class OutputTransfer(Transfer):
     into logits first, so that nothing goes through a softmax twice. A single linear output counts
     as the logit of a yes/no answer. Several outputs are summed; positions (segmentation) averaged.
 
+    Outputs that are values by the loss that the distiller (or else the teacher) is compiled with,
+    such as "mse", are compared by their squared difference instead, divided by the variance of the
+    teacher's answers: the share of it that the student misses. A softmax would not see an offset
+    that all of them have in common.
+
     Args:
         temperature: T > 0; larger is softer.
         weight: alpha; `AdversarialDistiller` gives the labels 1 - alpha unless told otherwise.
         outputs: names or indices of the model's outputs to use; None: all.
-        from_logits: `"auto"`, or True/False if the outputs cannot be recognised.
+        from_logits: `"auto"`, or True/False if the outputs cannot be recognised; no loss overrules
+            that.
         name: see `Transfer`.
 
     Raises:
@@ -166,16 +184,19 @@ class OutputTransfer(Transfer):
         self.from_logits = from_logits
 
     def build(self, teacher, student):
-        self._views = LogitViews(teacher, student, self.outputs, self.from_logits)
+        self._views = AnswerViews(teacher, student, self.outputs, self.from_logits)
+
+    def tell(self, scales):
+        if self.from_logits == "auto":
+            self._views.tell(scales)
 
     def loss(self, teacher, student):
         views = self._views
         total = 0.0
-        for is_binary, teacher_logits, student_logits in zip(
-            views.are_binary, views.of_teacher(teacher), views.of_student(student), strict=True
+        for form, *answers in zip(
+            views.forms, views.of_teacher(teacher), views.of_student(student), strict=True
         ):
-            divergence = losses.binary_output_loss if is_binary else losses.output_loss
-            total += ops.mean(divergence(teacher_logits, student_logits, self.temperature))
+            total += ops.mean(_DIVERGENCES[form](*answers, self.temperature))
         return total
 
     def get_config(self):

@@ -1,27 +1,100 @@
-"""The answers of two networks, made comparable: logits, whatever the last activation is."""
+"""The answers of two networks, made comparable: as logits, or as values on one scale."""
 
+import math
+
+import keras
+import numpy as np
 from keras import ops
 
 from aip_tf import losses
-from aip_tf.task.outputs import output_kinds, output_names, symbolic_outputs
+from aip_tf.task.outputs import num_units, output_kinds, output_names, symbolic_outputs
+
+# Answers that differ by less, as a share of their size, are equal: float32 has no more digits.
+_LEAST_SPREAD = 1e-5
 
 
-class LogitViews:
-    """The outputs of two networks as float32 logits, whatever their last activation is.
+class Scale:
+    """How large an output's values are: the middle of each unit, and one spread for all of them.
 
-    `of_teacher` and `of_student` turn a `Reading` into a list with the logits of every output.
+    Values have any unit of measure, grams or kilometres; seen on this scale they say the same. The
+    units of an output share their spread, as its loss counts them alike.
+
+    Args:
+        units: entries of the output's last axis; None: open, they share their middle, too.
+    """
+
+    def __init__(self, units=None):
+        middle, spread = np.full(units or 1, math.nan), math.nan
+        self._is_open = units is None
+        self.variables = [
+            keras.Variable(value, trainable=False, dtype="float32", name=name)
+            for name, value in (("middle", middle), ("spread", spread))
+        ]
+
+    @property
+    def is_found(self):
+        """Whether answers have been measured; until then values count as they are."""
+        return not math.isnan(self.variables[1].numpy())
+
+    def measure(self, answers):
+        """`[middle, spread]` of a batch of the teacher's answers, `(batch, ...)`."""
+        x = as_rows(ops.cast(answers, "float32"))
+        axes = tuple(range(len(x.shape) - (not self._is_open)))
+        middle = ops.reshape(ops.mean(x, axis=axes), (-1,))
+        spread = ops.sqrt(ops.mean(ops.square(x - middle)))
+        size = ops.sqrt(ops.mean(ops.square(x)))
+        # Of one answer, or of many equal ones, the spread is 0: then their size tells the scale.
+        spread = ops.where(spread > _LEAST_SPREAD * size, spread, size)
+        return [middle, ops.where(spread > 0, spread, 1.0)]
+
+    def assign(self, measured):
+        """Keep what `measure` found."""
+        for variable, value in zip(self.variables, measured, strict=True):
+            variable.assign(value)
+
+    def __call__(self, values):
+        """Values `(batch, ..., units)` on the scale, float32."""
+        middle, spread = (ops.convert_to_tensor(v) for v in self.variables)
+        is_open = ops.isnan(spread)
+        shifted = ops.cast(values, "float32") - ops.where(is_open, 0.0, middle)
+        return shifted / ops.where(is_open, 1.0, spread)
+
+
+class AnswerViews:
+    """The outputs of two networks in float32: logits, whatever the last activation is, or values.
+
+    `of_teacher` and `of_student` turn a `Reading` into a list with a view of every output, whose
+    last axis has its classes or units; an output of one number a sample has one.
+
+    Attributes:
+        forms: what each output is, `"classes"`, `"yes/no"` or `"values"`. A linear output alone
+            does not say whether it is logits or values; that is told by `tell`.
+        num_units: entries of the last axis; None where it is open.
+        ranks: number of axes, batch included.
     """
 
     def __init__(self, teacher, student, outputs=None, from_logits="auto"):
         self._indices = _output_indices(teacher, outputs)
         self._teacher_kinds = self._kinds(teacher, from_logits)
         self._student_kinds = self._kinds(student, from_logits)
-        shapes = [x.shape for x in symbolic_outputs(teacher)]
-        self.num_classes = [shapes[i][-1] for i in self._indices]
-        self.ranks = [len(shapes[i]) for i in self._indices]
-        self.are_binary = [
-            kind == "sigmoid" or n == 1
-            for kind, n in zip(self._teacher_kinds, self.num_classes, strict=True)
+        shapes = [symbolic_outputs(teacher)[i].shape for i in self._indices]
+        self.num_units = [num_units(shape[1:]) for shape in shapes]
+        self.ranks = [max(2, len(shape)) for shape in shapes]
+        self._scales = {}
+
+    def tell(self, scales):
+        """Hear which outputs are values: {place among the model's outputs: its `Scale`}."""
+        self._scales = dict(scales)
+
+    @property
+    def forms(self):
+        return [
+            "values"
+            if i in self._scales
+            else "yes/no"
+            if kind == "sigmoid" or n == 1
+            else "classes"
+            for i, kind, n in zip(self._indices, self._teacher_kinds, self.num_units, strict=True)
         ]
 
     def of_teacher(self, reading):
@@ -44,8 +117,15 @@ class LogitViews:
             "sigmoid": losses.sigmoid_to_logits,
             "logits": lambda x: ops.cast(x, "float32"),
         }
-        outputs = [reading.outputs[i] for i in self._indices]
-        return [to_logits[kind](x) for kind, x in zip(kinds, outputs, strict=True)]
+        return [
+            self._scales.get(i, to_logits[kind])(as_rows(reading.outputs[i]))
+            for i, kind in zip(self._indices, kinds, strict=True)
+        ]
+
+
+def as_rows(x):
+    """Answers with an axis of units: `(batch,)`, one number a sample, becomes `(batch, 1)`."""
+    return ops.expand_dims(x, axis=-1) if len(x.shape) == 1 else x
 
 
 def _output_indices(model, outputs):

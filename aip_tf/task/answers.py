@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from aip_tf import _keras
 from aip_tf.task.labels import wanted_form
-from aip_tf.task.outputs import output_kinds, symbolic_outputs
+from aip_tf.task.outputs import num_units, output_kinds, symbolic_outputs
 from aip_tf.task.task import Task
 
 
@@ -33,7 +33,7 @@ class Answers:
     def __init__(self, model, loss=None):
         self._model = model
         is_of_values = any(map(_wants_values, keras.tree.flatten(loss)))
-        sizes = [x.shape[-1] for x in symbolic_outputs(model)]
+        sizes = [num_units(x.shape[1:]) for x in symbolic_outputs(model)]
         kinds = zip(output_kinds(model), sizes, strict=True)
         self._kinds = ["values" if is_of_values else _kind(*each) for each in kinds]
 

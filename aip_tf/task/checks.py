@@ -10,6 +10,7 @@ import numpy as np
 
 from aip_tf.task import labels
 from aip_tf.task.batches import are_finite, are_numbers, type_of
+from aip_tf.task.outputs import num_units
 
 _log = logging.getLogger("aip_tf")
 
@@ -111,7 +112,7 @@ def _check_range(output, truth, most):
     values = np.asarray(truth)
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= most):
-        units = output.shape[-1]
+        units = num_units(output.shape)
         is_single = units == 1 and high > 1
         raise ValueError(
             f"Received labels from {low:g} to {high:g} for the output {output.name!r} with {units} "

@@ -27,6 +27,7 @@ _WANTED = {
         "squared_hinge",
     ),
 }
+_OPEN = ("crossentropy", "ce")  # the cross-entropy that fits output and labels
 _FORM_OF = {
     getattr(keras.losses, name): form
     for form, names in _WANTED.items()
@@ -43,8 +44,8 @@ def resolved(loss, shape, truth):
         shape: the output's, without batch.
         truth: a batch of its labels.
     """
-    if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
-        if shape[-1:] == (1,):
+    if isinstance(loss, str) and loss.lower() in _OPEN:
+        if is_single(shape):
             return keras.losses.binary_crossentropy
         is_integer = given_form(truth, shape) == "integer"
         return getattr(keras.losses, f"{'sparse_' * is_integer}categorical_crossentropy")
@@ -88,9 +89,14 @@ def given_form(labels, shape):
     """
     size = tuple(np.shape(labels)[1:])
     single = shape[-1:] == (1,)
-    if shape and not single and _fits(size, shape[:-1], (*shape[:-1], 1)):
+    if not is_single(shape) and _fits(size, shape[:-1], (*shape[:-1], 1)):
         return "integer"
     return "dense" if _fits(size, shape, shape[:-1] if single else shape) else ""
+
+
+def is_single(shape):
+    """Whether an output of `shape`, without batch, is one number at a position."""
+    return shape[-1:] in ((), (1,))
 
 
 def _fits(size, *shapes):
@@ -130,6 +136,24 @@ def spread(value, names):
     return [value] * len(names)
 
 
+def by_output(loss, names):
+    """A loss as given to `compile`, as a list with one entry for each output; None: unknown.
+
+    Nested lists and dictionaries are in the order of the outputs, as Keras flattens both.
+    """
+    try:
+        return spread(loss, names)
+    except ValueError:
+        flat = keras.tree.flatten(loss)
+        return flat if len(flat) == len(names) else [None] * len(names)
+
+
+def wants_values(loss):
+    """Whether the loss of one output, as given to `compile`, takes a value for each unit."""
+    is_open = isinstance(loss, str) and loss.lower() in _OPEN
+    return not is_open and wanted_form(keras.losses.get(loss)) == "values"
+
+
 def kind_from_loss(loss):
     """What an output is whose making is unknown (a subclassed model), as its loss reads it."""
     if not takes_probabilities(loss):
@@ -145,14 +169,14 @@ def default_loss(name, kind, shape, truth):
     """
     form = given_form(truth, shape) if truth is not None else ""
     from_logits = kind == "logits"
-    if kind and form == "dense" and (shape[-1] == 1 or kind == "sigmoid"):
+    if kind and form == "dense" and (is_single(shape) or kind == "sigmoid"):
         if _within_one(truth):
             return keras.losses.BinaryCrossentropy(from_logits=from_logits)
     elif kind and form == "dense" and (kind == "softmax" or _are_shares(truth)):
         return keras.losses.CategoricalCrossentropy(from_logits=from_logits)
     elif kind and form == "integer":
         return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
-    single = "One unit tells two classes apart, labelled 0 and 1; " if shape[-1:] == (1,) else ""
+    single = "One unit tells two classes apart, labelled 0 and 1; " if is_single(shape) else ""
     raise ValueError(
         f"Received a model with the output {name!r} of shape {(None, *shape)} and labels of shape "
         f"{tuple(np.shape(truth))}{_range(truth)}, but no loss. Expected a classifier and its "

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import keras
 
 from aip_tf import _keras
+from aip_tf.task import labels
 
 # Open image sizes (None) are taken as this many pixels when resolutions are told apart.
 _OPEN_SIZE = 224
@@ -46,6 +47,22 @@ def output_kinds(model):
     """
     _, makers, outputs = trace(model)
     return [_kind(tensor, makers) for tensor in keras.tree.flatten(outputs)]
+
+
+def num_units(shape):
+    """Numbers that an output of `shape` (batch left out) says at a position; None: open."""
+    return shape[-1] if shape else 1
+
+
+def are_values(model, loss):
+    """For each output, whether its loss says that it is values (a regression), by output.
+
+    Args:
+        model: a Functional or built Sequential model.
+        loss: as for `compile`; None says nothing.
+    """
+    names = _keras.names_of_outputs(model, model.outputs)
+    return [labels.wants_values(each) for each in labels.by_output(loss, names)]
 
 
 def trace(model):

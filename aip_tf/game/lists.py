@@ -1,0 +1,74 @@
+"""Lists of transfers: the full method, and what can be used beside each other and the labels."""
+
+import logging
+
+from aip_tf.arguments import check, number, shown
+from aip_tf.game.discriminator import AdversarialTransfer
+from aip_tf.game.transfers import AttentionTransfer, FeatureTransfer, OutputTransfer, Transfer
+
+_log = logging.getLogger("aip_tf")
+_KINDS = {"supervised_weight": number("a number >= 0", 0, or_none=True)}
+
+
+def default_transfers(teacher=None, student=None):
+    """The full method: what the teacher hands over where nothing else is asked for.
+
+    Only what the two networks can compare: models without positions have no attention, students of
+    another family no features, and no discriminator sees a class and a mask in one row.
+    """
+    others = [FeatureTransfer(), AttentionTransfer(), AdversarialTransfer(weight=0.1)]
+    if teacher is not None:
+        others = [t for t in others if _can_compare(t, teacher, student)]
+    return [OutputTransfer(), *others]
+
+
+def _can_compare(transfer, teacher, student):
+    try:
+        transfer.check(teacher, student)
+    except ValueError as error:
+        _log.info("The %s transfer is left out. %s", transfer.name, error)
+        return False
+    return True
+
+
+def check_transfers(transfers, supervised_weight=None):
+    """Whether transfers can be used beside each other and beside the labels.
+
+    Raises:
+        ValueError: for anything but a list of `Transfer`s of different names, for a weight "auto"
+            without a transfer of answers to be as strong as, or a weight of the labels that is no
+            finite number >= 0, or None.
+    """
+    is_list = isinstance(transfers, list | tuple)
+    if not is_list or not all(isinstance(t, Transfer) for t in transfers):
+        raise ValueError(
+            f"Received transfers={shown(transfers)}. Expected a list of Transfer objects, such as "
+            "[OutputTransfer()]; an empty one for plain fine-tuning."
+        )
+    names = [t.name for t in transfers]
+    if len(set(names)) != len(names):
+        raise ValueError(
+            f"Received transfers named {names}. Expected different names: give the second one of "
+            "a kind another `name`."
+        )
+    asked = [t.name for t in transfers if t.weight == "auto"]
+    if asked and not any(t.is_of_answers and t.weight for t in transfers):
+        raise ValueError(
+            f"Received weight='auto' for the transfer {asked[0]!r} and no transfer of answers to "
+            "be as strong as. Expected OutputTransfer beside it, or a number."
+        )
+    check(_KINDS, {"supervised_weight": supervised_weight})
+    weight_of_labels(supervised_weight, transfers)
+
+
+def weight_of_labels(weight, transfers):
+    """The factor of the compiled loss: `weight`, or for None what the answers leave of 1."""
+    if weight is not None:
+        return float(weight)
+    weight = 1.0 - sum(t.weight for t in transfers if isinstance(t, OutputTransfer))
+    if weight < 0:
+        raise ValueError(
+            f"Received output transfers of weight {1.0 - weight:g} in all, which leaves "
+            f"{weight:g} for the labels. Expected at most 1, or supervised_weight to be given."
+        )
+    return weight
