@@ -123,9 +123,11 @@ def test_a_model_agrees_with_itself_whatever_it_answers(units, activation, loss,
     answers = Answers(model, loss)
     data = answers.added_to(tf.data.Dataset.from_tensor_slices(X).batch(12))
     task = answers.task().read(model, next(iter(data)))
-    assert task.evaluate(model, data)["agreement"] == pytest.approx(metric, abs=1e-6)
+    name = "mean_absolute_error" if loss else "agreement"
+    assert task.main_metric == name and task.higher_is_better == (not loss)
+    assert task.evaluate(model, data)[name] == pytest.approx(metric, abs=1e-6)
     other = keras.models.clone_model(model)
-    assert task.evaluate(other, data)["agreement"] != pytest.approx(metric, abs=1e-3)
+    assert task.evaluate(other, data)[name] != pytest.approx(metric, abs=1e-3)
 
 
 def regression():
@@ -175,3 +177,34 @@ def test_what_is_wrong_with_the_answers_is_not_said_of_labels_that_nobody_gave()
         ValueError, match="In the answers of the teacher, which stand in for labels: "
     ):
         aip_tf.prune(model, (X,), check_only=True)
+
+
+def class_and_values():
+    """A class and two values, under names that are not their layers'."""
+    keras.utils.set_random_seed(0)
+    inputs = Input((6,))
+    x = layers.Dense(8, activation="relu", name="hidden")(inputs)
+    model = Model(inputs, {"kind": layers.Dense(3)(x), "size": layers.Dense(2)(x)})
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", {"size": "mse", "kind": cross_entropy})
+    return model
+
+
+def test_each_output_is_answered_as_its_own_loss_says():
+    model = class_and_values()
+    recovery = aip_tf.Recovery(epochs=1)
+    student, report = aip_tf.prune(model, (X,), (X,), schedule=0.3, recovery=recovery)
+    assert report.teacher.metrics["kind_agreement"] == 1.0
+    assert report.teacher.metrics["size_mean_absolute_error"] == pytest.approx(0, abs=1e-6)
+    missed = student(X)["size"] - model(X)["size"]
+    found = report.student.metrics["size_mean_absolute_error"]
+    assert found == pytest.approx(np.abs(missed).mean(), rel=1e-4)
+
+
+def test_a_class_and_values_without_labels_are_judged_by_those_of_the_validation_data():
+    model, recovery = class_and_values(), aip_tf.Recovery(epochs=0)
+    labels = {"kind": np.zeros(24, int), "size": np.ones((24, 2), "float32")}
+    _, report = aip_tf.prune(model, (X,), (X, labels), schedule=0.3, recovery=recovery)
+    expected = np.mean(np.argmax(model(X)["kind"], -1) == 0)
+    assert report.teacher.metrics["kind_accuracy"] == pytest.approx(expected, abs=1e-6)
+    assert report.teacher.metrics["size_mean_absolute_error"] > 0

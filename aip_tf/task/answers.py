@@ -4,8 +4,7 @@ import keras
 import tensorflow as tf
 
 from aip_tf import _keras
-from aip_tf.task.labels import wanted_form
-from aip_tf.task.outputs import num_units, output_kinds, symbolic_outputs
+from aip_tf.task.outputs import are_values, num_units, output_kinds, symbolic_outputs
 from aip_tf.task.task import Task
 
 
@@ -27,26 +26,29 @@ class Answers:
 
     Args:
         model: a Functional or built Sequential `keras.Model`, the teacher.
-        loss: the loss it was compiled for, which tells values from logits; or None.
+        loss: the loss it was compiled for, which tells values from logits by output; or None.
     """
 
     def __init__(self, model, loss=None):
         self._model = model
-        is_of_values = any(map(_wants_values, keras.tree.flatten(loss)))
         sizes = [num_units(x.shape[1:]) for x in symbolic_outputs(model)]
-        kinds = zip(output_kinds(model), sizes, strict=True)
-        self._kinds = ["values" if is_of_values else _kind(*each) for each in kinds]
+        known = zip(are_values(model, loss), output_kinds(model), sizes, strict=True)
+        self._kinds = ["values" if is_of_values else _kind(*each) for is_of_values, *each in known]
 
     def task(self, metric="agreement"):
-        """The `Task`; its main metric, of this name, is the agreement with the teacher."""
+        """The `Task`; its main metric, of this name, is the agreement with the teacher.
+
+        Values do not agree or disagree: they have their mean absolute error, which says so.
+        """
         losses = [_loss(kind) for kind in self._kinds]
         metrics = [[_agreement(kind, metric)] for kind in self._kinds]
+        main = metrics[0][0].name
         answers = _keras.output_specs(self._model, self._model.inputs)
         first, *others = _keras.names_of_outputs(self._model, answers)
         if not others:
-            return Task(loss=losses[0], metrics=metrics[0], main_metric=metric)
+            return Task(loss=losses[0], metrics=metrics[0], main_metric=main)
         losses, metrics = (keras.tree.pack_sequence_as(answers, x) for x in (losses, metrics))
-        return Task(loss=losses, metrics=metrics, main_metric=f"{first}_{metric}")
+        return Task(loss=losses, metrics=metrics, main_metric=f"{first}_{main}")
 
     def added_to(self, dataset):
         """(inputs, answers) of a dataset of inputs, as the loss wants them."""
@@ -59,11 +61,6 @@ class Answers:
             return inputs, keras.tree.lists_to_tuples(labels)  # tf.data stacks what is in a list
 
         return dataset.map(answer, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def _wants_values(loss):
-    is_open = isinstance(loss, str) and loss.lower() in ("crossentropy", "ce")
-    return not is_open and wanted_form(keras.losses.get(loss)) == "values"
 
 
 def _kind(kind, size):
@@ -90,7 +87,7 @@ def _loss(kind):
 def _agreement(kind, name):
     """A metric: the share of equal answers, or of values their mean distance."""
     if kind == "values":
-        return keras.metrics.MeanAbsoluteError(name=name)
+        return keras.metrics.MeanAbsoluteError()
     if kind in ("sigmoid", "sign"):
         threshold = 0.5 if kind == "sigmoid" else 0.0
         return keras.metrics.BinaryAccuracy(threshold=threshold, name=name)

@@ -61,7 +61,7 @@ def are_values(model, loss):
         model: a Functional or built Sequential model.
         loss: as for `compile`; None says nothing.
     """
-    names = _keras.names_of_outputs(model, model.outputs)
+    names = _keras.names_of_outputs(model, _keras.output_specs(model, model.inputs))
     return [labels.wants_values(each) for each in labels.by_output(loss, names)]
 
 
