@@ -86,6 +86,9 @@ class Assignment:
         self.criterion = criteria.for_task(criterion, task)
         shared = [task.prepare(share_batches(dataset)) for dataset in datasets]
         self.train, self.validation = (*shared, None)[:2]
+        if isinstance(self.criterion, criteria.Criterion):
+            with self._looking():
+                self.criterion.check(self.train)
         measured = [task.rehearse(self.teacher, data.element_spec) for data in shared]
         decays.check_monitors(self.recovery.callbacks, *measured[1:])
         self.transfers = self.recovery.transfers

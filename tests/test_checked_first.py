@@ -64,6 +64,14 @@ def test_a_mistake_costs_no_training(network, images, settings, message, tmp_pat
         experiment.plan(train, made, prune, run_dir=tmp_path)
 
 
+def test_too_few_inputs_for_a_late_cut_cost_no_training():
+    few = small_data(7, (8, 8, 1), 4)
+    settings = {"schedule": lambda epoch: (epoch == 1, 0.5), "recovery": aip_tf.Recovery(4)}
+    with pytest.raises(ValueError, match="'reconstruction' received 7 inputs"):
+        aip_tf.prune(small_cnn(), few, **settings, check_only=True)
+    aip_tf.prune(small_cnn(), few, **settings, criterion="l1", check_only=True)
+
+
 def test_a_frozen_model_is_cut_but_not_trained():
     model, arrays = small_cnn(), small_data(16, (8, 8, 1), 4)
     model.trainable = False

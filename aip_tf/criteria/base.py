@@ -46,6 +46,9 @@ class Criterion:
         """This criterion for a `Task` that was read from model and data; override to use it."""
         return self
 
+    def check(self, data):
+        """Whether `data` will do, as far as a little of them tells; override to refuse some."""
+
     def observe(self, model, groups, data):
         """Look at the model (and data) once; the result is handed to every `score`."""
         return None
