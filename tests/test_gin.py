@@ -83,7 +83,7 @@ def test_values_that_must_be_given_are_asked_for():
 
 
 def test_a_plan_shows_the_classes_and_takes_the_size_of_the_model(own_model, capsys, tmp_path):
-    for name, count in (("cat", 5), ("dog", 4), ("empty", 0)):
+    for name, count in (("cat", 6), ("dog", 5), ("empty", 0)):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for index in range(count):
             keras.utils.save_img(
@@ -99,7 +99,7 @@ def test_a_plan_shows_the_classes_and_takes_the_size_of_the_model(own_model, cap
     assert cli.main(command) == 0
     expected = r"Data: images \(32, 32, 3\), 2 classes \(cat: (\d), dog: (\d)\)"
     plan = re.search(expected, capsys.readouterr().out)
-    assert int(plan[1]) + int(plan[2]) == 7, "of 9 images, two are held out"
+    assert int(plan[1]) + int(plan[2]) == 9, "of 11 images, two are held out"
 
 
 @pytest.mark.parametrize("run_file", RUN_FILES)
