@@ -80,15 +80,14 @@ class Assignment:
         task = self.recovery.task
         task.check_class_weight(recovery.class_weight)
         check_data(task, self.teacher, "training data", train_data, batch)
+        self.criterion = criteria.for_task(criterion, task)
+        if isinstance(self.criterion, criteria.Criterion):
+            self.criterion.check(self.inputs, int(datasets[0].cardinality()))
         for dataset in datasets[1:]:
             batch = adapt.first_batch(dataset, "validation_data")
             check_data(task, self.teacher, "validation data", validation_data, batch)
-        self.criterion = criteria.for_task(criterion, task)
         shared = [task.prepare(share_batches(dataset)) for dataset in datasets]
         self.train, self.validation = (*shared, None)[:2]
-        if isinstance(self.criterion, criteria.Criterion):
-            with self._looking():
-                self.criterion.check(self.train)
         measured = [task.rehearse(self.teacher, data.element_spec) for data in shared]
         decays.check_monitors(self.recovery.callbacks, *measured[1:])
         self.transfers = self.recovery.transfers

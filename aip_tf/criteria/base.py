@@ -46,8 +46,13 @@ class Criterion:
         """This criterion for a `Task` that was read from model and data; override to use it."""
         return self
 
-    def check(self, data):
-        """Whether `data` will do, as far as a little of them tells; override to refuse some."""
+    def check(self, inputs, num_batches):
+        """Whether data will do, before anything trains; override to refuse some.
+
+        Args:
+            inputs: their first batch, without labels. (Another pass would shift what is shuffled.)
+            num_batches: how many there are; negative where nobody knows or they do not end.
+        """
 
     def observe(self, model, groups, data):
         """Look at the model (and data) once; the result is handed to every `score`."""

@@ -98,8 +98,9 @@ class Reconstruction(Criterion):
     def get_config(self):
         return {name: getattr(self, name) for name in _KINDS}
 
-    def check(self, data):
-        self._check_number([] if data is None else first_inputs(data, _FEWEST))
+    def check(self, inputs, num_batches):
+        if num_batches >= 0:
+            self._check_number(num_batches * num_inputs_of(inputs))
 
     def observe(self, model, groups, data):
         seen, unseen = self._batches(data)
@@ -143,20 +144,19 @@ class Reconstruction(Criterion):
     def _batches(self, data):
         """Inputs to look at, and inputs to measure on: two lists of batches."""
         batches = [] if data is None else first_inputs(data, self.num_samples)
-        count = self._check_number(batches)
+        count = sum(map(num_inputs_of, batches))
+        self._check_number(count)
         # Every group is tried on each of them: ResNet-50 took six minutes for a quarter of its own.
         unseen, seen = divide(batches, min(num_of_some(batches), round(_UNSEEN * count)))
         return seen, unseen
 
-    def _check_number(self, batches):
-        count = sum(map(num_inputs_of, batches))
+    def _check_number(self, count):
         if count < _FEWEST:
             raise ValueError(
                 f"The criterion 'reconstruction' received {count} inputs. Expected at least "
                 f"{_FEWEST}, better {self.num_samples or 1024}: a tf.data.Dataset of batches or "
                 "arrays; labels are not needed. criterion='l1' looks at no data."
             )
-        return count
 
 
 @dataclasses.dataclass(frozen=True)
