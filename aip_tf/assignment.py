@@ -11,7 +11,7 @@ from aip_tf.cutting import apply_cut, plan_cut, trace_on
 from aip_tf.datasets import adapt, looks
 from aip_tf.datasets.passes import counted
 from aip_tf.distribution import share_batches
-from aip_tf.game.lists import default_transfers
+from aip_tf.game.recipe import default_transfers
 from aip_tf.recovery import recalibrate, recovery_from
 from aip_tf.selection import select_channels
 from aip_tf.task.answers import Answers, has_labels, inputs_of

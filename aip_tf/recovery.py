@@ -5,7 +5,7 @@ import dataclasses
 from aip_tf import _keras, decays
 from aip_tf.arguments import Kind, check, choice, instance, integer, number, shown
 from aip_tf.game import AdversarialDistiller
-from aip_tf.game.lists import check_transfers, default_transfers
+from aip_tf.game.recipe import check_transfers, default_transfers
 from aip_tf.task import Task
 from aip_tf.task.wishes import check_wishes
 

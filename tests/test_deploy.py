@@ -247,6 +247,12 @@ def test_the_converter_is_silent(tmp_path, capfd):
     assert capfd.readouterr().out == "still heard\n"
 
 
+def test_inputs_without_labels_come_as_they_do_to_prune(tmp_path):
+    model, x = make_tiny(), make_noise(shape=(8, 8, 4))
+    report = export_model(model, tmp_path, ["keras"], check_data=(x,), runs=0)
+    assert report.num_samples == len(x)
+
+
 LABELS = np.arange(16) % 5
 
 

@@ -114,9 +114,9 @@ def export_model(
         directory: folder for the files; made if it is missing.
         formats: names from the list above, or objects such as `deploy.TFLiteInt8()`.
         check_data: what artefacts are compared on: a `tf.data.Dataset` of inputs or (inputs,
-            labels) batches, (inputs, labels) arrays, or one batch in the model's input structure
-            (or by input name). With labels, every artefact's own metrics are measured. None: a
-            seeded random batch.
+            labels) batches, (inputs,) or (inputs, labels) arrays, or one batch in the structure of
+            the model's inputs (or by input name). With labels, every artefact's own metrics are
+            measured. None: a seeded random batch.
         calibration_data: training samples, in the same forms, for 8 bits; None: `check_data`.
         teacher: the original model, to be compared with; None: there is none.
         task: the `Task`, where the model and its data do not say all of it.

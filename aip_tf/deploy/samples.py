@@ -46,8 +46,8 @@ def batches(model, data, input_shapes, most=None):
         input_shapes: {name of the symbolic input: shape with batch}; images of another size are
             resized.
         data: a `tf.data.Dataset` or PyDataset of inputs or (inputs, labels, ...) batches; a tuple
-            (inputs, labels) of arrays where the model has one input; arrays in the structure of
-            the inputs, which are one batch.
+            (inputs,) or (inputs, labels) of arrays where the model has one input; arrays in the
+            structure of the inputs, which are one batch.
         most: None: all of them.
 
     Raises:
@@ -99,8 +99,8 @@ def _elements(model, data):
         data = as_dataset(data, shuffle=False, role="the samples")
     if isinstance(data, tf.data.Dataset):
         return _loaded(data)
-    has_labels = isinstance(data, tuple) and len(data) in (2, 3) and len(model.inputs) == 1
-    return [data] if has_labels else [(data,)]
+    as_in_fit = isinstance(data, tuple) and len(data) in (1, 2, 3) and len(model.inputs) == 1
+    return [data] if as_in_fit else [(data,)]
 
 
 def _loaded(dataset):

@@ -11,7 +11,7 @@ import tensorflow as tf
 from aip_tf import _keras
 from aip_tf.datasets.adapt import first_batch
 from aip_tf.game.discriminator import AdversarialTransfer
-from aip_tf.game.lists import check_transfers, default_transfers, weight_of_labels
+from aip_tf.game.recipe import check_transfers, default_transfers, weight_of_labels
 from aip_tf.game.taps import Reader, as_pairs
 from aip_tf.game.views import Scale
 from aip_tf.task.outputs import are_values, num_units, symbolic_outputs
