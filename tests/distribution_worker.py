@@ -1,9 +1,10 @@
 """Trains a small game for 20 steps under one strategy and writes what came out of it.
 
-    python distribution_worker.py STRATEGY RESULT.npz [die | uneven]
+    python distribution_worker.py STRATEGY RESULT [MODE ...]
 
-With "uneven" the replicas do not divide a batch, and the last one has a single sample; a network is
-pruned as well, by its teacher's answers alone.
+Writes RESULT_MODE.npz for every mode: even (if none is given), uneven or die. With "uneven" the
+replicas do not divide a batch, and the last one has a single sample; a network is pruned as well,
+by its teacher's answers alone. With "die" worker 1 disappears.
 
 Started by test_distribution.py, one process per strategy and worker.
 """
@@ -111,13 +112,8 @@ class Die(keras.callbacks.Callback):
             os._exit(9)
 
 
-def main(strategy_name, result, mode="none"):
-    if strategy_name == "mirrored":
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(
-            cpu, [tf.config.LogicalDeviceConfiguration() for _ in range(2)]
-        )
-    strategy = distribution.strategy_from(strategy_name)
+def play(strategy, mode):
+    """What came out of a game: arrays by name."""
     with strategy.scope():
         distiller = build(mode)
     start = distiller.student.get_weights()
@@ -135,9 +131,8 @@ def main(strategy_name, result, mode="none"):
         values |= {f"student_without_labels{i}": w for i, w in enumerate(weights)}
     discriminator = distiller.discriminators[0].get_weights()
     values |= {f"discriminator{i}": w for i, w in enumerate(discriminator)}
-    logs = json.dumps({k: float(v[-1]) for k, v in history.items()})
-    facts = {
-        "logs": logs,
+    return values | {
+        "logs": json.dumps({k: float(v[-1]) for k, v in history.items()}),
         "num_replicas": strategy.num_replicas_in_sync,
         "is_chief": distribution.is_chief(strategy),
         "num_predictions": len(predictions),
@@ -145,7 +140,17 @@ def main(strategy_name, result, mode="none"):
             np.abs(a - b).max() for a, b in zip(start, distiller.student.get_weights(), strict=True)
         ),
     }
-    np.savez(result, **values, **facts)
+
+
+def main(strategy_name, result, *modes):
+    if strategy_name == "mirrored":
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration() for _ in range(2)]
+        )
+    strategy = distribution.strategy_from(strategy_name)
+    for mode in modes or ["even"]:
+        np.savez(f"{result}_{mode}.npz", **play(strategy, mode))
 
 
 if __name__ == "__main__":

@@ -390,7 +390,7 @@ _KINDS = (
 
 @pytest.mark.parametrize("kind", _KINDS)
 def test_every_criterion_scores_every_kind_of_network(kind):
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     rng = np.random.default_rng(0)
     model = GRAPHS[kind].build()
     batch = laws.random_batch(model, rng)

@@ -31,7 +31,7 @@ def eager():
 
 
 @pytest.fixture
-def example(monkeypatch, eager):
+def example(monkeypatch):
     """Runs an example as its docstring says; returns its variables."""
 
     def run(name, *arguments):
@@ -62,7 +62,7 @@ def test_examples_are_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 30
 
 
-def test_a_network_of_keras_applications_on_a_folder_of_images(example, photos, tmp_path):
+def test_a_network_of_keras_applications_on_a_folder_of_images(example, eager, photos, tmp_path):
     run_dir = tmp_path / "run"
     arguments = ("--network=MobileNet", "--weights=", "--size=32", "--epochs=2")
     made = example("prune_application.py", photos, *arguments, f"--run_dir={run_dir}")
@@ -73,7 +73,7 @@ def test_a_network_of_keras_applications_on_a_folder_of_images(example, photos, 
 
 
 def test_a_backbone_of_keras_hub(example, tmp_path):
-    made = example("prune_keras_hub.py", "--epochs=2", f"--out={tmp_path / 'student.keras'}")
+    made = example("prune_keras_hub.py", "--epochs=1", f"--out={tmp_path / 'student.keras'}")
     inside = made["student"].get_layer(made["backbone"].name)
     assert type(inside).__module__.startswith("keras.")
     assert inside.count_params() < made["backbone"].count_params()

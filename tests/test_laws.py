@@ -13,7 +13,7 @@ import zoo_models
 import aip_tf
 
 REST = [name for name in zoo_models.ARCHITECTURES if name not in zoo_models.FAMILIES]
-NUM_RANDOM_GRAPHS, NUM_QUICK, CHUNK = 200, 100, 20
+NUM_RANDOM_GRAPHS, NUM_QUICK, CHUNK = 200, 60, 20
 CHUNKS = [
     pytest.param(first, marks=[] if first < NUM_QUICK else pytest.mark.slow)
     for first in range(0, NUM_RANDOM_GRAPHS, CHUNK)
@@ -21,7 +21,7 @@ CHUNKS = [
 
 
 def prepare(name, batch_size=2):
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     rng = np.random.default_rng(zoo_models.ARCHITECTURES.index(name))
     model = zoo_models.build(name)
     batch = laws.random_batch(model, rng, batch_size)
@@ -66,7 +66,7 @@ def test_zeroed_kernels_agree_with_the_cut(name):
 
 def test_uncalibrated_statistics_would_hide_a_wrong_channel():
     """Why `randomize` exists: without it the negative control is blind."""
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     rng = np.random.default_rng(0)
     model = keras.applications.MobileNetV2(weights=None, input_shape=(48, 48, 3), classes=10)
     batch = laws.random_batch(model, rng, 2)

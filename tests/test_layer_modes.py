@@ -45,7 +45,7 @@ MODES = {
 
 @pytest.fixture(params=MODES.values(), ids=MODES)
 def model(request):
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     return request.param()
 
 

@@ -66,7 +66,7 @@ def check(model):
 
 @pytest.mark.parametrize("function, expected", CASES.values(), ids=CASES)
 def test_operation(function, expected):
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     model = around(function)
     group = next(g for g in aip_tf.find_channel_groups(model) if "conv" in g.producers)
     if isinstance(expected, str):
@@ -164,7 +164,7 @@ def q_of(x):
 
 @pytest.mark.parametrize("build, expected", ATTENTION.values(), ids=ATTENTION)
 def test_attention(build, expected):
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     model = build()
     found = laws.cuttable(aip_tf.find_channel_groups(model))
     written = ["+".join(sorted(g.producers)) + f":{g.num_channels}" for g in found]

@@ -256,7 +256,7 @@ def convolutional_lstm_with_states():
 
 @pytest.fixture(params=CASES.values(), ids=CASES)
 def built(request):
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     build, groups, macs = request.param
     return build(), groups, macs
 

@@ -186,11 +186,8 @@ class _Half:
         rising = np.maximum.accumulate(self.errors) * (1 + 1e-6 * np.arange(len(self.order)))
         return _Ranking(self.order, factor * rising, self.num_gone)
 
-    def with_more_gone(self, study):
-        """The same with half of the rest gone too; itself if one channel is left."""
-        num_gone = (self.num_gone + len(self.order)) // 2
-        if num_gone == self.num_gone:
-            return self
+    def with_gone(self, num_gone, study):
+        """The same with so many gone."""
         change = _change(self.name, study, self.order[:num_gone])
         return dataclasses.replace(self, num_gone=num_gone, change=change)
 
@@ -244,12 +241,27 @@ def _change(name, study, gone):
 
 
 def _measured(halves, trial, study):
-    """Each half, and how far outputs move without it."""
+    """Each half, or more where nothing hears it, and how far outputs move without it."""
     divergences = trial.divergences([half.change for half in halves])
     for half, divergence in zip(halves, divergences, strict=True):
-        while divergence < _SILENT and (more := half.with_more_gone(study)) is not half:
-            half, (divergence,) = more, trial.divergences([more.change])
+        if divergence < _SILENT and half.num_gone < len(half.order) - 1:
+            half, divergence = _heard(half, trial, study)
         yield half, divergence
+
+
+def _heard(half, trial, study):
+    """A silent half with half of the rest gone too, until outputs move; and how far they do."""
+    most = len(half.order) - 1
+    last = half.with_gone(most, study)
+    (divergence,) = trial.divergences([last.change])
+    if divergence < _SILENT:  # dead channels, but for the one that stays
+        return last, divergence
+    while half.num_gone < most:
+        half = half.with_gone((half.num_gone + most + 1) // 2, study)
+        (divergence,) = trial.divergences([half.change])
+        if divergence >= _SILENT:
+            break
+    return half, divergence
 
 
 def _portions(halves):
