@@ -530,6 +530,18 @@ def test_a_layer_that_is_silent_costs_nothing(place, scale):
     assert np.all(np.concatenate(list(scores.values())) == 0)
 
 
+def test_a_dead_group_is_tried_twice_however_wide(monkeypatch):
+    tried, divergences = [], Trial.divergences
+    monkeypatch.setattr(
+        Trial, "divergences", lambda self, some: tried.extend(some) or divergences(self, some)
+    )
+    inputs = Input((6,))
+    x = layers.Dense(64, activation="relu", name="inside")(inputs)
+    model = Model(inputs, layers.Dense(5, kernel_initializer="zeros", name="reader")(x))
+    criteria.Reconstruction()(model, find_channel_groups(model), batch_for(model))
+    assert [np.sum(~change.keep_masks["inside"]) for change in tried] == [32, 63]
+
+
 def test_dead_channels_do_not_make_the_living_ones_free():
     def costs(num_dead):
         keras.utils.set_random_seed(0)
