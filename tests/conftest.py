@@ -1,6 +1,5 @@
 """What every test shares: a quiet TensorFlow and the way to the optional data folder."""
 
-import gc
 import os
 from pathlib import Path
 
@@ -9,11 +8,6 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def pytest_collection_finish():
-    """What is imported stays: no search for garbage need look at it again."""
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")
