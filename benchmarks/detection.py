@@ -1,7 +1,8 @@
 """What is each term of the game worth to a detector? 108 photographs, a small SSD, 40% of the MACs.
 
-    bin/aip_run --gin_file=gin/ssd_voc_sample.gin    # trains the teacher, once
-    python benchmarks/detection.py                   # works through the queue, may be killed
+    bin/aip_run --gin_file=gin/ssd_voc_sample.gin --run_dir=runs/ssd_120 \
+        --gin_param='train_teacher.epochs = 120'     # trains the teacher, once
+    python benchmarks/detection.py --teacher runs/ssd_120/teacher.keras    # the queue, may be killed
     python benchmarks/detection.py --summary         # the table from the lines that are there
 
 Every arm starts from one and the same cut of that run's teacher and recovers for 8 epochs of 80

@@ -1,4 +1,4 @@
-"""The laws of DESIGN section 5 as functions, shared by the tests and the benchmarks.
+"""The laws of CONTRIBUTING.md as functions, shared by the tests and the benchmarks.
 
 A test that cannot fail proves nothing: `randomize` gives a model weights under which every channel
 matters (fresh kernels, gamma, beta and biases; moving statistics calibrated on a batch, then

@@ -1,4 +1,4 @@
-"""The laws of DESIGN section 5 on whole architectures and on random graphs."""
+"""The laws of CONTRIBUTING.md on whole architectures and on random graphs."""
 
 import subprocess
 import sys

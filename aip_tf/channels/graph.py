@@ -16,8 +16,8 @@ from aip_tf.channels.trace import trace
 class ChannelGraph:
     """A model and the channels that flow through it: traced once, asked as often as needed.
 
-    Every function of this package that takes a model takes its `ChannelGraph` as well, and then
-    traces nothing. The graph speaks of the model as it was traced: weights may change behind it,
+    What asks about channels, costs and cuts, `summary` and `measure_layers` take a `ChannelGraph` in
+    place of a model, and then trace nothing. The graph speaks of the model as it was traced: weights may change behind it,
     layers may not.
 
     Args:

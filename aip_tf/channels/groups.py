@@ -60,7 +60,7 @@ class ChannelGroup:
 
 
 def group_channels(traced):
-    """Put the channels of a `Trace` into groups (rule R7).
+    """Put the channels of a `Trace` into groups (rule 7 of docs/channels.md).
 
     Returns:
         The groups, prunable or not, in the order of the network, and `{group name: int array
@@ -106,7 +106,7 @@ def _first_made(traced):
 
 
 def _free(traced, first):
-    """Sets of channels that may be removed, by rule R7; within a set in the order of `first`."""
+    """Sets of channels that may be removed, by that rule; within a set in the order of `first`."""
     signature = _signatures(traced)
     free = np.flatnonzero((signature > 0) & ~traced.pinned)
     if not free.size:

@@ -1,6 +1,6 @@
 """Walk a model once with identity arrays instead of tensors, and find what lives and dies together.
 
-The laws behind it (DESIGN, "a channel is an integer"): layers that make channels start identities,
+The rules behind it (docs/channels.md): layers that make channels start identities,
 operations that move data are applied to the identity array itself, all others unify. In the end
 every tensor varies along one axis at most, so removing a class removes whole slices of it.
 """

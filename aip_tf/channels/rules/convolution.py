@@ -18,7 +18,7 @@ def channel_axis(layer):
 
 @register_channel_rule(layers.Conv1D, layers.Conv2D, layers.Conv3D)
 def convolution(call, x):
-    """One channel per filter; with conv groups, the same slot in every group (rule R4)."""
+    """One channel per filter; with conv groups, the same slot in every group."""
     layer, axis = call.operation, channel_axis(call.operation)
     inputs = call.channels(x, axis)
     if layer.groups == len(inputs) > 1:

@@ -1,4 +1,4 @@
-"""Operations that take a part of a tensor (rule R8): their constants are ranked among the kept."""
+"""Operations that take a part of a tensor: their constants are ranked among the kept."""
 
 import numpy as np
 from keras import layers
