@@ -71,10 +71,11 @@ class Books:
 
     def recovered(self, student):
         """Enter how good the student is after its recovery."""
+        if not self.rounds:
+            self.tick()
+            return
         metrics = self._evaluate(student)
         self.tick()
-        if not self.rounds:
-            return
         self._show("student, recovered", student)
         last = self.status.records["rounds"][-1]
         before = sum(record.seconds for record in self.rounds[:-1])

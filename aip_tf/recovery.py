@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import keras
+
 from aip_tf import _keras, decays
 from aip_tf.arguments import Kind, check, choice, instance, integer, number, shown
 from aip_tf.game import AdversarialDistiller
@@ -186,8 +188,8 @@ def recalibrate(model, data, num_batches):
     """Measure the moving statistics of every trainable BatchNormalization anew; in place.
 
     A cut changes the distributions that the moving statistics describe, and so does training, which
-    they follow with a delay of some hundred steps. They become the plain average over batches,
-    which is what momentum approximates.
+    they follow with a delay of some hundred steps. They become the plain average over batches
+    (by their samples: the last may be small), which is what momentum approximates.
 
     Args:
         model: the student.
@@ -197,9 +199,12 @@ def recalibrate(model, data, num_batches):
     normalizations = [(x, x.momentum) for x in _keras.batch_normalizations(model)]
     if not normalizations:
         return
-    for step, (inputs, *_) in enumerate(data.take(num_batches)):
+    seen = 0
+    for inputs, *_ in data.take(num_batches):
+        size = len(keras.tree.flatten(inputs)[0])
         for layer, _ in normalizations:
-            layer.momentum = step / (step + 1)
+            layer.momentum = seen / (seen + size)
         model(inputs, training=True)
+        seen += size
     for layer, momentum in normalizations:
         layer.momentum = momentum

@@ -20,7 +20,7 @@ def trained_variables(model):
     """
     networks = [getattr(model, "student", model), *getattr(model, "discriminators", ())]
     optimizers = [model.optimizer, *getattr(model, "discriminator_optimizers", ())]
-    found = getattr(model, "pulls", {}).values()
+    found = getattr(model, "found_variables", ())
     return [*(v for owner in (*networks, *optimizers) for v in owner.variables), *found]
 
 
@@ -68,6 +68,8 @@ class _Keeper(keras.callbacks.Callback):
         self.passes = [passes.count for passes in self.state.data]
 
     def on_train_batch_end(self, batch, logs=None):
+        if batch + 1 < self.status.step:
+            return  # of the batches that pass by; the last snapshot is further
         try:
             interruption.answer()
         except KeyboardInterrupt:

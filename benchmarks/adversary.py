@@ -19,8 +19,9 @@ Every arm is "no game" (answers, features and attention) and one thing more:
                               block was asked, and the teacher's or the student's answer to it
 
 --images 45000: training images in batches, mirrored (the lines in the file: cropped as well), two
-epochs, labels; judged on the other 5,000. --images 1000: drawn as benchmarks/few.py draws them, no labels, 40 epochs; judged on 5,000
-others. Test images are never read. One JSON line for each run goes to results/adversary.jsonl.
+epochs, labels; judged on the other 5,000. --images 1000: drawn as benchmarks/few.py draws them, no
+labels, 40 epochs; judged on 5,000 others. Test images are never read. One JSON line for each run
+goes to results/adversary.jsonl.
 """
 
 import argparse

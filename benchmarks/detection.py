@@ -2,7 +2,7 @@
 
     bin/aip_run --gin_file=gin/ssd_voc_sample.gin --run_dir=runs/ssd_120 \
         --gin_param='train_teacher.epochs = 120'     # trains the teacher, once
-    python benchmarks/detection.py --teacher runs/ssd_120/teacher.keras    # the queue, may be killed
+    python benchmarks/detection.py --teacher runs/ssd_120/teacher.keras    # may be killed
     python benchmarks/detection.py --summary         # the table from the lines that are there
 
 Every arm starts from one and the same cut of that run's teacher and recovers for 8 epochs of 80

@@ -11,8 +11,8 @@
                512 photographs: seconds of the processor, peak memory beyond model and data
     memory     what twenty prunes in one process keep, and twenty fits: MB for each
     resnet20, resnet56, resnet20-features, resnet20-one-shot
-               one cut to half of the MACs (the lines in the file: three), then epochs of the complete
-               CIFAR-10, hours on two cores
+               one cut to half of the MACs (the lines in the file: three), then epochs of the
+               complete CIFAR-10, hours on two cores
 
 One JSON line for each run goes to results/runs.jsonl; runs of `prune` go on from their folder.
 """

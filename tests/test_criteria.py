@@ -337,6 +337,46 @@ class TestNormalizations:
         assert np.isfinite(criteria.Criterion(normalize=name).combine(None, [np.zeros(4)])).all()
 
 
+class TestForeignLayers:
+    """What makes channels need not be a convolution that is called once."""
+
+    def test_a_layer_that_is_called_on_two_sizes(self):
+        image = keras.Input((8, 8, 3))
+        conv = keras.layers.Conv2D(6, 3, padding="same", name="shared")
+        maps = conv(image), conv(keras.layers.AveragePooling2D(2)(image))
+        x = keras.layers.Add()([keras.layers.GlobalMaxPooling2D()(x) for x in maps])
+        model = keras.Model(image, keras.layers.Dense(2)(x))
+        pixels = np.random.default_rng(0).normal(size=(5, 8, 8, 3)).astype("float32")
+        looks = [keras.Model(image, x)(pixels).numpy() for x in maps]
+        expected = sum(np.abs(x.sum(axis=0)).sum(axis=(0, 1)) for x in looks)
+        criterion = criteria.FeatureMagnitude(normalize="none")
+        found = criterion(model, find_channel_groups(model), pixels)["shared"]
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+    def test_what_a_wrapper_holds_is_scored_by_its_weights(self):
+        image = keras.Input((3, 8, 8, 3))
+        x = keras.layers.TimeDistributed(keras.layers.Conv2D(6, 3), name="frames")(image)
+        model = keras.Model(image, keras.layers.Dense(2)(keras.layers.GlobalMaxPooling3D()(x)))
+        pixels = np.ones((2, 3, 8, 8, 3), "float32")
+        groups = find_channel_groups(model)
+        (found,) = criteria.FeatureMagnitude()(model, groups, pixels).values()
+        (expected,) = criteria.Magnitude(normalize="max")(model, groups).values()
+        np.testing.assert_allclose(found, expected)
+
+    def test_gates_share_the_scale_of_their_channel(self):
+        sequence = keras.Input((5, 3))
+        x = keras.layers.LSTM(8, name="memory")(sequence)
+        norm = keras.layers.BatchNormalization()
+        model = keras.Model(sequence, keras.layers.Dense(2)(norm(x)))
+        norm.gamma.assign(np.arange(1.0, 9.0))
+        groups = find_channel_groups(model)
+        plain, scaled = (
+            kind(normalize="none")(model, groups)["memory"]
+            for kind in (criteria.Magnitude, criteria.ScaledMagnitude)
+        )
+        np.testing.assert_allclose(scaled, plain * np.arange(1, 9), rtol=1e-5)
+
+
 class TestErrors:
     @pytest.mark.parametrize("name", ["feature_magnitude", "taylor"])
     def test_data_criteria_need_data(self, name, model, groups):

@@ -16,6 +16,8 @@ from aip_tf.game import (
     Transfer,
     build_discriminator,
 )
+from aip_tf.game.taps import Reading
+from aip_tf.training import trained_variables
 
 IMAGES, LABELS = small_data()
 ALL_LOGS = {
@@ -562,6 +564,50 @@ def test_the_scale_of_values_is_found_once_and_kept_in_the_state(tmp_path):
     one.save_state(tmp_path / "state.weights.h5")
     other.load_state(tmp_path / "state.weights.h5")
     assert float(another.variables[1]) == pytest.approx(float(spread), rel=1e-5)
+
+
+def test_a_snapshot_holds_what_was_found_on_the_first_batch():
+    distiller = values_game(None, "mse")
+    distiller.fit(IMAGES, batch_size=8, verbose=0)
+    kept = {id(variable) for variable in trained_variables(distiller)}
+    (scale,) = distiller.scales.values()
+    assert kept >= {id(v) for v in (*scale.variables, *distiller.pulls.values())}
+
+
+def by_hand(x):
+    """A sigmoid or a softmax that nobody recognises."""
+    powers = keras.ops.exp(x)
+    return powers / (1 + powers if x.shape[-1] == 1 else keras.ops.sum(powers, -1, keepdims=True))
+
+
+@pytest.mark.parametrize(("num_classes", "last"), [(1, "sigmoid"), (4, "softmax")])
+def test_probabilities_by_a_function_of_ones_own_are_turned_into_logits(num_classes, last):
+    networks = [small_cnn(seed=seed, num_classes=num_classes) for seed in (1, 2)]
+
+    def loss(layer, from_logits):
+        pair = [keras.Model(m.input, layer(m.output)) for m in networks]
+        readings = [Reading([m(IMAGES)]) for m in pair]
+        return float(OutputTransfer(from_logits=from_logits).bind(*pair).loss(*readings))
+
+    expected = loss(keras.layers.Activation(last), "auto")
+    assert expected > 1e-5
+    assert loss(keras.layers.Lambda(by_hand), False) == pytest.approx(expected, rel=1e-3)
+
+
+def test_half_precision_finds_the_weights_that_single_precision_finds():
+    def found(policy):
+        keras.config.set_dtype_policy(policy)
+        try:
+            networks = [small_cnn(8, seed=seed, shape=(160, 160, 1)) for seed in (1, 2)]
+        finally:
+            keras.config.set_dtype_policy("float32")
+        distiller = AdversarialDistiller(*networks)
+        distiller.compile(sgd(), cross_entropy())
+        return distiller.balance(small_data(32, (160, 160, 1))[0])
+
+    expected = found("float32")
+    assert set(expected) == {"feature", "attention"}
+    assert found("mixed_float16") == pytest.approx(expected, rel=5e-3)
 
 
 def test_each_output_is_compared_as_its_own_loss_says():

@@ -6,12 +6,15 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 
 from aip_tf import interruption
+from aip_tf.run_state import Status
+from aip_tf.training import _Keeper
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
@@ -154,3 +157,16 @@ def test_a_second_ctrl_c_ends_a_process_that_is_not_in_python():
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=10)
     assert (process.returncode, error) == (130, "")
+
+
+def test_a_signal_while_batches_pass_by_saves_no_earlier_place(monkeypatch):
+    """They were trained on before the snapshot that a run goes on from, which stays the last."""
+
+    def requested():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(interruption, "answer", requested)
+    saved, status = [], Status(step=5)
+    keeper = _Keeper(status, SimpleNamespace(data=(), save=lambda *_: saved.append(1)), print)
+    keeper.on_train_batch_end(2)
+    assert (status.step, saved) == (5, [])

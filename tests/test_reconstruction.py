@@ -387,6 +387,23 @@ def test_a_trial_with_other_weights_leaves_the_network_as_it_was():
         np.testing.assert_allclose(found, [np.mean(expected), 0.0], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(("unit", "offset"), [(1e-5, 0.0), (1e3, 0.0), (1.0, 100.0)])
+def test_what_values_are_measured_in_does_not_count(unit, offset):
+    def divergences(unit, offset):
+        keras.utils.set_random_seed(0)
+        i = Input((6,))
+        model = Model(i, layers.Dense(2, name="reads")(layers.Dense(8, name="one")(i)))
+        kernel, bias = model.get_layer("reads").get_weights()
+        model.get_layer("reads").set_weights([unit * kernel, unit * bias + offset])
+        batch = np.random.default_rng(0).normal(size=(50, 6)).astype("float32")
+        changes = [Change({"one": np.arange(8) >= n}, []) for n in (1, 4)]
+        return Trial(model, [batch[:20], batch[20:]], kinds=["values"]).divergences(changes)
+
+    expected = divergences(1.0, 0.0)
+    assert 1e-3 < expected[0] < expected[1]
+    np.testing.assert_allclose(divergences(unit, offset), expected, rtol=1e-3)
+
+
 def test_a_layer_learns_from_what_it_sees_behind_the_cut_not_from_what_it_saw():
     model = stack()
     batch = batch_for(model, 100)
@@ -497,6 +514,21 @@ def test_weights_that_go_count_beside_what_is_measured():
         expected = 0.5 * halves * weights[name] / model.count_params() / np.arange(n, 0, -1)
         np.testing.assert_allclose(added, expected, rtol=1e-3)
         assert (np.argsort(scores[name]) == np.argsort(measured[name])).all()
+
+
+def test_inputs_may_come_by_name_whatever_their_order():
+    image, extra = Input((8, 8, 3), name="image"), Input((4,), name="extra")
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3, name="conv")(image))
+    x = layers.Concatenate()([x, layers.Dense(8, name="dense")(extra)])
+    model = Model([image, extra], layers.Dense(3)(x))
+    rng = np.random.default_rng(0)
+    inputs = {"image": rng.random((32, 8, 8, 3)), "extra": rng.random((32, 4))}
+    inputs = {name: x.astype("float32") for name, x in inputs.items()}
+    more = inputs | {"nobody reads it": np.zeros((32, 1), "float32")}
+    for data in ((list(inputs.values()),), (inputs,), (more,)):
+        masks = aip_tf.select_channels(model, 0.5, criterion="reconstruction", data=data)
+        criteria.Reconstruction().refit(model, prune_channels(model, masks), masks, data)
+        assert set(masks) == {"conv", "dense"}
 
 
 def test_a_model_without_weights_has_no_scores():

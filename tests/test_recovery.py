@@ -68,6 +68,16 @@ def test_statistics_become_the_mean_over_batches():
     assert layer.momentum == 0.99
 
 
+def test_a_small_last_batch_weighs_by_its_samples():
+    model = keras.Sequential([keras.Input((3,)), layers.BatchNormalization()])
+    samples = np.random.default_rng(0).normal(2.0, 3.0, (65, 3)).astype("float32")
+    data = tf.data.Dataset.from_tensor_slices((samples, np.zeros(65))).batch(32)
+    recalibrate(model, data, 3)
+    np.testing.assert_allclose(model.layers[0].moving_mean, samples.mean(0), rtol=1e-5)
+    inside = sum(32 / 65 * samples[i : i + 32].var(0) for i in (0, 32))  # of one sample it is 0
+    np.testing.assert_allclose(model.layers[0].moving_variance, inside, rtol=1e-4)
+
+
 def test_frozen_statistics_stay():
     model = keras.Sequential([keras.Input((3,)), layers.BatchNormalization()])
     model.trainable = False

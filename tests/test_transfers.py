@@ -17,6 +17,7 @@ from aip_tf.game import (
     OutputTransfer,
     build_discriminator,
 )
+from aip_tf.game.recipe import default_transfers
 from aip_tf.game.taps import Reader, Reading, find_feature_taps
 from aip_tf.game.views import Scale
 
@@ -160,6 +161,16 @@ def test_attention_transfer_compares_networks_of_different_width():
     assert 0 < float(move.loss) < 4
 
 
+def test_attention_over_channels_that_come_first_is_refused_and_left_out_by_default():
+    x = inputs = keras.Input((4, 8, 8))
+    for name in ("a", "b"):
+        x = keras.layers.Conv2D(4, 3, padding="same", data_format="channels_first", name=name)(x)
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+    with pytest.raises(ValueError, match=r"'a' is channels_first\. Expected channels_last"):
+        AttentionTransfer().bind(model, model)
+    assert not [t for t in default_transfers(model, model) if isinstance(t, AttentionTransfer)]
+
+
 def test_attention_taps_by_name():
     _, _, bound = play(AttentionTransfer(["conv1"]), small_cnn(seed=1), small_cnn(seed=2))
     assert bound.energies == {"conv1": "conv1"}
@@ -246,6 +257,16 @@ def test_features_are_read_where_residual_sums_end():
     taps = find_feature_taps(keras.Model(inputs, x))
     assert len(taps) == 9 and taps[-1] == "end11" and len(set(taps)) == 9
     assert find_feature_taps(small_cnn()) == ("relu0", "relu1")
+
+
+@pytest.mark.parametrize("relu", [keras.layers.ReLU(), keras.ops.relu, keras.activations.relu])
+def test_sums_are_seen_however_they_are_written(relu):
+    x = inputs = keras.Input((8, 8, 4))
+    y = keras.layers.Conv2D(4, 3, padding="same")(x)
+    end = relu(x + y)
+    other = keras.layers.Conv2D(4, 3, padding="same")(end + 1.0)  # no sum of two tensors
+    model = keras.Model(inputs, other)
+    assert find_feature_taps(model) == (model.operations[-3].name,)
 
 
 # --- adversarial --------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ from aip_tf.channels.trace import trace
 class ChannelGraph:
     """A model and the channels that flow through it: traced once, asked as often as needed.
 
-    What asks about channels, costs and cuts, `summary` and `measure_layers` take a `ChannelGraph` in
-    place of a model, and then trace nothing. The graph speaks of the model as it was traced: weights may change behind it,
-    layers may not.
+    What asks about channels, costs and cuts, `summary` and `measure_layers` take a `ChannelGraph`
+    in place of a model, and then trace nothing. The graph speaks of the model as it was traced:
+    weights may change behind it, layers may not.
 
     Args:
         model: a built `keras.Model`: Functional, Sequential or subclassed. Layers made of layers

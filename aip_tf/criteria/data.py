@@ -17,7 +17,7 @@ from aip_tf.channels.members import (
     variable_of,
 )
 from aip_tf.criteria.base import Criterion, known
-from aip_tf.criteria.weights import Magnitude
+from aip_tf.criteria.weights import Magnitude, along_axis
 from aip_tf.task import Task
 
 _KINDS = {"num_samples": integer(1)}
@@ -31,8 +31,8 @@ class FeatureMagnitude(Criterion):
     divided by the layer's maximum; GBIP takes the absolute value first. The mean runs over all
     samples of all batches. A producer with `activation=` is seen behind it.
 
-    A layer whose output channels are not those of its kernel (attention heads) is scored by
-    `Magnitude` instead.
+    A layer whose output channels are not those of its kernel (attention heads), or that a wrapper
+    holds, is scored by `Magnitude` instead.
 
     Args:
         absolute: "after_mean" (AIP) or "before_mean" (GBIP).
@@ -50,17 +50,19 @@ class FeatureMagnitude(Criterion):
 
     def observe(self, model, groups, data):
         paths = {path for group in groups for path in producer_kernels(model, group)}
-        graph, totals = _keras.graph_of(model), {}
+        totals = {}  # {path: {size: total}}: a shared layer may be called on several sizes
 
-        def call(node, args, kwargs, path):
-            outputs = _keras.run_operation(node, args, kwargs)
+        def see(operation, path, tensors, outputs):
             if path in paths:
-                totals[path] = totals.get(path, 0) + self._sum_of_samples(node.operation, outputs)
-            return outputs
+                total, sizes = self._sum_of_samples(operation, outputs), totals.setdefault(path, {})
+                sizes[total.shape] = sizes.get(total.shape, 0) + total
 
         for inputs, _ in _slices(self, data, self.num_samples):
-            _keras.run_graph(graph, _as_model_inputs(model, inputs), call)
-        return {path: np.abs(total).sum(axis=0) for path, total in totals.items()}
+            _keras.observe(model, inputs, see)
+        return {
+            path: sum(np.abs(total).sum(axis=0) for total in sizes.values())
+            for path, sizes in totals.items()
+        }
 
     def _sum_of_samples(self, layer, outputs):
         """Sum over the samples: (positions, channels)."""
@@ -76,8 +78,7 @@ class FeatureMagnitude(Criterion):
         weights = None
         vectors = []
         for index, (path, kernels) in enumerate(producer_kernels(model, group).items()):
-            size = variable_of(model, kernels[0]).shape[kernels[0].axis]
-            features = _spread(observed[path], size, _keras.layer_at(model, path))
+            features = along_axis(observed.get(path), model, kernels[0])
             if features is None:
                 weights = weights or Magnitude().score(model, group, None)
                 vectors.append(weights[index])
@@ -187,22 +188,3 @@ def _batches(criterion, data, labelled):
                 f"{name} needs labels and received data without; expected (inputs, labels)."
             )
         yield inputs, labels
-
-
-def _as_model_inputs(model, inputs):
-    """Inputs cast as `model(inputs)` casts them: pixels may come as uint8."""
-    if isinstance(inputs, dict):
-        dtypes = {tensor.name: tensor.dtype for tensor in model.inputs}
-        return {k: keras.ops.cast(x, dtypes.get(k, x.dtype)) for k, x in inputs.items()}
-    flat = keras.tree.flatten(inputs)
-    return [keras.ops.cast(x, y.dtype) for x, y in zip(flat, model.inputs, strict=True)]
-
-
-def _spread(features, size, layer):
-    """Output channels at the `size` positions of a kernel; None if they are unrelated."""
-    if size == len(features):
-        return features
-    if isinstance(layer, keras.layers.RNN) and size % len(features) == 0:
-        # The gates stand side by side, each over all channels.
-        return np.tile(features, size // len(features))
-    return None

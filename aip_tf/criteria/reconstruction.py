@@ -296,4 +296,5 @@ def _unseen_readers(model, group, study):
 
 
 def _shapes(batches):
-    return [tuple(x.shape[1:]) for x in keras.tree.flatten(batches[0])]
+    """Sizes of the inputs without the batch, in their structure."""
+    return keras.tree.map_structure(lambda x: tuple(x.shape[1:]), batches[0])

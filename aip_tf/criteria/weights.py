@@ -7,7 +7,13 @@ import numpy as np
 
 from aip_tf import _keras
 from aip_tf.arguments import check, integer
-from aip_tf.channels.members import by_channel, channel_rows, producer_kernels, rows_of
+from aip_tf.channels.members import (
+    by_channel,
+    channel_rows,
+    producer_kernels,
+    rows_of,
+    variable_of,
+)
 from aip_tf.criteria.base import Criterion
 
 
@@ -34,7 +40,7 @@ class Magnitude(Criterion):
     def score(self, model, group, observed):
         powers = [
             sum(
-                by_channel(self._scale(path, m, observed) * self._sums(model, m), m, group)
+                by_channel(self._scale(model, path, m, observed) * self._sums(model, m), m, group)
                 for m in kernels
             )
             for path, kernels in producer_kernels(model, group).items()
@@ -44,7 +50,7 @@ class Magnitude(Criterion):
     def _sums(self, model, member):
         return np.sum(np.abs(rows_of(model, member)) ** self.order, axis=1)
 
-    def _scale(self, path, member, observed):
+    def _scale(self, model, path, member, observed):
         return 1.0
 
 
@@ -62,8 +68,9 @@ class ScaledMagnitude(Magnitude):
             for path, follower in _followers(model).items()
         }
 
-    def _scale(self, path, member, observed):
-        return observed[path][member.indices] if path in observed else 1.0
+    def _scale(self, model, path, member, observed):
+        scale = along_axis(observed.get(path), model, member)
+        return 1.0 if scale is None else scale[member.indices]
 
 
 class NormalizationScale(Criterion):
@@ -114,6 +121,17 @@ def _distances(rows):
     """For each row the sum of its Euclidean distances to the others."""
     squares = np.sum(rows**2, axis=1)
     return np.sqrt(np.maximum(squares[:, None] + squares - 2 * rows @ rows.T, 0)).sum(axis=1)
+
+
+def along_axis(values, model, member):
+    """Values of output channels at the positions of a kernel's axis; None if they are unrelated."""
+    size = variable_of(model, member).shape[member.axis]
+    if values is None or size == len(values):
+        return values
+    has_gates = isinstance(_keras.layer_at(model, member.layer), keras.layers.RNN)
+    if has_gates and size % len(values) == 0:  # they stand side by side, each over all channels
+        return np.tile(values, size // len(values))
+    return None
 
 
 def _followers(model):

@@ -74,7 +74,9 @@ class AdversarialTransfer(Transfer):
     Args:
         weight: factor of the student's adversarial loss; 1 in the paper.
         discriminator: a built keras.Model `(batch, inputs) -> (batch, 1)` that ends in a logit, or
-            None: `build_discriminator`, a new one for every distiller.
+            None: `build_discriminator`, a new one for every distiller. One of your own is not
+            copied: every stretch trains it on, and a process that resumes a run between two of
+            them begins with it as it is there.
         optimizer: the discriminator's, as an object or a name; every distiller uses a copy. None:
             Adam(1e-3, beta_1=0.5). The authors use the student's SGD; at rates that suit a student
             (0.05, momentum 0.9) a discriminator of raw logits diverges within an epoch.

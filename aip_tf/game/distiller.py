@@ -19,6 +19,7 @@ from aip_tf.task.outputs import are_values, num_units, symbolic_outputs
 _log = logging.getLogger("aip_tf")
 _BALANCED = 128  # samples; of 32, what is found differs by a factor of two
 _MOST_WEIGHT = 200.0  # a term that is silent at first shall not shout later
+_HALF_PRECISION = 1024.0  # a power of two: nothing is rounded
 
 
 class AdversarialDistiller(_keras.ReplicaModel):
@@ -140,7 +141,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
         too little of it.
 
         Args:
-            x: a batch of inputs; 128 of them are looked at.
+            x: a batch of inputs; at most 128 of them are looked at.
 
         Returns:
             {name of the transfer: weight}.
@@ -184,7 +185,10 @@ class AdversarialDistiller(_keras.ReplicaModel):
         }
 
     def _norm(self, tape, loss):
-        gradients = tape.gradient(loss, self.student.trainable_variables)
+        # Half precision has no numbers for the small gradients of large maps; all are scaled alike.
+        scale = tf.constant(_HALF_PRECISION, loss.dtype)
+        variables = self.student.trainable_variables
+        gradients = tape.gradient(loss, variables, output_gradients=scale)
         return tf.linalg.global_norm([tf.cast(g, tf.float32) for g in gradients if g is not None])
 
     def train_step(self, data):
@@ -266,6 +270,12 @@ class AdversarialDistiller(_keras.ReplicaModel):
     def term_names(self):
         """Log entries of the terms of the loss, and of what the players say of each other."""
         return tuple(self._trackers)
+
+    @property
+    def found_variables(self):
+        """What `balance` finds, to be kept with the state: variables."""
+        scales = [v for scale in self.scales.values() for v in scale.variables]
+        return [*self.pulls.values(), *scales]
 
     @property
     def _adversaries(self):

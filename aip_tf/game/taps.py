@@ -11,7 +11,14 @@ from aip_tf import _keras, losses
 from aip_tf.task.outputs import trace
 
 _MOST_FEATURE_TAPS = 9
-_ACTIVATIONS = (keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU)
+SUMS = (keras.layers.Add, _keras.operation_type("Add"))  # as a layer, and as `x + y`
+_ACTIVATIONS = (
+    keras.layers.Activation,
+    keras.layers.ReLU,
+    keras.layers.LeakyReLU,
+    _keras.operation_type("Relu"),  # of keras.ops
+    _keras.operation_type("ReLU"),  # of keras.activations
+)
 
 
 class Reading(NamedTuple):
@@ -145,8 +152,8 @@ def find_feature_taps(model):
     tensors = [t for t in list_tensors(model) if len(t.shape) > 2]
     ends = []
     for tensor, following in zip(tensors, [*tensors[1:], None], strict=True):
-        if isinstance(tensor.operation, keras.layers.Add):
-            is_activation = following and isinstance(following.operation, _ACTIVATIONS)
+        if type(tensor.operation) in SUMS and tensor.num_read > 1:
+            is_activation = following and type(following.operation) in _ACTIVATIONS
             ends.append(following.path if is_activation else tensor.path)
     count = min(len(ends), _MOST_FEATURE_TAPS)
     if not count:

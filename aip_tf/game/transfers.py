@@ -271,7 +271,8 @@ class AttentionTransfer(_TapTransfer):
         name: see `Transfer`.
 
     Raises:
-        ValueError: when bound, for taps that do not exist or differ in size.
+        ValueError: when bound, for taps that do not exist or differ in size, and for networks that
+            are channels_first.
     """
 
     def __init__(self, taps="auto", weight: float | str = "auto", name="attention"):
@@ -280,6 +281,15 @@ class AttentionTransfer(_TapTransfer):
     @property
     def energies(self):
         return self._pairs
+
+    def check(self, teacher, student):
+        for tensor in (*taps_module.list_tensors(teacher), *taps_module.list_tensors(student)):
+            if getattr(tensor.operation, "data_format", None) == "channels_first":
+                raise ValueError(
+                    f"Received a network whose layer {tensor.path!r} is channels_first. Expected "
+                    "channels_last: attention is summed over the last axis."
+                )
+        super().check(teacher, student)
 
     def _compare(self, path, teacher_shape, student_shape):
         sizes = teacher_shape[:-1], student_shape[:-1]

@@ -75,10 +75,10 @@ class AnswerViews:
 
     def __init__(self, teacher, student, outputs=None, from_logits="auto"):
         self._indices = _output_indices(teacher, outputs)
-        self._teacher_kinds = self._kinds(teacher, from_logits)
-        self._student_kinds = self._kinds(student, from_logits)
         shapes = [symbolic_outputs(teacher)[i].shape for i in self._indices]
         self.num_units = [num_units(shape[1:]) for shape in shapes]
+        self._teacher_kinds = self._kinds(teacher, from_logits)
+        self._student_kinds = self._kinds(student, from_logits)
         self.ranks = [max(2, len(shape)) for shape in shapes]
         self._scales = {}
 
@@ -109,7 +109,10 @@ class AnswerViews:
             return kinds
         if from_logits:
             return ["logits"] * len(kinds)
-        return ["softmax" if kind == "logits" else kind for kind in kinds]
+        probabilities = ["sigmoid" if n == 1 else "softmax" for n in self.num_units]
+        return [
+            p if kind == "logits" else kind for p, kind in zip(probabilities, kinds, strict=True)
+        ]
 
     def _view(self, reading, kinds):
         to_logits = {

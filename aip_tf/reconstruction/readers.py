@@ -31,7 +31,6 @@ class Reader:
         constant: what takes up a constant added to the outputs: "bias", "normalization", or "".
         arrangement: int (cells for a block, inputs): entries of (places x slots).
         samples_for_each: samples looked at in each input.
-        num_samples: samples of all inputs.
         num_slots: entries of the axis along which it reads.
         num_calls: how often the network calls it.
     """
@@ -44,7 +43,6 @@ class Reader:
     constant: str = ""
     arrangement: np.ndarray | None = None
     samples_for_each: int = 1
-    num_samples: int = 0
     num_slots: int = 0
     num_calls: int = 0
 
@@ -146,14 +144,13 @@ class Reader:
         """Choose samples and cells, knowing a batch `x` of what the layer is called on."""
         available = self.linear.num_samples(x)
         self.samples_for_each = min(available, -(-self._num_wanted() // num_inputs))
-        self.num_samples = num_inputs * self.samples_for_each
         places, slots = self.linear.matrix(_read(self.linear.layer, self.linear.variable)).shape[
             1:3
         ]
         self.num_slots = slots
         entries = np.arange(places * slots)
         self.arrangement = entries[None]
-        if len(entries) > min(_MAX_INPUTS, self.num_samples):
+        if len(entries) > min(_MAX_INPUTS, num_inputs * self.samples_for_each):
             apart = self._places_apart(entries)
             self.arrangement = self.arrangement if apart is None else apart
 

@@ -10,10 +10,9 @@ import itertools
 import keras
 import numpy as np
 
-from aip_tf import _keras
+from aip_tf.game.taps import SUMS
 from aip_tf.reconstruction.tape import Step, Tape
 
-_SUMS = (keras.layers.Add, _keras.operation_type("Add"))
 _LOOSE = 1e-2  # half precision is as exact
 _SILENT = float(np.finfo(np.float32).eps)
 _LEAST = 1e-2  # a slope, as a share of the largest: what hardly reaches the sum is not worth moving
@@ -124,7 +123,7 @@ def find_sum(tape):
         (place,) = readers
         step = tape.steps[place]
         rest = [n for n in step.slots() if n != made]
-        if rest and type(step.node.operation) in _SUMS:
+        if rest and type(step.node.operation) in SUMS:
             between = [
                 s for s in tape.steps[tape.place + 1 : place] if not way.intersection(s.slots())
             ]

@@ -9,9 +9,10 @@ from aip_tf.channels import ChannelGraph, prune_channels
 from aip_tf.channels.masking import Memory
 from aip_tf.game.taps import Reading
 from aip_tf.game.transfers import OutputTransfer
-from aip_tf.losses import feature_loss
+from aip_tf.game.views import Scale
 from aip_tf.reconstruction.batches import num_inputs_of
 from aip_tf.reconstruction.write import write
+from aip_tf.task.outputs import num_units
 
 # Softer answers than the network's own: at 1 the divergence of a sure network hangs on the few
 # images that it is unsure of, and which of them are drawn decided the cut (benchmarks/choices.md).
@@ -53,40 +54,45 @@ class Trial:
     """
 
     def __init__(self, model, batches, input_shape=None, kinds=None):
-        kinds = kinds or ["logits"] * len(model.outputs)
-        self._values = [i for i, kind in enumerate(kinds) if kind == "values"]
-        self._classes = [i for i, kind in enumerate(kinds) if kind != "values"]
         self._copy = ChannelGraph(prune_channels(model, {}, input_shape), input_shape)
         self._batches = batches
-        if self._classes:
-            transfer = OutputTransfer(_TEMPERATURE, outputs=self._classes)
-            self._transfer = transfer.bind(model, model)
+        self._transfer = OutputTransfer(_TEMPERATURE).bind(model, model)
+        values = [i for i, kind in enumerate(kinds or ()) if kind == "values"]
+        if values:
+            self._transfer.tell(self._scales(values))
 
     def divergences(self, changes):
         """How far outputs move by each of several `Change`s alone: float (changes,).
 
-        T^2 KL(outputs || outputs without the channels) in nats at T = 4 for a classifier, the
-        squared difference relative to the size of the outputs for values; summed over the outputs.
+        T^2 KL(outputs || outputs without the channels) in nats at T = 4 for a classifier, the share
+        of their variance that is missed for values; summed over the outputs.
         """
         twins = [self._copy.mask(change.keep_masks) for change in changes]
         losses = [self._losses(batch, changes, twins) for batch in self._batches]
         return np.average(losses, axis=0, weights=list(map(num_inputs_of, self._batches)))
+
+    def _scales(self, places):
+        """{place of an output of values: its `Scale`}, of all inputs at hand."""
+        readings = [_reading(self._copy.mask({}).run_again(Memory(x))) for x in self._batches]
+        scales = {}
+        for i in places:
+            answers = [np.asarray(reading.outputs[i]) for reading in readings]
+            units = num_units(answers[0].shape[1:])
+            answers = np.concatenate([x.reshape(-1, units) for x in answers])
+            scales[i] = Scale(units)
+            scales[i].assign(scales[i].measure(answers))
+        return scales
 
     def _losses(self, batch, changes, twins):
         memory = Memory(batch)
         expected, losses = _reading(self._copy.mask({}).run_again(memory)), []
         for change, twin in zip(changes, twins, strict=True):
             undo = [write(self._copy.model, *weights) for weights in change.weights]
-            losses.append(self._loss(expected, _reading(twin.run_again(memory, change.paths))))
+            found = _reading(twin.run_again(memory, change.paths))
+            losses.append(float(self._transfer.loss(expected, found)))
             for restore in undo:
                 restore()
         return losses
-
-    def _loss(self, expected, found):
-        loss = self._transfer.loss(expected, found) if self._classes else 0.0
-        for i in self._values:
-            loss += keras.ops.mean(feature_loss(expected.outputs[i], found.outputs[i]))
-        return float(loss)
 
 
 def _reading(outputs):

@@ -17,6 +17,7 @@ class Tensor(NamedTuple):
     path: str
     operation: object
     shape: tuple
+    num_read: int  # tensors of the model that the operation reads
 
 
 def symbolic_outputs(model):
@@ -75,7 +76,7 @@ def trace(model):
         inputs = [x for x in keras.tree.flatten((args, kwargs)) if _is_symbol(x)]
         for x in keras.tree.flatten(outputs):
             makers[id(x)] = (operation, inputs, x)
-            tensors.append(Tensor(path, operation, tuple(x.shape)))
+            tensors.append(Tensor(path, operation, tuple(x.shape), len(inputs)))
         return outputs
 
     inputs = [keras.KerasTensor(_closed(x.shape), x.dtype) for x in model.inputs]

@@ -309,11 +309,11 @@ class Task:
                 f"{', '.join(repr(output.name) for output in self.outputs)}."
             ) from error
 
-    def loss_of(self, truth, answers, sample_weight=None):
+    def loss_of(self, truth, answers):
         """The scalar loss of a batch: labels and outputs in the structure that `fit` takes."""
         names = [output.name for output in self.outputs]
         loss = _keras.joined_loss(self.loss, self.loss_weights, names)
-        return loss(truth, answers, sample_weight)
+        return loss(truth, answers)
 
     def check_classes(self, num_classes, class_names=None):
         """Whether classifying outputs have a unit for each class; a warning if they have more.
