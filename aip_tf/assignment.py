@@ -7,7 +7,8 @@ import logging
 
 from aip_tf import _keras, criteria, decays, identity, schedules
 from aip_tf import selection as selections
-from aip_tf.cutting import apply_cut, plan_cut, trace_on
+from aip_tf.channels import ChannelGraph
+from aip_tf.cutting import apply_cut, plan_cut
 from aip_tf.datasets import adapt, looks
 from aip_tf.datasets.passes import counted
 from aip_tf.distribution import share_batches
@@ -66,7 +67,7 @@ class Assignment:
         check_weights(model)
         datasets = [passes.dataset for passes in self.passes]
         batch = adapt.first_batch(datasets[0])
-        self.graph = trace_on(model, inputs_of(batch))
+        self.graph = ChannelGraph.on(model, inputs_of(batch))
         self.teacher = self.graph.plain_model
         _check_trainable(self.teacher, recovery.epochs)
         reading = contextlib.nullcontext()

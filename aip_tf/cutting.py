@@ -79,11 +79,12 @@ def apply_cut(graph, keep_masks, inputs, *, data=None, refit=None, num_batches=2
     (44, True)
     """
     smaller = graph.prune(keep_masks)
-    inputs = keras.tree.map_structure(lambda x: x[:_PROOF_SAMPLES], inputs)
+    inputs = _keras.first_samples(graph.trace.graph, inputs, _PROOF_SAMPLES)
     error = check_cut(graph, smaller, keep_masks, inputs)
     if data is not None:
+        infinite = _infinite(smaller)
         refitted = refit and refit(graph.plain_model, smaller, keep_masks, data)
-        _check_finite(smaller)
+        _check_refit(_infinite(smaller) - infinite)
         if getattr(refitted, "skipped", True):
             recalibrate(smaller, data, num_batches)
     places = {group.name: str(i) for i, group in enumerate(graph.groups)}
@@ -91,13 +92,17 @@ def apply_cut(graph, keep_masks, inputs, *, data=None, refit=None, num_batches=2
     return ChannelGraph(smaller, graph.input_shapes), CutRecord(masks, float(error))
 
 
-def _check_finite(model):
-    wrong = [v.path for v in model.variables if not np.all(np.isfinite(_array(v)))]
+def _infinite(model):
+    """Paths of the variables with entries that are not finite, as a mask of the user's may have."""
+    return {v.path for v in model.variables if not np.all(np.isfinite(_array(v)))}
+
+
+def _check_refit(wrong):
     if wrong:
         raise ValueError(
             f"The refit of a cut received a network of numbers and left {len(wrong)} weights with "
-            f"entries that are not finite, {wrong[0]!r} first. Expected numbers: please report it "
-            "with the model; a criterion without refit, such as criterion='l1', goes on."
+            f"entries that are not finite, such as {min(wrong)!r}. Expected numbers: please report "
+            "it with the model; a criterion without refit, such as criterion='l1', goes on."
         )
 
 
@@ -120,17 +125,3 @@ def replay(graph, cuts):
         named = {smaller.groups[int(place)].name: np.array(keep) for place, keep in masks.items()}
         smaller = ChannelGraph(smaller.prune(named), graph.input_shapes)
     return smaller
-
-
-def trace_on(model, inputs):
-    """The `ChannelGraph` of a model, traced on a batch of inputs where it leaves sizes open."""
-    graph = _keras.graph_inside(model)
-    if graph is None:
-        return ChannelGraph(model, keras.tree.map_structure(_size, inputs))
-    if all(None not in x.shape[1:] for x in graph.inputs):
-        return ChannelGraph(model)
-    return ChannelGraph(model, list(map(_size, _keras.flat_inputs(graph, inputs))))
-
-
-def _size(x):
-    return tuple(x.shape[1:])

@@ -1,6 +1,7 @@
 """The second half of `graphs.py`: `keras.ops`, sequence layers, things without a rule."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 from graphs import conv, dense, graph, head, image
 from keras import Input, Model, layers, ops
@@ -447,3 +448,30 @@ def calls_by_name():
     twins = [layers.Conv2D(6, 3, padding="same", name=f"conv{n}")(inputs=x) for n in (3, 4)]
     x = layers.GlobalAveragePooling2D()(inputs=layers.Add()(inputs=twins))
     return Model(i, layers.Dense(3, name="head")(inputs=x))
+
+
+# --- sizes and numbers that layers were given ----------------------------------------------------
+
+
+@graph("made:8")
+def einsum_given_the_size_of_channels_that_pass():
+    i = Input((5, 6))
+    x = layers.EinsumDense("btc,td->bdc", output_shape=(7, 8), name="einsum")(dense(i, 8, "made"))
+    return Model(i, dense(layers.Flatten()(x), 2, "head"))
+
+
+@graph("query+value+attention:8 attention:2")
+def grouped_attention_of_two_tensors():
+    """Keras wants query and value equally wide."""
+    i = Input((5, 6))
+    attention = layers.GroupQueryAttention(4, 4, 2, name="attention")
+    x = attention(dense(i, 8, "query"), dense(i, 8, "value"))
+    return Model(i, dense(layers.Flatten()(x), 2, "head"))
+
+
+@graph("one:8", pinned="filled head", reason="settings")
+def numbers_for_each_channel_as_settings():
+    i = Input((6, 4))
+    y = dense(i, 8, "filled")
+    z = layers.Rescaling([0.5])(dense(i, 8, "one"))
+    return head(layers.Concatenate()([y + ops.full_like(y, np.arange(8.0)), z]), i)

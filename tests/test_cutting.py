@@ -72,7 +72,7 @@ def test_a_refit_that_leaves_no_numbers_is_refused(model):
         after.layers[-1].bias.assign([0.0, np.nan, 0.0])
 
     graph = ChannelGraph(model)
-    with pytest.raises(ValueError, match=r"left 1 weights .* not finite, '.*bias' first"):
+    with pytest.raises(ValueError, match=r"left 1 weights .* not finite, such as '.*bias'"):
         cutting.apply_cut(graph, masks_of(graph), IMAGES, data=DATA, refit=refit)
 
 
@@ -88,3 +88,30 @@ def test_a_cut_is_replayed_on_a_model_whose_layers_have_other_names(model):
     again = cutting.replay(ChannelGraph(other), [record.keep_masks, second.keep_masks]).model
     assert [w.shape for w in again.weights] == [w.shape for w in twice.model.weights]
     assert again.layers[1].name == other.layers[1].name != twice.model.layers[1].name
+
+
+def test_what_is_infinite_in_the_network_is_not_laid_to_the_refit():
+    class Masked(layers.Layer):
+        def build(self, shape):
+            ends = lambda shape, dtype: tf.constant([0.0, -np.inf, 0.0], dtype)  # noqa: E731
+            self.hidden = self.add_weight(shape=(3,), initializer=ends, trainable=False)
+
+        def call(self, x):
+            return keras.ops.softmax(x + self.hidden)
+
+    inputs = keras.Input((4,))
+    x = layers.Dense(3)(layers.Dense(8, name="made")(inputs))
+    graph = ChannelGraph(keras.Model(inputs, Masked()(x)))
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+    data = tf.data.Dataset.from_tensor_slices((x, np.zeros(32))).batch(8)
+    _, record = cutting.apply_cut(graph, {"made": np.arange(8) < 5}, x, data=data)
+    assert record.check_error <= 1e-5
+
+
+def test_a_sparse_batch_proves_a_cut():
+    inputs = keras.Input((6,), sparse=True)
+    x = layers.Dense(8, name="made")(inputs)
+    graph = ChannelGraph(keras.Model(inputs, layers.Dense(2)(x)))
+    batch = tf.sparse.from_dense(np.eye(6, dtype="float32"))
+    _, record = cutting.apply_cut(graph, {"made": np.arange(8) < 5}, batch)
+    assert record.check_error <= 1e-5

@@ -132,3 +132,60 @@ def test_groups_of_the_same_producer_are_told_apart():
     masked = aip_tf.mask_channels(model, masks)
     assert laws.relative_error(laws.run(cut, BATCH), laws.run(masked, BATCH)) > 1e-5  # a doubt
     assert channels.check_cut(model, cut, masks, BATCH) <= 1e-5
+
+
+def test_every_output_is_held_to_its_own_size():
+    """A wrong cut shows in probabilities, however large the numbers beside them are."""
+
+    class Turned(layers.Layer):
+        def call(self, x):
+            return x[..., ::-1]
+
+    aip_tf.register_channel_rule(Turned)(lambda call, x: x)
+    x = keras.Input((4,))
+    turned = Turned()(layers.Dense(8, name="made")(x))
+    probability = layers.Dense(2, activation="sigmoid")(turned)
+    model = keras.Model(x, {"p": probability, "box": layers.Rescaling(1e6)(layers.Dense(4)(x))})
+    masks = {"made": np.arange(8) < 5}
+    batch = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    with pytest.raises(ValueError, match="not exact"):
+        channels.check_cut(model, aip_tf.prune_channels(model, masks), masks, batch)
+
+
+def test_states_stay_as_they_are_while_a_cut_is_proved():
+    x = keras.Input(batch_shape=(4, 6, 5))
+    recurrent = layers.LSTM(8, stateful=True)
+    model = keras.Model(x, layers.Dense(2)(layers.Dense(8, name="made")(recurrent(x))))
+    model(BATCH)
+    before = [np.array(state) for state in recurrent.states]
+    masks = {"made": np.arange(8) < 5}
+    cut = aip_tf.prune_channels(model, masks)
+    for _ in range(2):
+        assert channels.check_cut(model, cut, masks, BATCH) <= 1e-5
+    assert all(map(np.array_equal, before, recurrent.states))
+
+
+@pytest.mark.parametrize("batch", [None, [[1.0, 2.0]], "x"], ids=["None", "lists", "text"])
+def test_what_is_no_batch_is_refused(batch):
+    model = network(layers.LayerNormalization)
+    with pytest.raises(ValueError, match="Expected arrays or tensors"):
+        channels.check_cut(model, model, {}, batch)
+
+
+def test_an_optional_input_need_not_be_given():
+    class Sum(layers.Layer):
+        def call(self, x, y=None):
+            return x if y is None else x + y
+
+        def compute_output_spec(self, x, y=None):
+            return keras.KerasTensor(x.shape, x.dtype)
+
+    x, y = keras.Input((4,)), keras.Input((4,), optional=True)
+    hidden = layers.Dense(8, name="made")(Sum(name="sum")(x, y))
+    model = keras.Model([x, y], layers.Dense(2)(hidden))
+    masks = {"made": np.arange(8) < 5}
+    for second in (None, np.ones((3, 4), "float32")):
+        batch = [np.ones((3, 4), "float32"), second]
+        assert channels.check_copy(model, aip_tf.prune_channels(model, {}), batch) <= 1e-5
+        cut = aip_tf.prune_channels(model, masks)
+        assert channels.check_cut(model, cut, masks, batch) <= 1e-5

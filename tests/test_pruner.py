@@ -253,3 +253,24 @@ def test_no_epochs_are_a_cut_and_statistics_without_training(monkeypatch, tmp_pa
     again, _ = aip_tf.prune(network(), data(), recovery=recovery, run_dir=tmp_path)
     for one, other in zip(student.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("size", [8, 32])
+@pytest.mark.parametrize("criterion", ["reconstruction", "taylor", "l1"])
+def test_a_network_that_takes_batches_of_one_size_is_pruned(criterion, size):
+    inputs = keras.Input(batch_shape=(size, 6, 4))
+    model = keras.Model(inputs, layers.Dense(2)(layers.LSTM(8, stateful=True)(inputs)))
+    rng = np.random.default_rng(0)
+    sequences, labels = rng.random((64, 6, 4), "float32"), rng.integers(0, 2, 64)
+    train = tf.data.Dataset.from_tensor_slices((sequences, labels)).batch(size)
+    recovery = aip_tf.Recovery(epochs=1)
+    student, _ = aip_tf.prune(model, train, recovery=recovery, criterion=criterion, schedule=0.3)
+    assert student.layers[1].units < 8
+
+
+def test_too_few_batches_of_one_size_are_refused():
+    inputs = keras.Input(batch_shape=(32, 4))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Dense(8)(inputs)))
+    train = tf.data.Dataset.from_tensors((np.ones((32, 4), "float32"), np.zeros(32)))
+    with pytest.raises(ValueError, match=r"takes batches of 32\. Expected at least 64"):
+        aip_tf.prune(model, train)

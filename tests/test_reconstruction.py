@@ -723,8 +723,8 @@ def test_of_large_inputs_fewer_are_tried():
     tried = []
 
     class Noted(criteria.Reconstruction):
-        def _batches(self, data):
-            seen, unseen = super()._batches(data)
+        def _batches(self, model, data):
+            seen, unseen = super()._batches(model, data)
             tried.append(sum(map(len, unseen)))
             return seen, unseen
 

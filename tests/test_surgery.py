@@ -9,6 +9,7 @@ from graphs import conv, dense, head, image
 from keras import Input, Model, Sequential, layers, ops
 
 import aip_tf
+from aip_tf.channels.members import variable_of
 
 
 def half(model, seed=0):
@@ -490,3 +491,66 @@ def test_an_output_that_stands_alone_is_the_twins_too(outputs):
     masks = {"first": np.array([True, False, True, True])}
     batch = np.random.default_rng(0).normal(size=(3, 5)).astype("float32")
     assert aip_tf.channels.check_cut(graph, graph.prune(masks), masks, batch) <= 1e-5
+
+
+def test_a_cut_layer_converts_its_inputs_as_before():
+    """`autocast` is in no configuration; 1e5 is infinite in half precision."""
+    i = Input((4,))
+    x = dense(i, 8, "made", dtype="mixed_float16", autocast=False)
+    model = Model(i, dense(x, 2, "head", dtype="float32"))
+    masks = {"made": np.arange(8) < 5}
+    large = np.full((3, 4), 1e5, "float32")
+    assert np.isfinite(aip_tf.mask_channels(model, masks)(large)).all()
+    assert np.isfinite(aip_tf.prune_channels(model, masks)(large)).all()
+
+
+def test_an_identity_keeps_its_regularizer_and_its_policies(tmp_path):
+    i = Input((4,))
+    policies = keras.dtype_policies.DTypePolicyMap(default_policy="float32")
+    x = layers.Identity(activity_regularizer="l2", name="same")(dense(i, 8, "made"))
+    model = Model(i, dense(layers.Identity(dtype=policies)(x), 2, "head"))
+    cut = aip_tf.prune_channels(model, {"made": np.arange(8) < 5})
+    cut(np.ones((2, 4)))
+    assert len(cut.losses) == 1
+    assert cut.get_layer("same").get_config() == model.get_layer("same").get_config()
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (None, "Expected a dictionary"),
+        ([np.ones(8, bool)], "Expected a dictionary"),
+        ({"made": [[True], [True, False]]}, "Expected a bool array of shape"),
+    ],
+    ids=["None", "list", "ragged"],
+)
+def test_masks_of_another_form_are_refused(masks, message):
+    model = Sequential([Input((4,)), layers.Dense(8, name="made"), layers.Dense(2)])
+    with pytest.raises(ValueError, match=message):
+        aip_tf.prune_channels(model, masks)
+
+
+def test_a_size_that_a_layer_cannot_take_is_named():
+    i = Input((None, None, 3))
+    model = head(layers.Conv2D(8, 5, name="wide")(layers.MaxPooling2D(8)(i)), i)
+    with pytest.raises(ValueError, match=r"'wide' cannot be called .* larger ones as `input_"):
+        aip_tf.find_channel_groups(model, (32, 32, 3))
+
+
+def test_bounds_for_each_channel_keep_them():
+    i = Input((4,))
+    x = ops.clip(dense(i, 8, "made"), np.zeros(8, "float32"), np.arange(8, dtype="float32"))
+    (made, _) = aip_tf.find_channel_groups(Model(i, dense(x, 2, "head")))
+    assert not made.prunable and "settings" in made.reason
+
+
+@pytest.mark.parametrize("name", ["y", "query", "kernel"])
+def test_weights_are_found_whatever_their_layer_is_called(name):
+    """ "y/" ends "query/" and "key/"."""
+    i = Input((5, 6))
+    model = Model(i, layers.MultiHeadAttention(3, 4, name=name)(i, i))
+    heads = aip_tf.find_channel_groups(model)[0]
+    members = {(member.variable, member.axis) for member in heads.members}
+    found = {(variable_of(model, member).path, member.axis) for member in heads.members}
+    assert {"query/kernel", "key/kernel"} <= {variable for variable, _ in members}
+    assert found == {(f"{name}/{variable}", axis) for variable, axis in members}

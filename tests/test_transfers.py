@@ -232,6 +232,9 @@ def test_kept_features_are_compared_with_the_same_channels_of_the_teacher():
     assert (axis, list(indices)) == (3, [1, 3, 4, 6, 7])
     assert list(kept_channels(once, twice, path)[1]) == [0, 2, 3, 4, 5]
     assert kept_channels(teacher, cut(teacher), path) is None
+    for other in (cut(teacher, 2), cut(teacher)):  # channels that `once` has lost
+        with pytest.raises(ValueError, match=path):
+            kept_channels(once, other, path)
     # Nothing in front of the tap was lost, so its features are the teacher's, at these channels.
     move, _, _ = play(FeatureTransfer([path]), teacher, twice)
     assert float(move.loss) < 1e-6

@@ -27,6 +27,7 @@ from aip_tf._keras.copies import (
     fill,
     input_layer,
     is_filled,
+    is_optional,
     layer_attributes,
     new_operation,
     rename,
@@ -75,6 +76,7 @@ from aip_tf._keras.layers import (
     further_arguments,
     operation_type,
     random_states,
+    sublayers,
 )
 from aip_tf._keras.nodes import (
     CannotOpenError,
@@ -116,6 +118,10 @@ from aip_tf._keras.shares import (
 )
 from aip_tf._keras.sharing import (
     dissolve_sharing,
+)
+from aip_tf._keras.sizes import (
+    first_samples,
+    fixed_batch,
 )
 from aip_tf._keras.training import (
     TOTAL,
@@ -162,6 +168,8 @@ __all__ = [
     "essence",
     "explicit_seed",
     "fill",
+    "first_samples",
+    "fixed_batch",
     "flat_inputs",
     "fresh_metric",
     "fresh_optimizer",
@@ -178,6 +186,7 @@ __all__ = [
     "is_filled",
     "is_graph",
     "is_multi_worker",
+    "is_optional",
     "is_seeded",
     "joined_loss",
     "layer_at",
@@ -206,6 +215,7 @@ __all__ = [
     "share_of",
     "show",
     "standardized",
+    "sublayers",
     "take_policy",
     "tensor_places",
     "walk",

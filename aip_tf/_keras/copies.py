@@ -16,7 +16,7 @@ import types
 
 import keras
 from keras.src.backend.common import global_state
-from keras.src.saving.serialization_lib import SafeModeScope
+from keras.src.saving.serialization_lib import SafeModeScope, SerializableDict
 
 from aip_tf._keras.layers import operation_type
 
@@ -120,10 +120,6 @@ def clone(layer, copies, dtype=None):
             inside; `copies.note(layer, copy)` is told of the new layer before anything is asked.
         dtype: a floating type for all computation inside, or None.
     """
-    if type(layer) is keras.layers.Identity:  # one that was given a policy object cannot be saved
-        copy = keras.layers.Identity(name=layer.name, dtype=dtype or layer.dtype_policy.name)
-        copies.note(layer, copy)
-        return copy
     copy = _blank(layer)
     copies.note(layer, copy)
     fresh = set(vars(copy)) - layer_attributes() if isinstance(layer, keras.Model) else set()
@@ -134,6 +130,9 @@ def clone(layer, copies, dtype=None):
         if dtype is not None:
             copy._dtype_policy = keras.dtype_policies.get(dtype)
         _track_in_order(layer, copy, copies)
+    if type(layer) is keras.layers.Identity and layer._auto_config is None:
+        # One that was given a policy object cannot be saved; one of the same name can.
+        copy._auto_config = SerializableDict(dtype=copy.dtype_policy.name)
     return copy
 
 
@@ -274,6 +273,11 @@ def input_layer(tensor):
     history = getattr(tensor, "_keras_history", None)
     layer = history and history.operation
     return layer if isinstance(layer, keras.layers.InputLayer) else None
+
+
+def is_optional(tensor):
+    """Whether a tensor is an input of a model that need not be given."""
+    return bool((layer := input_layer(tensor)) and layer.optional)
 
 
 def copy_sequential(model, layers, inputs):

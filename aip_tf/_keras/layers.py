@@ -1,9 +1,12 @@
 """Private classes, and what layers and models hold behind their names."""
 
+import contextlib
 import functools
 import importlib
 import inspect
+import types
 
+import keras
 from keras import layers, tree
 from keras.src.models.functional import Functional
 from keras.src.ops.operation import Operation
@@ -13,6 +16,8 @@ _OPERATION_MODULES = (
     *(f"ops.{name}" for name in ("core", "image", "linalg", "math", "nn", "numpy")),
     "activations.activations",
 )
+_FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
+_REACHED = (*_FUNCTIONS, layers.Layer, keras.Variable)
 
 
 @functools.cache
@@ -38,6 +43,36 @@ def application_layers():
 def own_variables(layer):
     """The variables that a layer made itself: not those of its sublayers or random generators."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def reached_variables(layer):
+    """The variables of what the functions that a layer holds close over or call by a global name:
+    list."""
+    found, seen = [], set()
+    waiting = [x for x in vars(layer).values() if isinstance(x, _FUNCTIONS)]
+    while waiting:
+        x = waiting.pop()
+        if id(x) in seen:
+            continue
+        seen.add(id(x))
+        if isinstance(x, keras.Variable):
+            found.append(x)
+        elif isinstance(x, layers.Layer):
+            found += x.variables
+        elif isinstance(x, functools.partial):
+            waiting += [x.func, *x.args, *x.keywords.values()]
+        elif isinstance(x, types.MethodType):
+            waiting += [x.__self__, x.__func__]
+        elif isinstance(x, types.FunctionType) and not x.__module__.startswith("keras."):
+            named = (x.__globals__.get(name) for name in x.__code__.co_names)
+            waiting += [y for y in (*_closed_over(x), *named) if isinstance(y, _REACHED)]
+    return found
+
+
+def _closed_over(function):
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # an empty one
+            yield cell.cell_contents
 
 
 def built_shapes(model):

@@ -10,6 +10,7 @@ every layer runs twice, in inference and in training mode, and only one that doe
 opened; any other stays the layer it is, and `Openings.reasons` says why.
 """
 
+import collections
 import threading
 
 import keras
@@ -18,6 +19,7 @@ from keras import tree
 from aip_tf._keras.classes import Classes
 from aip_tf._keras.comparing import are_alike, open_sizes
 from aip_tf._keras.graph import Graph, graph_inside
+from aip_tf._keras.layers import reached_variables
 from aip_tf._keras.nodes import CannotOpenError
 from aip_tf._keras.recording import CALLS_DIFFER, Recording
 from aip_tf._keras.sizes import with_known_sizes
@@ -46,6 +48,7 @@ class Openings:
         self._classes = Classes()
         self._layers = []  # keeps their ids alive
         self._tied = []
+        self._read = collections.defaultdict(list)
         self.reasons = {}
 
     def inside(self, operation):
@@ -63,6 +66,13 @@ class Openings:
         """What a layer that stays whole calls in inference mode: a `Graph`, where one was found
         that is the same for all its calls."""
         return self._glimpses.get(id(operation))
+
+    def read_by(self, layer):
+        """Variables that a layer owns, or reads in its call or in a function that it holds: list.
+
+        Of a layer that stays whole these are found as far as its call on symbols comes.
+        """
+        return [*layer.variables, *reached_variables(layer), *self._read[id(layer)]]
 
     def open_graph(self, graph, known=frozenset()):
         """Open every composite layer that is called in `graph` and in the graphs nested in it.
@@ -135,6 +145,8 @@ class Openings:
         )
         with _lock:
             recording.run(layer, args, kwargs)
+        for key, variables in recording.read.items():
+            self._read[key] += variables
         self._layers += [layer, *recording.layers.values()]
         return recording
 

@@ -1,5 +1,6 @@
 """Recording what a composite layer calls: on symbols, with classes that tell of their calls."""
 
+import collections
 import contextlib
 import copy
 import re
@@ -17,6 +18,7 @@ from aip_tf._keras.comparing import (
     open_batch,
     open_sizes,
 )
+from aip_tf._keras.copies import is_optional
 from aip_tf._keras.graph import Graph
 from aip_tf._keras.held import Given, Held, symbolic_class, why_not_held
 from aip_tf._keras.layers import own_variables
@@ -66,6 +68,7 @@ class Recording:
         reasons: `{id(layer): text}`: why one of them must stay whole; it may have a graph all the
             same, to be looked at.
         layers: `{id(layer): layer}` of both.
+        read: `{id(layer): variables}` that a call of it reads outside of the layer they belong to.
         tied: `[(layer, caller)]` of layers that return more than tensors, which Keras does not
             take: its caller is opened only with it.
     """
@@ -73,6 +76,7 @@ class Recording:
     def __init__(self, is_composite, sized, classes, in_both_modes=True):
         self._plain, self._sized, self._classes = Plain(), sized, classes
         self.graphs, self.reasons, self.layers, self.tied = {}, {}, {}, []
+        self.read = collections.defaultdict(list)
         self._is_composite = is_composite
         self._running = []  # the composite layers that are being called, innermost last
         self._place = None  # a symbol of the innermost, while its own call runs
@@ -88,6 +92,9 @@ class Recording:
         """Call `layer` on symbols like those among `args` and `kwargs`."""
         if computes_around(layer, args, kwargs):
             self.fail(layer, CannotOpenError(_OWN_CALL))
+            return
+        if any(map(is_optional, tree.flatten((args, kwargs)))):  # it may be called without
+            self.fail(layer, CannotOpenError("it is called on an optional input"))
             return
         args, kwargs, _ = placeholders(args, kwargs)
         inside = [layer, *layer._flatten_layers(include_self=False)]
@@ -193,6 +200,8 @@ class Recording:
 
     def note_read(self, variable, layer=None):
         """A variable is read outside of a leaf: it would become a constant, so its reader stays."""
+        for reader in (*self._running, layer):
+            self.read[id(reader)].append(variable)
         if layer or self._running:
             layer = layer or self._running[-1]
             text = (

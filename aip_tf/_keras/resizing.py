@@ -31,10 +31,12 @@ def resize(layer, changes, copies):
         ) from error
     config |= {k: _alive(layer, k, v, copies) for k, v in config.items() if k not in changes}
     if isinstance(layer, keras.layers.Wrapper) and "layer" not in changes:
-        return type(layer)(config.pop("layer"), **config | changes)
-    copy = type(layer).from_config(config | changes)
-    if not str(type(layer).__module__).startswith("keras.src."):
-        _remember(layer, type(layer).from_config(dict(config)), copy)
+        copy = type(layer)(config.pop("layer"), **config | changes)
+    else:
+        copy = type(layer).from_config(config | changes)
+        if not str(type(layer).__module__).startswith("keras.src."):
+            _remember(layer, type(layer).from_config(dict(config)), copy)
+    copy.autocast, copy.supports_masking = layer.autocast, layer.supports_masking  # in no config
     return copy
 
 

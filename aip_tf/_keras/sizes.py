@@ -1,6 +1,7 @@
 """Sizes that are open while a layer is recorded: of its arguments, and in what it calls."""
 
 import keras
+import tensorflow as tf
 from keras import tree
 
 from aip_tf._keras.copies import copy_ops
@@ -22,6 +23,21 @@ def placeholders(args, kwargs, batch=None):
 
     args, kwargs = tree.map_structure(replaced, (tuple(args), dict(kwargs)))
     return args, kwargs, symbols
+
+
+def fixed_batch(model):
+    """The number of samples that a model or a graph takes in a batch; None where any will do."""
+    symbols = tree.flatten(getattr(model, "inputs", None) or ())
+    return next((x.shape[0] for x in symbols if len(x.shape) and x.shape[0]), None)
+
+
+def first_samples(model, inputs, count):
+    """The first `count` samples of a batch of a model's inputs; all where it takes so many only, or
+    where a tensor is sparse."""
+    flat = tree.flatten(inputs)
+    if fixed_batch(model) or any(isinstance(x, tf.SparseTensor) for x in flat):
+        return inputs
+    return tree.map_structure(lambda x: x if x is None else x[:count], inputs)
 
 
 def with_known_sizes(args, kwargs, size):

@@ -39,7 +39,8 @@ def kept_channels(teacher, student, path):
 
     Args:
         teacher: a network.
-        student: what cuts have left of it, or of the network that both were cut from.
+        student: what cuts have left of it; or of the network that both were cut from, with no
+            channel that the teacher has lost.
         path: layer path, the same in both.
 
     Returns:
@@ -56,19 +57,19 @@ def kept_channels(teacher, student, path):
     (1, array([0, 2]))
     """
     theirs, own = _descent(teacher), _descent(student)
-    if theirs.ancestor is not own.ancestor:
+    had, left = theirs.kept.get(path), own.kept.get(path)
+    has_all = had is None or (left is not None and np.isin(left[1], had[1]).all())
+    if theirs.ancestor is not own.ancestor or not has_all:
         raise ValueError(
-            f"Received the student {student.name!r}, which is not known to be cut from the teacher "
-            f"{teacher.name!r} (a model that was loaded has forgotten it). Expected what "
-            "`prune_channels` or `prune` made of it in this process; or give "
-            "kept={path: channels of the teacher}."
+            f"Received the student {student.name!r}, whose channels at {path!r} are not known to "
+            f"be cut from the teacher {teacher.name!r} (a model that was loaded has forgotten it). "
+            "Expected what `prune_channels` or `prune` made of it in this process; "
+            "or give kept={path: channels of the teacher}."
         )
-    if path not in own.kept:
+    if left is None:
         return None
-    axis, indices = own.kept[path]
-    if path in theirs.kept:
-        indices = np.searchsorted(theirs.kept[path][1], indices)
-    return axis, indices
+    axis, indices = left
+    return axis, indices if had is None else np.searchsorted(had[1], indices)
 
 
 def _descent(model):

@@ -45,6 +45,7 @@ class Call:
         self.products = []
         self.constants = {}
         self.known_variables = set()
+        self.places = {}  # of what changes with the channels of the layer: {place: ids}
         self._switched_off = {}
         self._declared = []
 
@@ -178,6 +179,7 @@ class Call:
         """
         if isinstance(variable, keras.Variable):
             self.known_variables.add(id(variable))
+            self.places[id(variable), axis % variable.ndim] = ids
             self._declared.append(ids)
             self._tracer.add_weight(self, variable, axis, ids, role)
 
@@ -212,6 +214,7 @@ class Call:
         self.known(*layer.variables)
         self._tracer.inner_inputs[id(layer)] = x
         self._declared += call._declared
+        self.places |= call.places
         if call._switched_off:
             self._switch_off(call._switched_off)
         return call
@@ -243,8 +246,10 @@ class Call:
             value: `value(kept) -> value` where it is not the count itself.
             of: a layer inside this one whose configuration it is, see `contains`.
         """
+        operation = of or self.operation
+        self.places[id(operation), key] = ids
         self._declared.append(ids)
-        self._tracer.add_config(of or self.operation, key, ids, value)
+        self._tracer.add_config(operation, key, ids, value)
 
     def contains(self, key, *layers, of=None):
         """Say that the argument `key` holds these layers, whose configurations are edited.

@@ -1,10 +1,13 @@
 """`ChannelGraph`: a traced model to hold."""
 
 import functools
+from collections.abc import Mapping
 
 import numpy as np
+from keras import tree
 
 from aip_tf import _keras
+from aip_tf.arguments import shown
 from aip_tf.channels.ancestry import note_descent
 from aip_tf.channels.groups import group_channels
 from aip_tf.channels.kept import Kept
@@ -57,6 +60,21 @@ class ChannelGraph:
         """The graph of `model`; `model` itself if it is a `ChannelGraph`."""
         return model if isinstance(model, cls) else cls(model, input_shape)
 
+    @classmethod
+    def on(cls, model, inputs):
+        """The graph of `model`, traced on a batch of inputs where it leaves sizes open; `model`
+        itself if it is a `ChannelGraph`."""
+        if isinstance(model, cls):
+            return model
+        graph = _keras.graph_inside(model)
+        if graph is None:
+            return cls(model, tree.map_structure(_size, inputs))
+        given = _keras.flat_inputs(graph, inputs)
+        symbols = graph.inputs if len(graph.inputs) == len(given) else [None] * len(given)
+        shapes = list(map(_size, given, symbols))
+        is_known = all(None not in x.shape[1:] for x in graph.inputs)
+        return cls(model, None if is_known else shapes)
+
     def prune(self, keep_masks):
         """See `prune_channels`."""
         kept = self.kept(keep_masks)
@@ -105,6 +123,11 @@ class ChannelGraph:
         Raises:
             ValueError: for an unknown name, or a mask of another length, type, or all False.
         """
+        if not isinstance(keep_masks, Mapping):
+            raise ValueError(
+                f"Received keep masks of type {type(keep_masks).__name__}. Expected a dictionary "
+                "{name of a channel group: bool array}; an empty one keeps everything."
+            )
         keep = np.ones(len(self.trace.pinned), bool)
         known = {g.name: g for g in self.groups}
         for name, mask in keep_masks.items():
@@ -114,13 +137,30 @@ class ChannelGraph:
         return Kept(self.trace.class_of, keep)
 
 
+def _size(x, symbol=None):
+    """The sizes of an input without the batch's; those of its symbol where an optional one is not
+    given."""
+    if x is None and _keras.is_optional(symbol):
+        x = symbol
+    if not hasattr(x, "shape"):
+        raise ValueError(
+            f"Received a batch of inputs with {shown(x)} in it. Expected arrays or tensors, in the "
+            "structure in which the model takes them."
+        )
+    return tuple(x.shape[1:])
+
+
 def _checked(known, name, mask):
     if name not in known:
         raise ValueError(
             f"Received a keep mask for the channel group {name!r}, which the model does not have. "
             f"Expected names out of `find_channel_groups(model)`: {', '.join(list(known)[:8])} ..."
         )
-    group, mask = known[name], np.asarray(mask)
+    group = known[name]
+    try:
+        mask = np.asarray(mask)
+    except ValueError:  # lists of unequal lengths
+        mask = np.asarray(mask, object)
     if mask.dtype != bool or mask.shape != (group.num_channels,):
         raise ValueError(
             f"Received for the channel group {name!r} a keep mask of shape {mask.shape} and type "

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from aip_tf import _keras
 from aip_tf.channels.identities import compact, distinct
 
 
@@ -211,7 +212,10 @@ def _members(traced, places):
 
 def name_inside(layer, variable):
     """The path of a variable inside the layer that owns it: "kernel", "query/kernel"."""
-    return variable.path.rsplit(f"{layer.name}/", 1)[-1]
+    for inner in _keras.sublayers(layer):
+        if any(v is variable for v in inner.variables):
+            return f"{inner.name}/{name_inside(inner, variable)}"
+    return variable.name
 
 
 def _names(traced, classes, producers):

@@ -2,6 +2,7 @@
 
 import collections
 
+import keras
 import ml_dtypes
 import numpy as np
 import tensorflow as tf
@@ -142,8 +143,14 @@ def _as_type(x, like):
 
 
 def difference(expected, actual, inputs):
-    """The largest difference of two models' outputs relative to the largest output: float."""
-    return _relative(*(_arrays(m(inputs, training=False)) for m in (expected, actual)))
+    """The largest difference of two models' outputs relative to each one's largest entry: float."""
+    return _relative(*(_arrays(_answer(model, inputs)) for model in (expected, actual)))
+
+
+def _answer(model, inputs):
+    """The outputs of a model; its states stay as they are, so that the next answer is the same."""
+    with keras.StatelessScope():
+        return model(inputs, training=False)
 
 
 def _rounding_of(model):
@@ -160,8 +167,8 @@ def _arrays(outputs):
 
 
 def _relative(expected, actual):
-    """Difference over the largest entry; infinite where structures or shapes differ or only one is
-    finite."""
+    """Difference over the largest entry of an output, of several the worst; infinite where
+    structures or shapes differ or only one is finite."""
     shapes = [{path: x.shape for path, x in found.items()} for found in (expected, actual)]
     if shapes[0] != shapes[1]:
         return np.inf
@@ -169,8 +176,11 @@ def _relative(expected, actual):
     if any((np.isfinite(a) != np.isfinite(b)).any() for a, b in pairs):
         return np.inf
     pairs = [(np.where(np.isfinite(a), a, 0), np.where(np.isfinite(b), b, 0)) for a, b in pairs]
-    largest = max([np.finfo(np.float32).tiny, *(np.abs(a).max() for a, _ in pairs)])
-    return float(max((np.abs(a - b).max() for a, b in pairs), default=0.0) / largest)
+    return float(max((_error(a, b) for a, b in pairs), default=0.0))
+
+
+def _error(expected, actual):
+    return np.abs(expected - actual).max() / max(np.finfo(np.float32).tiny, np.abs(expected).max())
 
 
 def _in_float64(x):

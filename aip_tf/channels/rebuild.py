@@ -244,10 +244,11 @@ class _Rebuild:
             if id(old) in apart:
                 continue
             if id(old) in self._variables:
+                owner = self._weights[id(old)].path if id(old) in self._weights else layer.name
                 raise ValueError(
                     f"Received the layer {layer.name!r}, which shares its variable {old.path!r} "
                     "with another layer. Expected a layer that changes its size to own its "
-                    f"variables: leave it whole by ignore={layer.name!r} in the selection."
+                    f"variables: leave it whole by ignore={owner!r} in the selection."
                 )
             new.regularizer, new.constraint = shrink(old.regularizer), shrink(old.constraint)
             self._variables[id(old)] = (old, new)

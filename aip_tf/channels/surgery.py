@@ -1,8 +1,5 @@
 """The verbs of surgery: cut a model, mask it, prove the cut and the copy."""
 
-from keras import tree
-
-from aip_tf import _keras
 from aip_tf.channels.graph import ChannelGraph
 from aip_tf.channels.proof import prove_copy, prove_cut
 
@@ -73,7 +70,7 @@ def check_cut(model, cut, keep_masks, inputs):
         inputs: a batch of inputs.
 
     Returns:
-        The largest difference of the outputs relative to the largest output: float.
+        The largest difference of an output relative to its largest entry: float.
 
     Raises:
         ValueError: if it exceeds 1e-5, or an uncut copy is not the model.
@@ -82,7 +79,7 @@ def check_cut(model, cut, keep_masks, inputs):
 
     >>> error = check_cut(model, aip_tf.prune_channels(model, keep_masks), keep_masks, images)
     """
-    return prove_cut(_graph_on(model, inputs), cut, keep_masks, inputs)
+    return prove_cut(ChannelGraph.on(model, inputs), cut, keep_masks, inputs)
 
 
 def check_copy(model, copy, inputs):
@@ -94,7 +91,7 @@ def check_copy(model, copy, inputs):
         inputs: a batch of inputs.
 
     Returns:
-        The largest difference of the outputs relative to the largest output: float.
+        The largest difference of an output relative to its largest entry: float.
 
     Raises:
         ValueError: if it exceeds 1e-5; names the first layer that differs.
@@ -103,13 +100,4 @@ def check_copy(model, copy, inputs):
 
     >>> error = check_copy(model, aip_tf.prune_channels(model, {}), images)
     """
-    return prove_copy(_graph_on(model, inputs), copy, inputs)
-
-
-def _graph_on(model, inputs):
-    """The graph of a model, traced on the size of a batch of inputs."""
-    if isinstance(model, ChannelGraph):
-        return model
-    graph = _keras.graph_inside(model)
-    given = inputs if graph is None else _keras.flat_inputs(graph, inputs)
-    return ChannelGraph(model, tree.map_structure(lambda x: tuple(x.shape[1:]), given))
+    return prove_copy(ChannelGraph.on(model, inputs), copy, inputs)

@@ -14,8 +14,9 @@ import keras
 import numpy as np
 from keras import tree
 
-from aip_tf import _keras
+from aip_tf import _keras, failures
 from aip_tf.channels.call import Call
+from aip_tf.channels.disputes import keep_disputed
 from aip_tf.channels.identities import (
     Identities,
     IdentityArray,
@@ -131,7 +132,7 @@ class Tracer:
     def _call(self, node, path, args, kwargs):
         inputs = _tensors(args, kwargs)
         self.agree((id(node), "inputs"), inputs)  # what a call edits is the same if it runs again
-        shapes = _keras.output_shapes(node, [x.shape for x in inputs])
+        shapes = _output_shapes(node, [x.shape for x in inputs], path)
         call = Call(self, node.operation, path, inputs, shapes, node)
         outputs = self.run_rule(call, args, kwargs)
         outputs = [outputs] if isinstance(outputs, np.ndarray) else tree.flatten(outputs)
@@ -218,6 +219,17 @@ class Tracer:
         table = rows(small, axis)
         self.identities.union(table, table[:, :1])
         return axis
+
+
+def _output_shapes(node, shapes, path):
+    try:
+        return _keras.output_shapes(node, shapes)
+    except Exception as error:  # whatever a call on zeros may raise
+        raise ValueError(
+            f"Received a model whose layer {path!r} cannot be called on the shapes {shapes}: "
+            f"{failures.words(error)} Expected sizes that it takes: give larger ones as "
+            "`input_shape`, or larger inputs."
+        ) from error
 
 
 def _as_identities(x):
@@ -342,6 +354,7 @@ def trace(model, input_shape=None):
     for x in tree.flatten(tracer.run(graph, arrays)):
         if isinstance(x, IdentityArray):
             tracer.identities.pin(np.asarray(compact(x)), "an output of the model")
+    keep_disputed(tracer)
     for call in tracer.calls:
         for x in call.outputs:
             if len(long_axes(x)) > 1:

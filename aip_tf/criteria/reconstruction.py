@@ -7,6 +7,7 @@ import logging
 import keras
 import numpy as np
 
+from aip_tf import _keras
 from aip_tf.arguments import check, integer, number
 from aip_tf.channels import find_channel_groups
 from aip_tf.channels.members import entries_of, num_weights, variable_of
@@ -103,7 +104,7 @@ class Reconstruction(Criterion):
             self._check_number(num_batches * num_inputs_of(inputs))
 
     def observe(self, model, groups, data):
-        seen, unseen = self._batches(data)
+        seen, unseen = self._batches(model, data)
         trial = Trial(model, unseen, _shapes(unseen), self._kinds)
         study = Study(model, groups, seen, self.ridge)
         rankings = [
@@ -134,20 +135,27 @@ class Reconstruction(Criterion):
         Returns:
             A `reconstruction.Refit`: what was refitted, what was not and why.
         """
-        seen, unseen = self._batches(data)
+        seen, unseen = self._batches(before, data)
         groups = groups or find_channel_groups(before, _shapes(seen))
         record = Study(before, groups, [*seen, *unseen], self.ridge).refit(after, keep_masks)
         for path, reason in (record.skipped | record.shrunk).items():
             _log.info("Refit of %s: %s.", path, reason)
         return record
 
-    def _batches(self, data):
+    def _batches(self, model, data):
         """Inputs to look at, and inputs to measure on: two lists of batches."""
-        batches = [] if data is None else first_inputs(data, self.num_samples)
+        size = _keras.fixed_batch(model)
+        batches = [] if data is None else first_inputs(data, self.num_samples, size)
         count = sum(map(num_inputs_of, batches))
         self._check_number(count)
         # Every group is tried on each of them: ResNet-50 took six minutes for a quarter of its own.
-        unseen, seen = divide(batches, min(num_of_some(batches), round(_UNSEEN * count)))
+        unseen, seen = divide(batches, min(num_of_some(batches), round(_UNSEEN * count)), size)
+        if not seen:
+            raise ValueError(
+                f"The criterion 'reconstruction' received {count} inputs for a model that takes "
+                f"batches of {size}. Expected at least {2 * size}: it looks at some of them and "
+                "measures on others. criterion='l1' looks at no data."
+            )
         return seen, unseen
 
     def _check_number(self, count):

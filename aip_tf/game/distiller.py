@@ -146,7 +146,8 @@ class AdversarialDistiller(_keras.ReplicaModel):
         Returns:
             {name of the transfer: weight}.
         """
-        x = keras.tree.map_structure(lambda v: tf.convert_to_tensor(v[:_BALANCED]), x)
+        x = _keras.first_samples(self.student, x, _BALANCED)
+        x = keras.tree.map_structure(tf.convert_to_tensor, x)
         if self.scales:
             measured = self._measured(self._scales_on, x)
             for scale, found in zip(self.scales.values(), measured, strict=True):

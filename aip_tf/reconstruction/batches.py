@@ -15,7 +15,7 @@ _USUAL_ENTRIES = 128 * _MOST_ENTRIES  # of all inputs: 512 images of 224 pixels
 _SOME_ENTRIES = 16 * _MOST_ENTRIES  # where some will do: 64 images of 224 pixels
 
 
-def first_inputs(data, num_samples):
+def first_inputs(data, num_samples, size=None):
     """The first inputs of `data`, without labels, in slices of at most 32, fewer if they are large.
 
     Args:
@@ -23,22 +23,24 @@ def first_inputs(data, num_samples):
             (inputs, ...), or an array.
         num_samples: how many; None: 1,024, fewer if they are large, such as 512 images of 224
             pixels.
+        size: of all slices, for a network that takes so many at a time; None: as above.
 
     Returns:
-        Non-empty list of batches in the structure of the inputs, of numpy arrays.
+        List of batches in the structure of the inputs, of numpy arrays.
     """
     found, left = [], num_samples
     for batch in data if isinstance(data, tf.data.Dataset) else [data]:
         inputs = batch[0] if isinstance(batch, tuple | list) else batch
         if left is None:
             left = min(_USUAL, _num_within(inputs, _USUAL_ENTRIES))
-        size = min(left, num_inputs_of(inputs))
-        step = min(_SLICE, _num_within(inputs, _MOST_ENTRIES))
-        for start in range(0, size, step):
-            part = slice(start, min(start + step, size))
+        count = min(left, num_inputs_of(inputs))
+        count -= count % (size or 1)
+        step = size or min(_SLICE, _num_within(inputs, _MOST_ENTRIES))
+        for start in range(0, count, step):
+            part = slice(start, min(start + step, count))
             found.append(keras.tree.map_structure(lambda x, part=part: np.asarray(x[part]), inputs))
-        left -= size
-        if not left:
+        left -= count
+        if left < (size or 1):
             break
     return found
 
@@ -64,8 +66,12 @@ def take_inputs(batch, count):
     return keras.tree.map_structure(lambda x: x[:count], batch)
 
 
-def divide(batches, count):
-    """The first `count` inputs of a list of batches, and the others: two lists of batches."""
+def divide(batches, count, size=None):
+    """The first `count` inputs of a list of batches, and the others: two lists of batches.
+
+    Where they are of a fixed `size`, at least one and as many whole ones as `count` allows.
+    """
+    count = max(size, count - count % size) if size else count
     first, others = [], []
     for batch in batches:
         taken, size = min(count, num_inputs_of(batch)), num_inputs_of(batch)

@@ -12,8 +12,9 @@ import collections
 
 import numpy as np
 
+from aip_tf import _keras
 from aip_tf.reconstruction import solving
-from aip_tf.reconstruction.batches import divide, num_inputs_of, take_inputs
+from aip_tf.reconstruction.batches import divide, num_inputs_of
 from aip_tf.reconstruction.moments import CrossMoments, stiffness
 from aip_tf.reconstruction.statistics import is_settled, match
 from aip_tf.reconstruction.sums import find_sum, lost_in_sum
@@ -38,11 +39,12 @@ def refit_in_order(before, after, readers, keep_masks, batches, ridge, take):
         `{path: number of samples}` of the layers that were refitted: not those that the two
         networks do not have in common, in this order.
     """
-    whole, left = (Tape(model, take_inputs(batches[0], 1)) for model in (before, after))
+    few = _keras.first_samples(before, batches[0], 1)
+    whole, left = (Tape(model, few) for model in (before, after))
     statistics = _statistics_to_match(left, readers.values())
     size = whole.bytes_at(readers) + left.bytes_at(readers)
     count = min(sum(map(num_inputs_of, batches)), max(1, int(_MAX_BYTES // max(size, 1))))
-    batches, _ = divide(batches, count)
+    batches, _ = divide(batches, count, _keras.fixed_batch(before))
     for tape in (whole, left):
         tape.start(batches)
 

@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from aip_tf.reconstruction.batches import divide, num_inputs_of, num_of_some, take_inputs
+from aip_tf import _keras
+from aip_tf.reconstruction.batches import divide, num_inputs_of, num_of_some
 from aip_tf.reconstruction.moments import Fit, observe
 from aip_tf.reconstruction.readers import find_readers, prepare
 from aip_tf.reconstruction.refitting import refit_in_order
@@ -48,7 +49,8 @@ class Study:
         self._batches, self._ridge = batches, ridge
         self.readers, self.others = find_readers(model, groups)
         num_inputs = sum(map(num_inputs_of, batches))
-        called = prepare(model, self.readers, take_inputs(batches[0], 1), num_inputs)
+        few = _keras.first_samples(model, batches[0], 1)
+        called = prepare(model, self.readers, few, num_inputs)
         inside = dict.fromkeys(self.readers.keys() - called, "another layer calls it")
         self.readers = {path: self.readers[path] for path in called}
         self.others |= inside
@@ -99,7 +101,7 @@ class Study:
         counts |= refit_in_order(model, after, single, cut, batches, self._ridge, take)
         left = [path for path in reading if path not in counts]
         counts |= self._refit_alone(left, after, cut, take)
-        settle(after, divide(batches, num_of_some(batches))[0])
+        settle(after, divide(batches, num_of_some(batches), _keras.fixed_batch(after))[0])
         consumers = {path for g in self.groups if g.name in cut for path in g.consumers}
         skipped = {path: why for path, why in self.others.items() if path in consumers}
         return Refit(tuple(reading), skipped, self._shrunk(counts))

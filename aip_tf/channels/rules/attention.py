@@ -61,7 +61,8 @@ def grouped_query_attention(
 ):
     """A channel is a head of keys and values with all query heads that share it.
 
-    The output is as wide as the query, so its channels are the query's.
+    The output is as wide as the query, so its channels are the query's; so are the value's, which
+    Keras wants as wide.
     """
     layer, inputs = call.operation, (query, value if key is None else key, value)
     reason = _obstacle(call, inputs, (query_mask, value_mask, key_mask, attention_mask))
@@ -71,6 +72,7 @@ def grouped_query_attention(
     heads = np.repeat(shared, layer.num_repeats)
     outputs = call.new(layer.feature_dim)
     call.unify(outputs, call.channels(query))
+    call.unify(outputs, call.channels(value))
     _declare(call, inputs, heads, shared, outputs)
     call.config("num_key_value_heads", shared)
     call.config("num_query_heads", heads)

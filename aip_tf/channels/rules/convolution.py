@@ -146,6 +146,7 @@ def einsum_dense(call, x):
     if layer.bias is not None and -place <= len(layer.bias.shape) and layer.bias.shape[place] > 1:
         call.weight(layer.bias, place, ids, "producer")
     y = spread(ids, [sizes[c] for c in target], place)
+    _edit_output_shape(call, y)
     contracted = read if carrier in summed else []
     rest = [sizes[c] for c in summed if not contracted or c != carrier]
     call.macs(y, *contracted, factor=math.prod(rest))
@@ -162,16 +163,19 @@ def _new_letter(call, source, kernel, target, sizes):
         return target[0], ids
     ids = call.new(sizes[letter])
     call.weight(layer.kernel, kernel.index(letter), ids, "producer")
-    shape = layer.get_config()["output_shape"]
-    shape = list(shape) if isinstance(shape, tuple | list) else [shape]
-    place = target.index(letter) - len(target) + len(shape)
-    if shape[place] is not None:
-        call.config(
-            "output_shape",
-            ids,
-            lambda kept: [kept.count(ids) if i == place else s for i, s in enumerate(shape)],
-        )
     return letter, ids
+
+
+def _edit_output_shape(call, y):
+    """Let the sizes that the layer was given be those that are left of its output `y`."""
+    given = call.operation.get_config()["output_shape"]
+    given = list(given) if isinstance(given, tuple | list) else [given]
+
+    def left(kept):
+        sizes = kept.shape(y)[y.ndim - len(given) :]
+        return [n and size for n, size in zip(given, sizes, strict=True)]
+
+    call.config("output_shape", y, left)
 
 
 def subscripts(equation, rank):

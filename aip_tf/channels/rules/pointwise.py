@@ -48,7 +48,10 @@ def unary(call, x, *bounds, **settings):
     axis = call.settle(x) if noise_shape is not None else None
     if axis is not None and noise_shape[axis] not in (None, 1):
         return keep_all(call, f"{call.path} has the noise shape {noise_shape}")
-    if any(isinstance(b, IdentityArray) for b in bounds) or isinstance(x, list):
+    given = [*bounds, *settings.values()]
+    if not isinstance(call.operation, layers.Layer):  # such as the bounds of Clip
+        given += [v for k, v in vars(call.operation).items() if k[0] != "_"]
+    if isinstance(x, list) or any(isinstance(v, IdentityArray) or np.size(v) > 1 for v in given):
         return keep_all(call, f"{call.path} has tensors as settings")
     return x
 
@@ -86,10 +89,12 @@ def rescaling(call, x):
     """Scale and offset: one number, or one for each channel (then edited)."""
     for key in ("scale", "offset"):
         value = getattr(call.operation, key)
+        if np.size(value) == 1:
+            continue
         if np.ndim(value) == 1:
             ids = call.channels(x)
             call.config(key, ids, lambda kept, v=value, ids=ids: np.asarray(v)[kept(ids)].tolist())
-        elif np.ndim(value) > 1:
+        else:
             call.pin(x, f"{call.label} has a {key} of several axes")
     return x
 
