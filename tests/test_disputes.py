@@ -85,12 +85,18 @@ def reading_lambda(other):
     return layers.Lambda(lambda x: x * ops.mean(ops.abs(other.kernel)))
 
 
+def activation_of_no_module(other):
+    def scaled(x):
+        return x * ops.sum(ops.abs(other.kernel))
+
+    scaled.__module__ = None  # as of what `exec` runs
+    return layers.Dense(4, activation=scaled)
+
+
 READERS = {
     "a Lambda": reading_lambda,
     "a Lambda, by a global name": lambda _: layers.Lambda(lambda x: x * ops.mean(GLOBAL.kernel)),
-    "an activation": lambda other: layers.Dense(
-        4, activation=lambda x: x * ops.sum(ops.abs(other.kernel))
-    ),
+    "an activation": activation_of_no_module,
     "a layer that owns it": lambda other: Reader(other, is_owned=True),
     "a layer that does not": lambda other: Reader(other, is_owned=False),
     "a layer that it calls by chance": lambda other: layers.Lambda(

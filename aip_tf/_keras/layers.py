@@ -63,10 +63,14 @@ def reached_variables(layer):
             waiting += [x.func, *x.args, *x.keywords.values()]
         elif isinstance(x, types.MethodType):
             waiting += [x.__self__, x.__func__]
-        elif isinstance(x, types.FunctionType) and not x.__module__.startswith("keras."):
+        elif isinstance(x, types.FunctionType) and not _is_of_keras(x):
             named = (x.__globals__.get(name) for name in x.__code__.co_names)
             waiting += [y for y in (*_closed_over(x), *named) if isinstance(y, _REACHED)]
     return found
+
+
+def _is_of_keras(function):
+    return (function.__module__ or "").startswith("keras.")
 
 
 def _closed_over(function):
