@@ -130,3 +130,14 @@ def test_an_embedding_that_also_turns_vectors_into_words_stays_whole():
     prunable = {g.name for g in aip_tf.find_channel_groups(model) if g.prunable}
     assert prunable == {"inside"}
     assert is_exact(model)
+
+
+@pytest.mark.parametrize("masks", [{}, {"made": np.arange(5) < 3}], ids=["whole", "cut"])
+def test_an_activation_reads_the_copy_of_the_layer_that_it_closes_over(masks):
+    i, other = Input((6,)), layers.Dense(8, name="other")
+    scaled = layers.Dense(4, activation=lambda x: x * ops.mean(other.kernel))
+    model = Model(i, scaled(layers.Dense(5, name="made")(other(i))))
+    copy, batch = aip_tf.prune_channels(model, masks), np.ones((2, 6), "float32")
+    before = copy(batch)
+    other.kernel.assign(other.kernel * 2.0)
+    assert np.array_equal(copy(batch), before)

@@ -126,7 +126,7 @@ def clone(layer, copies, dtype=None):
     with _unlocked(copy):
         for name, value in vars(layer).items():
             if name not in OWN and name not in fresh:
-                setattr(copy, name, _translated(value, copies))
+                setattr(copy, name, translated(value, copies))
         if dtype is not None:
             copy._dtype_policy = keras.dtype_policies.get(dtype)
         _track_in_order(layer, copy, copies)
@@ -172,7 +172,7 @@ def _track_in_order(layer, copy, copies):
         copy._tracker.stored_ids[store] = {id(x) for x in found}
 
 
-def _translated(value, copies):
+def translated(value, copies):
     """`value` with the copies in place of the layers and variables in it; the rest is shared."""
     if isinstance(value, keras.Variable):
         return copies.variable(value)
@@ -181,11 +181,11 @@ def _translated(value, copies):
     if isinstance(value, keras.random.SeedGenerator):
         return copies.seed_generator(value)
     if isinstance(value, types.MethodType):
-        owner = _translated(value.__self__, copies)
+        owner = translated(value.__self__, copies)
         return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
     if isinstance(value, functools.partial):
         parts = (value.func, value.args, value.keywords)
-        new = [_translated(x, copies) for x in parts]
+        new = [translated(x, copies) for x in parts]
         same = all(a is b for a, b in zip(parts, new, strict=True))
         return value if same else functools.partial(new[0], *new[1], **new[2])
     if isinstance(value, types.FunctionType):
@@ -195,11 +195,11 @@ def _translated(value, copies):
 
 def _translated_container(value, copies):
     if isinstance(value, dict):
-        new = {k: _translated(v, copies) for k, v in value.items()}
+        new = {k: translated(v, copies) for k, v in value.items()}
         return new if any(new[k] is not value[k] for k in value) else value
     if isinstance(value, list | tuple | set | frozenset):
         old = list(value)
-        new = [_translated(x, copies) for x in old]
+        new = [translated(x, copies) for x in old]
         if all(a is b for a, b in zip(old, new, strict=True)):
             return list(value) if isinstance(value, list) else value
         if hasattr(value, "_fields"):
@@ -222,7 +222,7 @@ def _translated_function(function, copies):
     moved = keras.layers.Layer | keras.Variable | types.MethodType
     if not any(isinstance(x, moved) for x in contents):
         return function
-    new = [types.CellType(_translated(x, copies)) for x in contents]
+    new = [types.CellType(translated(x, copies)) for x in contents]
     copy = types.FunctionType(
         function.__code__, function.__globals__, function.__name__, None, tuple(new)
     )

@@ -6,7 +6,7 @@ import types
 import keras
 import numpy as np
 
-from aip_tf._keras.copies import OWN, layer_attributes
+from aip_tf._keras.copies import OWN, layer_attributes, translated
 
 
 def resize(layer, changes, copies):
@@ -101,19 +101,20 @@ def _remember(layer, unchanged, copy):
             setattr(copy, name, value)
 
 
-def graft(layer, copy, shrink):
+def graft(layer, copy, shrink, copies):
     """Give a resized and built `copy` the functions and objects of `layer`, at every level.
 
     Args:
         layer: the source.
         copy: made by `resize`, built.
         shrink: `shrink(object) -> object`, without the removed channels in its arrays.
+        copies: see `clone`; functions that close over layers close over their copies.
     """
     for old, new in zip(_with_inside(layer), _with_inside(copy), strict=True):
         for name, value in vars(old).items():
             inside = isinstance(value, keras.layers.Layer)
             if name in vars(new) and name not in OWN and _is_alive(value) and not inside:
-                setattr(new, name, shrink(value))
+                setattr(new, name, shrink(translated(value, copies)))
 
 
 def _with_inside(layer):

@@ -237,7 +237,7 @@ class _Rebuild:
         def shrink(value):
             return _keras.with_smaller_arrays(value, slices)
 
-        _keras.graft(layer, copy, shrink)
+        _keras.graft(layer, copy, shrink, self)
         copied = [x for x in self._inner_layers(layer) if id(x) in self._copies]
         apart = {id(v) for x in copied for v in x.variables}
         for old, new in pairs:
