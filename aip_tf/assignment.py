@@ -16,7 +16,13 @@ from aip_tf.game.recipe import default_transfers
 from aip_tf.recovery import recalibrate, recovery_from
 from aip_tf.selection import select_channels
 from aip_tf.task.answers import Answers, has_labels, inputs_of
-from aip_tf.task.batches import check_inputs, check_model, check_weights, found_in
+from aip_tf.task.batches import (
+    check_all_inputs,
+    check_inputs,
+    check_model,
+    check_weights,
+    found_in,
+)
 from aip_tf.task.wishes import described
 
 _log = logging.getLogger("aip_tf")
@@ -90,7 +96,7 @@ class Assignment:
         shared = [task.prepare(share_batches(dataset)) for dataset in datasets]
         self.train, self.validation = (*shared, None)[:2]
         measured = [task.rehearse(self.teacher, data.element_spec) for data in shared]
-        decays.check_monitors(self.recovery.callbacks, *measured[1:])
+        decays.check_monitors(self.recovery.callbacks, *measured)
         self.transfers = self.recovery.transfers
         if self.transfers is None:
             self.transfers = default_transfers(self.teacher, self.teacher)
@@ -270,7 +276,9 @@ def check_data(task, model, what, data, batch):
     """
     with found_in(what):
         task.check(model, batch)
-        if (labels := adapt.labels_at_hand(data)) is not None:
+        inputs, labels = adapt.at_hand(data)
+        check_all_inputs(inputs)
+        if labels is not None:
             task.check_all(labels)
 
 

@@ -14,6 +14,7 @@ _TABLE_SIZE = 2000
 # without normalization lost more in its recovery than in the cut (benchmarks/choices.md).
 _SGD = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "global_clipnorm": 10.0}
 _LAMB_RATE = 0.01  # a step changes a tensor by so much of its length
+_TERMS = ("_loss", "_accuracy", "learning_rate")  # what a game adds to the logs, and a callback
 _NO_VALIDATION = "validation data, or the name of what training measures, such as 'loss'"
 _SETTERS = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
 
@@ -99,28 +100,33 @@ def check(optimizer, decay, callbacks=()):
     return callbacks
 
 
-def check_monitors(callbacks, measured=()):
-    """Whether what is to keep the best weights of validations will find what it looks at.
+def check_monitors(callbacks, trained, measured=()):
+    """Whether callbacks that wait for a metric will find it.
 
     Args:
         callbacks: as `check` returns them. Those of the user's may add to the logs what they want:
             then nothing is known.
+        trained: names of what is measured while an epoch trains; the terms of a game come on top.
         measured: names of what a validation measures; empty without one.
 
     Raises:
-        ValueError: for a ModelCheckpoint that would never write.
+        ValueError: for a ModelCheckpoint that would never write, or an EarlyStopping or
+            ReduceLROnPlateau that would never act.
     """
-    known = [f"val_{name}" for name in measured]
+    validated = [f"val_{name}" for name in measured]
     if any(_is_of_the_user(callback) for callback in callbacks):
         return
     for callback in callbacks:
-        keeps_best = isinstance(callback, keras.callbacks.ModelCheckpoint)
-        if not keeps_best or not callback.save_best_only or callback.monitor in known:
+        monitor = getattr(callback, "monitor", None)
+        if monitor is None or not getattr(callback, "save_best_only", True):
             continue
-        if callback.monitor.startswith("val_"):
+        is_validated = monitor.startswith("val_")
+        known = validated if is_validated else trained
+        is_term = not is_validated and monitor.endswith(_TERMS)
+        if monitor not in known and not is_term:
             raise ValueError(
-                f"Received ModelCheckpoint(monitor={callback.monitor!r}, save_best_only=True), "
-                f"which is not measured. Expected {', '.join(map(repr, known)) or _NO_VALIDATION}."
+                f"Received the callback {type(callback).__name__} with monitor={monitor!r}, which "
+                f"is not measured. Expected {', '.join(map(repr, known)) or _NO_VALIDATION}."
             )
 
 

@@ -139,11 +139,27 @@ class _Loop:
         if self.assignment.lengths[status.round]:
             recover(student, self.assignment, status, self.state)
         self.books.recovered(student)
+        self._compare_with_cut()
         status.recovered, status.stopped = True, False
         folder = f"round_{status.round:02d}"
         if self.state.folder is not None:
             replace(self.state.path(f"{folder}/student.keras"), student.save)
         self._save(folder)
+
+    def _compare_with_cut(self):
+        """Say so where training has made the student worse than its cut was."""
+        rounds, task = self.books.rounds, self.assignment.recovery.task
+        if not rounds or not rounds[-1].metrics_after:
+            return
+        cut, now = rounds[-1].metrics_before, rounds[-1].metrics_after
+        if task.is_better(cut, now):
+            _log.warning(
+                "The student is less good than straight after its cut: %s %.4f, then %.4f. More "
+                "epochs or images may help; keep='best' would have kept the cut.",
+                task.main_metric,
+                cut[task.main_metric],
+                now[task.main_metric],
+            )
 
     def _cut(self, cut):
         """Remove channels, prove the cut on a batch, refit, measure the statistics anew."""

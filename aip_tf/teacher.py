@@ -179,7 +179,7 @@ def _read(model, data, callbacks):
     check_data(task, model, "test data", data.test, first_batch(test_data, "data.test"))
     for dataset in (train_data, test_data):
         measured = task.rehearse(model, task.prepare(dataset).element_spec)
-    decays.check_monitors(callbacks, measured)
+    decays.check_monitors(callbacks, measured, measured)
     return task, [counted(train_data), counted(test_data)]
 
 

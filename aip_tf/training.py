@@ -8,6 +8,7 @@ import numpy as np
 from aip_tf import _keras, files, interruption
 from aip_tf.distribution import is_chief
 from aip_tf.progress import Progress, numbers_in
+from aip_tf.recovery import Following
 
 _log = logging.getLogger("aip_tf")
 
@@ -117,7 +118,7 @@ def _skip_batches(model, number, metrics):
 
 
 class Best:
-    """The weights of the best epoch of a stretch, by the task's main metric.
+    """The weights of the best epoch of a stretch, or of before it, by the task's main metric.
 
     Args:
         task: the `Task`.
@@ -163,14 +164,16 @@ def recover(student, assignment, status, state):
         state: the `RunState` that takes the snapshots; one that waits is of this stretch.
     """
     recovery, length = assignment.recovery, assignment.lengths[status.round]
-    steps = length * int(assignment.train.cardinality())
-    game = recovery.distiller(assignment.graph.plain_model, student, steps)
+    num_batches = int(assignment.train.cardinality())
+    game = recovery.distiller(assignment.graph.plain_model, student, length * num_batches)
+    keeps_best = recovery.keep == "best" and status.round == len(assignment.cuts)
+    best = Best(recovery.task, status, state.path("best.npz")) if keeps_best else None
     if state.is_waiting:
         state.restore(trained_variables(game))
     else:
         game.balance(assignment.inputs)
-    keeps_best = recovery.keep == "best" and status.round == len(assignment.cuts)
-    best = Best(recovery.task, status, state.path("best.npz")) if keeps_best else None
+        if keeps_best and status.round:
+            best.note(status.records["rounds"][-1]["metrics_before"], student)
 
     def note(logs):
         metrics = {name[4:]: v for name, v in logs.items() if name.startswith("val_")}
@@ -185,7 +188,12 @@ def recover(student, assignment, status, state):
         state,
         status.begin + length,
         validation=assignment.validation,
-        callbacks=[*recovery.callbacks, Progress(recovery.epochs), *_events(state)],
+        callbacks=[
+            Following(student, num_batches),
+            *recovery.callbacks,
+            Progress(recovery.epochs),
+            *_events(state),
+        ],
         on_epoch=note if keeps_best else None,
     )
     if keeps_best:

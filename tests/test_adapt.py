@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from game_models import small_cnn, small_data, two_headed
+from keras import layers
 
 import aip_tf
 from aip_tf.datasets import adapt
@@ -268,3 +269,34 @@ def test_a_size_that_was_asserted_wrongly_is_told():
     data = data.apply(tf.data.experimental.assert_cardinality(9))
     with pytest.raises(ValueError, match="9 elements but contained only 4"):
         aip_tf.prune(small_cnn(), data, criterion="l1")
+
+
+def test_batches_of_an_unknown_number_of_axes_are_refused():
+    data = tf.data.Dataset.from_tensor_slices((np.ones((8, 8, 8, 1), "float32"), np.arange(8) % 4))
+    data = data.map(lambda x, y: (tf.numpy_function(lambda v: v, [x], tf.float32), y)).batch(4)
+    with pytest.raises(ValueError, match="`set_shape` behind it"):
+        aip_tf.prune(small_cnn(), data)
+
+
+@pytest.mark.parametrize("role", ["training", "validation"])
+def test_arrays_are_looked_at_to_their_end(role):
+    images, labels = np.ones((300, 8, 8, 1), "float32"), np.arange(300) % 4
+    broken = images.copy()
+    broken[299, 0, 0, 0] = np.nan
+    given = [(broken if role == "training" else images, labels), (broken, labels)]
+    with pytest.raises(ValueError, match=rf"In the {role} data: .* first in sample 299"):
+        aip_tf.prune(small_cnn(), *given, check_only=True)
+
+
+def test_sample_weights_of_too_few_axes_are_refused():
+    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(3, 1, activation="softmax")])
+    model.compile(loss="sparse_categorical_crossentropy")
+    images, labels = np.ones((8, 8, 8, 1), "float32"), np.arange(512).reshape(8, 8, 8) % 3
+    with pytest.raises(ValueError, match=r"Expected \(batch, 8, 8\): one for each position"):
+        aip_tf.prune(model, (images, labels, np.ones(8)), check_only=True)
+
+
+def test_a_model_of_which_nothing_can_go_is_told_from_a_large_amount():
+    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(4)])
+    with pytest.raises(ValueError, match=r"no channel of this model can go.*summary"):
+        aip_tf.prune(model, (np.ones((8, 8, 8, 1), "float32"), np.arange(8) % 4))

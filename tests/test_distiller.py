@@ -17,6 +17,7 @@ from aip_tf.game import (
     build_discriminator,
 )
 from aip_tf.game.taps import Reading
+from aip_tf.recovery import recalibrate
 from aip_tf.training import trained_variables
 
 IMAGES, LABELS = small_data()
@@ -651,3 +652,52 @@ def test_a_discriminator_needs_to_know_how_many_units_it_sees():
     model = keras.Model(inputs, keras.ops.mean(x, axis=-1))
     with pytest.raises(ValueError, match=r"Received outputs with \[None\] units"):
         AdversarialTransfer().check(model, model)
+
+
+# --- layers that draw random numbers -----------------------------------------------------------
+
+
+class Depth(keras.layers.Layer):
+    """Stochastic depth of somebody's own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.generator = keras.random.SeedGenerator(0)
+
+    def call(self, x, training=False):
+        if not training:
+            return x
+        shape = (keras.ops.shape(x)[0], 1, 1, 1)
+        return x * keras.ops.cast(keras.random.uniform(shape, seed=self.generator) > 0.5, x.dtype)
+
+
+RANDOM = {
+    "dropout": lambda: keras.layers.Dropout(0.5),
+    "augmentation": lambda: keras.layers.RandomTranslation(0.3, 0.3),
+    "noise": lambda: keras.layers.GaussianNoise(1.0),
+    "inside": lambda: keras.Sequential([keras.layers.SpatialDropout2D(0.5)]),
+    "of somebody's own": lambda: Depth(),
+}
+
+
+@pytest.mark.parametrize("transfer", [OutputTransfer, AttentionTransfer])
+@pytest.mark.parametrize("layer", RANDOM.values(), ids=RANDOM)
+def test_a_student_is_compared_without_its_random_layers(layer, transfer):
+    """A map of a turned image is not that of the image: the student is its teacher here."""
+    image = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(4, 3, activation="relu")(layer()(image))
+    x = keras.layers.Conv2D(4, 3)(layer()(x))
+    x = keras.layers.Dense(4)(keras.layers.Flatten()(x))
+    teacher = keras.Model(image, x)
+    student = aip_tf.prune_channels(teacher, {})
+    distiller = AdversarialDistiller(teacher, student, [transfer(weight=1.0)])
+    distiller.compile(keras.optimizers.SGD(0.0))
+    logs = distiller.train_on_batch(IMAGES, return_dict=True)
+    assert logs["total_loss"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_statistics_are_measured_without_random_layers():
+    image = keras.Input((8, 8, 1))
+    noisy = keras.Model(image, keras.layers.BatchNormalization()(keras.layers.Dropout(0.5)(image)))
+    recalibrate(noisy, tf.data.Dataset.from_tensors((IMAGES, LABELS)), 1)
+    np.testing.assert_allclose(noisy.layers[-1].moving_variance, IMAGES.var((0, 1, 2)), rtol=1e-4)

@@ -11,7 +11,7 @@ import aip_tf
 from aip_tf import _keras
 from aip_tf.decays import decayed_optimizer, suited_optimizer
 from aip_tf.game import AdversarialTransfer
-from aip_tf.recovery import recalibrate
+from aip_tf.recovery import Following, recalibrate
 
 
 def classifier(units, activation=None):
@@ -262,14 +262,32 @@ def test_what_cannot_work_is_refused_before_anything_trains(bad, message):
 
 @pytest.mark.parametrize(
     ("monitor", "has_validation", "known"),
-    [("val_acuracy", True, "'val_loss', 'val_accuracy'"), ("val_loss", False, "validation data")],
+    [
+        ("val_acuracy", True, "'val_loss', 'val_accuracy'"),
+        ("val_loss", False, "validation data"),
+        ("acc", True, "'loss', 'accuracy'"),
+    ],
 )
-def test_a_checkpoint_that_would_never_be_written_is_refused(monitor, has_validation, known):
-    keep = keras.callbacks.ModelCheckpoint("x.keras", monitor, save_best_only=True)
-    recovery = aip_tf.Recovery(callbacks=keep)
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        lambda name: keras.callbacks.ModelCheckpoint("x.keras", name, save_best_only=True),
+        lambda name: keras.callbacks.EarlyStopping(name),
+        lambda name: keras.callbacks.ReduceLROnPlateau(name),
+    ],
+    ids=["checkpoint", "stopping", "plateau"],
+)
+def test_a_callback_that_would_wait_for_ever_is_refused(waiting, monitor, has_validation, known):
+    recovery = aip_tf.Recovery(callbacks=waiting(monitor), decay="constant")
     data = [small_data(8)] * (1 + has_validation)
     with pytest.raises(ValueError, match=f"not measured. Expected {known}"):
         aip_tf.prune(small_cnn(), *data, recovery=recovery, check_only=True)
+
+
+def test_a_callback_may_wait_for_a_term_of_the_game():
+    stopping = keras.callbacks.EarlyStopping("total_loss")
+    recovery = aip_tf.Recovery(callbacks=stopping)
+    aip_tf.prune(small_cnn(), small_data(8), recovery=recovery, check_only=True)
 
 
 @pytest.mark.parametrize("bad", [{"epochs": -1}, {"epochs": 2.5}, {"recalibration_batches": -1}])
@@ -316,3 +334,38 @@ def test_a_step_of_the_default_without_batch_normalization_is_a_share_of_the_wei
     optimizer.apply([tf.constant(1e6 * np.ones(4, "float32"))] * 2, [small, large])
     np.testing.assert_allclose(small, 0.01 * 0.99 * np.ones(4), rtol=1e-4)
     np.testing.assert_allclose(large, 100 * 0.99 * np.ones(4), rtol=1e-4)
+
+
+def test_statistics_follow_an_epoch_of_few_batches_and_keep_their_pace_outside():
+    images = np.random.default_rng(0).normal(3.0, 1.0, (24, 4)).astype("float32")
+    model = keras.Sequential([keras.Input((4,)), layers.BatchNormalization(), layers.Dense(2)])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    seen = []
+
+    class Noted(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append((model.layers[0].momentum, float(model.layers[0].moving_mean[0])))
+
+    model.fit(
+        images, np.zeros((24, 2)), batch_size=4, verbose=0, callbacks=[Following(model, 6), Noted()]
+    )
+    ((momentum, mean),) = seen
+    assert momentum == 0.99
+    assert mean > 2.5  # at its own pace 0.2
+    assert min(Following(model, 1000)._most, 0.99) == 0.99  # many batches: its own
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_a_recovery_that_makes_worse_says_so_or_gives_the_cut_back(keep, caplog):
+    image = keras.Input((8, 8, 1))
+    x = layers.Flatten()(layers.Conv2D(8, 3, activation="relu")(image))
+    model = keras.Model(image, layers.Dense(4)(x))
+    model.compile(loss="mse")
+    data = IMAGES, np.asarray(model(IMAGES))
+    steep = keras.optimizers.SGD(100.0)
+    recovery = aip_tf.Recovery(epochs=1, keep=keep, optimizer=steep, transfers=[])
+    _, report = aip_tf.prune(model, data, data, recovery=recovery, schedule=0.2)
+    (cut,) = report.rounds
+    if keep == "best":
+        assert report.student.metrics == cut.metrics_before
+    assert ("less good than straight after its cut" in caplog.text) == (keep == "last")

@@ -109,6 +109,7 @@ from aip_tf._keras.resizing import (
 from aip_tf._keras.running import (
     GivenInputs,
     TappedModel,
+    in_quiet,
     observe,
 )
 from aip_tf._keras.shares import (
@@ -182,6 +183,7 @@ __all__ = [
     "has_own_call",
     "has_schedule",
     "hold",
+    "in_quiet",
     "input_layer",
     "is_filled",
     "is_graph",

@@ -129,6 +129,12 @@ def batch_normalizations(model):
     ]
 
 
+def keeps_statistics(operation):
+    """Whether a layer, or one inside, has variables that training moves without a gradient."""
+    is_layer = isinstance(operation, layers.Layer)
+    return is_layer and any(x._non_trainable_variables for x in operation._flatten_layers())
+
+
 def attention_projections(layer):
     """The projections of an attention layer with heads by name: query, key, value, output, gate."""
     found = {

@@ -3,7 +3,15 @@
 import keras
 from keras import tree
 
-from aip_tf._keras.graph import graph_of, run_graph, run_operation, standardized, with_mask_of
+from aip_tf._keras.graph import (
+    graph_inside,
+    graph_of,
+    run_graph,
+    run_operation,
+    standardized,
+    with_mask_of,
+)
+from aip_tf._keras.layers import keeps_statistics
 
 
 def observe(model, inputs, see):
@@ -36,7 +44,8 @@ class TappedModel(GivenInputs):
     """`model`, whose call also returns what is read at some paths: `(outputs, {path: found})`.
 
     `taps` is {path: function}; of `function(x) -> (y, found)` the model goes on with y, equal to x.
-    The layers are the model's own; no node is added to its graph.
+    The layers are the model's own; no node is added to its graph. In training mode only those are
+    that keep statistics, such as BatchNormalization: what draws random numbers is quiet.
     """
 
     def __init__(self, model, taps):
@@ -48,7 +57,8 @@ class TappedModel(GivenInputs):
         found = {}
 
         def call(node, args, kwargs, path):
-            x = run_operation(node, args, kwargs, training)
+            mode = training and keeps_statistics(node.operation)
+            x = run_operation(node, args, kwargs, mode)
             if path in self.taps:
                 before = x
                 x, found[path] = self.taps[path](x)
@@ -57,3 +67,10 @@ class TappedModel(GivenInputs):
 
         graph = graph_of(self.model)
         return run_graph(graph, standardized(graph, inputs), call), found
+
+
+def in_quiet(model, inputs):
+    """The outputs of a model in training mode, its random layers as at inference."""
+    if graph_inside(model) is None:
+        return model(inputs, training=True)
+    return TappedModel(model, {})(inputs, training=True)[0]

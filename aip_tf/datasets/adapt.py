@@ -75,6 +75,11 @@ def _dense(dataset, role):
                 f"Received {role} whose batches hold {type(spec).__name__.removesuffix('Spec')}s. "
                 "Expected dense ones: map them by `tf.sparse.to_dense`, or pad them by `to_tensor`."
             )
+        if spec.shape.rank is None:
+            raise ValueError(
+                f"Received {role} whose batches have no known number of axes. Expected it: a "
+                "function of numpy or Python does not tell, so call `set_shape` behind it."
+            )
     return dataset
 
 
@@ -140,10 +145,12 @@ def first_batch(dataset, role="train_data"):
     return batch
 
 
-def labels_at_hand(data):
-    """All labels of data given as a tuple of arrays, in their structure; None of other data."""
-    is_at_hand = isinstance(data, tuple) and len(data) in (2, 3) and data[1] is not None
-    return _leaves(data[1]) if is_at_hand else None
+def at_hand(data):
+    """All inputs and labels of data given as a tuple of arrays, each in its structure; None where
+    they are not at hand."""
+    if not isinstance(data, tuple) or len(data) not in (1, 2, 3):
+        return None, None
+    return tuple(None if part is None else _leaves(part) for part in (*data, None)[:2])
 
 
 # --- arrays ---------------------------------------------------------------------------------------

@@ -37,7 +37,9 @@ class AdversarialDistiller(_keras.ReplicaModel):
     loss both are the sum. `save_state` and `load_state` are for going on
     later: student, discriminators and all optimizers, not the teacher, which is never changed, not
     even its `trainable` flag. The transfers hand over what they know about every sample alike;
-    class and sample weights apply to the labels' loss.
+    class and sample weights apply to the labels' loss. Dropout, augmentation and other layers that
+    draw random numbers are as at inference in both, as far as the student is a graph: a map of a
+    turned image cannot be compared with that of the image.
 
     Args:
         teacher: a keras.Model.
@@ -88,7 +90,12 @@ class AdversarialDistiller(_keras.ReplicaModel):
         energies = [as_pairs(t.energies) for t in self.transfers]
         self._read = SimpleNamespace(
             teacher=Reader(teacher, _all(taps, dict.keys), _all(energies, dict.keys)),
-            student=Reader(student, _all(taps, dict.values), _all(energies, dict.values)),
+            student=Reader(
+                student,
+                _all(taps, dict.values),
+                _all(energies, dict.values),
+                is_quiet=bool(self.transfers),
+            ),
         )
         names = [n for t in self.transfers for n in t.log_names]
         names = [_keras.TOTAL, "supervised_loss", *names] if names else []

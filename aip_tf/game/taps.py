@@ -52,13 +52,16 @@ class Reader:
         taps: layer paths (`"layer"`, `"nested/layer"`) whose outputs are read too.
         energies: layer paths of which only `losses.energy` is read. It is taken where the tensor
             is made, so that the tensor need not be kept.
+        is_quiet: whether random layers of a graph are as at inference in training mode, too. Where
+            there are taps they are.
     """
 
-    def __init__(self, model, taps=(), energies=()):
+    def __init__(self, model, taps=(), energies=(), is_quiet=False):
         self.model = model
         self.taps, self.energies = taps, energies
         functions = {**dict.fromkeys(taps, _whole), **dict.fromkeys(energies, _with_energy)}
-        self.tapped = _keras.TappedModel(model, functions) if functions else None
+        is_run_here = functions or (is_quiet and _keras.is_graph(model))
+        self.tapped = _keras.TappedModel(model, functions) if is_run_here else None
 
     def __call__(self, x, training):
         """Forward pass. Returns the outputs in the model's structure, and the `Reading`."""

@@ -250,6 +250,13 @@ class Selection:
 
     def refuse(self, amount, total, least, chain):
         """Raises the `OutOfReachError` of an amount of `total`: the chain ends at `least`."""
+        if not chain.masks(0):
+            raise OutOfReachError(
+                f"{type(self).__name__} cannot remove {amount:.2%}: no channel of this model can "
+                "go. Expected a hidden layer that may become narrower, and that `ignore` does "
+                "not name; `aip_tf.summary(model)` says for each layer why it stays.",
+                most=0.0,
+            )
         raise OutOfReachError(
             f"{type(self).__name__} cannot remove {amount:.2%}: the reachable minimum keeps "
             f"{least:,.10g} of {total:,.10g} ({least / total:.2%} kept, {1 - least / total:.2%} "

@@ -104,7 +104,8 @@ def checked_scores(scores, group):
         raise ValueError(
             f"The scores of channel group {group.name!r} have shape {values.shape} and "
             f"{np.size(values) - np.isfinite(values).sum()} non-finite entries; expected "
-            f"{group.num_channels} finite numbers."
+            f"{group.num_channels} finite numbers. If the criterion is not of your own, a batch of "
+            "the data holds NaN or infinity, or the model answers so."
         )
     return values
 

@@ -11,6 +11,7 @@ import numpy as np
 from aip_tf import _keras, failures
 from aip_tf.arguments import shown
 
+_AT_ONCE = 4096  # samples
 _NUMBERS = ("float", "bfloat", "int", "uint", "bool")  # how names of types begin
 
 
@@ -98,6 +99,18 @@ def check_inputs(model, inputs):
         )
     for x, symbol in zip(given, expected, strict=True):
         _check_input(x, symbol)
+
+
+def check_all_inputs(inputs):
+    """Whether all inputs of a data set, where they are at hand as arrays, are finite."""
+    for x in keras.tree.flatten(inputs):
+        for start in range(0, len(x) if x is not None and are_numbers(x) else 0, _AT_ONCE):
+            if not are_finite(x[start : start + _AT_ONCE]):
+                place = next(i for i in range(start, len(x)) if not are_finite(x[i]))
+                raise ValueError(
+                    f"Received inputs that hold NaN or infinity, first in sample {place}. Expected "
+                    "finite numbers: leave those samples out, or replace the values."
+                )
 
 
 def _check_input(x, symbol):

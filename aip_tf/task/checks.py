@@ -66,6 +66,24 @@ def check_labels(outputs, given):
             _check_range(output, truth, 1)
 
 
+def check_sample_weights(outputs, batch):
+    """Whether there is one for each sample, or for each position of an output.
+
+    Keras takes as many axes as a loss has, one more or one less.
+    """
+    if len(batch) < 3 or batch[2] is None:
+        return
+    names = [output.name for output in outputs]
+    for output, weights in zip(outputs, labels.spread(batch[2], names), strict=True):
+        shape, rank = tuple(np.shape(weights)), len(output.shape)  # the batch's axis, no channels
+        if weights is not None and output.labels and abs(len(shape) - rank) > 1:
+            wanted = ("batch", *output.shape[:-1])
+            raise ValueError(
+                f"Received sample weights of shape {shape} for the output {output.name!r} of shape "
+                f"{output.shape}. Expected ({', '.join(map(str, wanted))}): one for each position."
+            )
+
+
 def check_given(names, given):
     """Whether there are labels, and numbers, for each of the outputs in question."""
     for name, truth in zip(names, given, strict=True):

@@ -118,6 +118,7 @@ class Task:
         losses = map(labels.resolved, labels.spread(task.loss, names), shapes, given)
         outputs = tuple(map(_output, names, kinds, shapes, losses))
         checks.check_labels(outputs, given)
+        checks.check_sample_weights(outputs, batch)
         checks.check_scales(outputs)
         task = dataclasses.replace(task, outputs=outputs)
         return task._with_metrics(answers, task.convert(truth))
@@ -144,6 +145,7 @@ class Task:
         batches.check_sizes(batch)
         given = checks.labels_by_output(truth, [output.name for output in self.outputs])
         checks.check_labels(self.outputs, given)
+        checks.check_sample_weights(self.outputs, batch)
 
     def check_all(self, truth):
         """Whether all labels of a data set, where they are at hand, are in the outputs' range.
