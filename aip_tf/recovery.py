@@ -66,7 +66,7 @@ class Recovery:
             data starts anew where a run is resumed.
         class_weight: {class number: weight} of the samples of a class in the loss, as in `fit`.
         keep: which weights of the last stretch are returned: "last", or "best" by the task's main
-            metric, which needs validation data.
+            metric, which needs validation data: those of an epoch, or of straight after the cut.
         task: a `Task`, where the model and its data do not say all of it: the metric that counts,
             say, or `detection.DetectionTask`. None: read from the model.
         recalibration_batches: after training, before the next cut and at the end, the statistics of
