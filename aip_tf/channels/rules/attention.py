@@ -99,7 +99,7 @@ def _declare(call, inputs, heads, shared, outputs):
     projections = _keras.attention_projections(layer)
     made = {"query": heads, "key": shared, "value": shared, "gate": heads}
     read = dict(zip(made, (*inputs, inputs[0]), strict=True))
-    for name in made.keys() & projections.keys():
+    for name in (name for name in made if name in projections):  # in the same order everywhere
         kernel, bias = projections[name].kernel, projections[name].bias
         call.weight(kernel, 0, call.channels(read[name]), "consumer")
         call.weight(kernel, 1, made[name], "producer")
