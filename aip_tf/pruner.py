@@ -147,18 +147,19 @@ class _Loop:
         self._save(folder)
 
     def _compare_with_cut(self):
-        """Say so where training has made the student worse than its cut was."""
+        """Say so where training has made the student worse than its cut was, by a hundredth."""
         rounds, task = self.books.rounds, self.assignment.recovery.task
         if not rounds or not rounds[-1].metrics_after:
             return
-        cut, now = rounds[-1].metrics_before, rounds[-1].metrics_after
-        if task.is_better(cut, now):
+        both = rounds[-1].metrics_before, rounds[-1].metrics_after
+        cut, now = (metrics[task.main_metric] for metrics in both)
+        if task.is_better(*both) and abs(cut - now) > 0.01 * abs(cut):
             _log.warning(
                 "The student is less good than straight after its cut: %s %.4f, then %.4f. More "
                 "epochs or images may help; keep='best' would have kept the cut.",
                 task.main_metric,
-                cut[task.main_metric],
-                now[task.main_metric],
+                cut,
+                now,
             )
 
     def _cut(self, cut):

@@ -298,5 +298,5 @@ def test_sample_weights_of_too_few_axes_are_refused():
 
 def test_a_model_of_which_nothing_can_go_is_told_from_a_large_amount():
     model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(4)])
-    with pytest.raises(ValueError, match=r"no channel of this model can go.*summary"):
+    with pytest.raises(ValueError, match=r"no channel group to cut.*summary"):
         aip_tf.prune(model, (np.ones((8, 8, 8, 1), "float32"), np.arange(8) % 4))

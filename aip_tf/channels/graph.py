@@ -1,6 +1,7 @@
 """`ChannelGraph`: a traced model to hold."""
 
 import functools
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -66,14 +67,17 @@ class ChannelGraph:
         itself if it is a `ChannelGraph`."""
         if isinstance(model, cls):
             return model
+        _check_batch(inputs)
         graph = _keras.graph_inside(model)
         if graph is None:
             return cls(model, tree.map_structure(_size, inputs))
+        if all(None not in x.shape[1:] for x in graph.inputs):
+            return cls(model)
         given = _keras.flat_inputs(graph, inputs)
-        symbols = graph.inputs if len(graph.inputs) == len(given) else [None] * len(given)
-        shapes = list(map(_size, given, symbols))
-        is_known = all(None not in x.shape[1:] for x in graph.inputs)
-        return cls(model, None if is_known else shapes)
+        # An optional input that is not given is as large as its symbol.
+        pairs = itertools.zip_longest(given, graph.inputs[: len(given)])
+        sized = [symbol if x is None else x for x, symbol in pairs]
+        return cls(model, list(map(_size, sized)))
 
     def prune(self, keep_masks):
         """See `prune_channels`."""
@@ -137,17 +141,17 @@ class ChannelGraph:
         return Kept(self.trace.class_of, keep)
 
 
-def _size(x, symbol=None):
-    """The sizes of an input without the batch's; those of its symbol where an optional one is not
-    given."""
-    if x is None and _keras.is_optional(symbol):
-        x = symbol
-    if not hasattr(x, "shape"):
+def _size(x):
+    return tuple(x.shape[1:])
+
+
+def _check_batch(inputs):
+    found = tree.flatten(inputs)
+    if inputs is None or not all(x is None or hasattr(x, "shape") for x in found):
         raise ValueError(
-            f"Received a batch of inputs with {shown(x)} in it. Expected arrays or tensors, in the "
+            f"Received the batch of inputs {shown(inputs)}. Expected arrays or tensors, in the "
             "structure in which the model takes them."
         )
-    return tuple(x.shape[1:])
 
 
 def _checked(known, name, mask):

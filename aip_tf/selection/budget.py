@@ -252,9 +252,10 @@ class Selection:
         """Raises the `OutOfReachError` of an amount of `total`: the chain ends at `least`."""
         if not chain.masks(0):
             raise OutOfReachError(
-                f"{type(self).__name__} cannot remove {amount:.2%}: no channel of this model can "
-                "go. Expected a hidden layer that may become narrower, and that `ignore` does "
-                "not name; `aip_tf.summary(model)` says for each layer why it stays.",
+                f"{type(self).__name__} cannot remove {amount:.2%}: the reachable minimum keeps "
+                "all, as there is no channel group to cut. Expected a hidden layer that may become "
+                "narrower; `aip_tf.summary(model)` says for each why it stays. Otherwise "
+                f"{self.remedy()}.",
                 most=0.0,
             )
         raise OutOfReachError(
