@@ -73,6 +73,8 @@ class Assignment:
         check_weights(model)
         datasets = [passes.dataset for passes in self.passes]
         batch = adapt.first_batch(datasets[0])
+        with found_in("training data"):
+            check_inputs(model, inputs_of(batch))
         self.graph = ChannelGraph.on(model, inputs_of(batch))
         self.teacher = self.graph.plain_model
         _check_trainable(self.teacher, recovery.epochs)

@@ -300,3 +300,18 @@ def test_a_model_of_which_nothing_can_go_is_told_from_a_large_amount():
     model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(4)])
     with pytest.raises(ValueError, match=r"no channel group to cut.*summary"):
         aip_tf.prune(model, (np.ones((8, 8, 8, 1), "float32"), np.arange(8) % 4))
+
+
+@pytest.mark.parametrize("size", [8, None])
+def test_inputs_of_other_names_are_told_whether_sizes_are_known_or_open(size):
+    image = keras.Input((size, size, 1), name="image")
+    other = keras.Input((4,), name="other")
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3)(image))
+    model = keras.Model([image, other], layers.Dense(4)(layers.Concatenate()([x, other])))
+    images, labels = np.ones((8, 8, 8, 1), "float32"), np.arange(8) % 4
+    with pytest.raises(
+        ValueError, match=r"inputs named \['pixels'\]. Expected \['image', 'other'\]"
+    ):
+        aip_tf.prune(model, ({"pixels": images}, labels), check_only=True)
+    with pytest.raises(ValueError, match=r"Received 1 inputs in a batch. Expected 2"):
+        aip_tf.prune(model, (images, labels), check_only=True)
