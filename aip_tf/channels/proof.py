@@ -11,7 +11,7 @@ from keras import tree
 from aip_tf import _keras
 from aip_tf.channels.graph import ChannelGraph
 
-TOLERANCE = 1e-5  # relative to the largest output, in float32
+TOLERANCE = 1e-5  # relative to the largest entry of each output, in float32
 _RECAST_TOLERANCE = 1e-3  # float32 rounding on the way through a deep network
 # A layer rounds its weights, its products, each of its steps: random errors of half an epsilon add
 # up to 16 of them in 256 roundings. From layer to layer they may grow without bound.
