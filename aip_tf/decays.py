@@ -111,7 +111,7 @@ def check_monitors(callbacks, trained, measured=()):
 
     Raises:
         ValueError: for a ModelCheckpoint that would never write, or an EarlyStopping or
-            ReduceLROnPlateau that would never act.
+            ReduceLROnPlateau that would never act or could not tell better from worse.
     """
     validated = [f"val_{name}" for name in measured]
     if any(_is_of_the_user(callback) for callback in callbacks):
@@ -123,6 +123,12 @@ def check_monitors(callbacks, trained, measured=()):
         is_validated = monitor.startswith("val_")
         known = validated if is_validated else trained
         is_term = not is_validated and monitor.endswith(_TERMS)
+        if monitor not in known and is_term and callback.mode not in ("min", "max"):
+            raise ValueError(
+                f"Received the callback {type(callback).__name__} with monitor={monitor!r} and "
+                f"mode={callback.mode!r}. Expected mode='min' or mode='max': of a term of the game "
+                "Keras does not know which is better."
+            )
         if monitor not in known and not is_term:
             raise ValueError(
                 f"Received the callback {type(callback).__name__} with monitor={monitor!r}, which "

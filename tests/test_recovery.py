@@ -285,10 +285,13 @@ def test_a_callback_that_would_wait_for_ever_is_refused(waiting, monitor, has_va
 
 
 def test_a_callback_may_wait_for_a_term_of_the_game():
-    stopping = keras.callbacks.EarlyStopping("total_loss", min_delta=1e6, patience=0)
+    stopping = keras.callbacks.EarlyStopping("total_loss", min_delta=1e6, mode="min")
     recovery = aip_tf.Recovery(epochs=3, callbacks=stopping)
     _, report = aip_tf.prune(small_cnn(), small_data(8), recovery=recovery, schedule=0.2)
     assert len(report.history) == 2  # the first is the best so far, the second no better
+    recovery = aip_tf.Recovery(callbacks=keras.callbacks.EarlyStopping("total_loss"))
+    with pytest.raises(ValueError, match=r"mode='auto'\. Expected mode='min'"):
+        aip_tf.prune(small_cnn(), small_data(8), recovery=recovery, check_only=True)
 
 
 @pytest.mark.parametrize("bad", [{"epochs": -1}, {"epochs": 2.5}, {"recalibration_batches": -1}])
