@@ -225,12 +225,12 @@ def recalibrate(model, data, num_batches):
     normalizations = [(x, x.momentum) for x in _keras.batch_normalizations(model)]
     if not normalizations:
         return
-    seen = 0
+    run, seen = _keras.quiet(model), 0
     for inputs, *_ in data.take(num_batches):
         size = len(keras.tree.flatten(inputs)[0])
         for layer, _ in normalizations:
             layer.momentum = seen / (seen + size)
-        _keras.in_quiet(model, inputs)
+        run(inputs)
         seen += size
     for layer, momentum in normalizations:
         layer.momentum = momentum

@@ -108,8 +108,8 @@ from aip_tf._keras.resizing import (
 from aip_tf._keras.running import (
     GivenInputs,
     TappedModel,
-    in_quiet,
     observe,
+    quiet,
 )
 from aip_tf._keras.shares import (
     Share,
@@ -182,7 +182,6 @@ __all__ = [
     "has_own_call",
     "has_schedule",
     "hold",
-    "in_quiet",
     "input_layer",
     "is_filled",
     "is_graph",
@@ -203,6 +202,7 @@ __all__ = [
     "output_shapes",
     "output_specs",
     "own_pairs",
+    "quiet",
     "random_state",
     "random_states",
     "recorded_graph",

@@ -69,8 +69,9 @@ class TappedModel(GivenInputs):
         return run_graph(graph, standardized(graph, inputs), call), found
 
 
-def in_quiet(model, inputs):
-    """The outputs of a model in training mode, its random layers as at inference."""
+def quiet(model):
+    """A function of inputs: the outputs of `model` in training mode, its random layers quiet."""
     if graph_inside(model) is None:
-        return model(inputs, training=True)
-    return TappedModel(model, {})(inputs, training=True)[0]
+        return lambda inputs: model(inputs, training=True)
+    tapped = TappedModel(model, {})
+    return lambda inputs: tapped(inputs, training=True)[0]
