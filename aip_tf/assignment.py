@@ -44,6 +44,7 @@ class Assignment:
         passes: list of the `Passes` over training and validation data.
         train, validation: batches with labels as the loss wants them; validation may be None.
         inputs: a batch of inputs.
+        labels: its labels as the loss wants them, and where there are any their weights.
         graph: the `ChannelGraph` of the model.
         cuts: list of `schedules.Cut`.
         transfers: list of `Transfer`s, as given or by default.
@@ -87,6 +88,7 @@ class Assignment:
             self.recovery = recovery.for_model(model, batch, self.teacher)
         self.inputs = _keras.cast_inputs(self.teacher, batch[0])
         task = self.recovery.task
+        self.labels = (task.convert(batch[1]), *batch[2:])
         task.check_class_weight(recovery.class_weight)
         check_data(task, self.teacher, "training data", train_data, batch)
         self.criterion = criteria.for_task(criterion, task)

@@ -8,12 +8,14 @@ import keras
 from aip_tf import _keras, schedules
 from aip_tf.arguments import shown
 from aip_tf.failures import words
+from aip_tf.task.outputs import are_values
 
 _TABLE_SIZE = 2000
 # Without a bound features at twice their usual weight threw a ResNet-56 to chance, and a network
 # without normalization lost more in its recovery than in the cut (benchmarks/choices.md).
 _SGD = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "global_clipnorm": 10.0}
 _LAMB_RATE = 0.01  # a step changes a tensor by so much of its length
+_RATE_OF_VALUES = 0.005
 _TERMS = ("_loss", "_accuracy", "learning_rate")  # what a game adds to the logs, and a callback
 _NO_VALIDATION = "validation data, or the name of what training measures, such as 'loss'"
 _SETTERS = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
@@ -44,17 +46,22 @@ def decayed_optimizer(optimizer, decay, steps, default_rate=0.02):
     return _keras.fresh_optimizer(keras.optimizers.get(optimizer), decayed)
 
 
-def suited_optimizer(model):
-    """What "auto" means for a network: "sgd", or Lamb at 0.01 where little is normalized by batch.
+def suited_optimizer(model, loss=None):
+    """What "auto" means: "sgd", Lamb at 0.01 where little is normalized, or at 0.005 for values.
 
     Behind a BatchNormalization the length of a kernel is of no account, and SGD leaves the student
     nearer to its teacher (ResNet-20). Elsewhere steps have to suit the weights: Lamb (You et al.
-    2020, arXiv 1904.00962) measures them by the length of each tensor (benchmarks/choices.md).
+    2020, arXiv 1904.00962) measures them by the length of each tensor. So have they in front of
+    values, whose kernel is as short as their unit is large: with SGD a regression may forget all
+    within an epoch (benchmarks/choices.md).
 
     Args:
         model: the student. With a trainable BatchNormalization for every second of its kernels, of
             convolutions and dense layers alike, it is for SGD.
+        loss: what it is trained for, which tells values from classes; None: classes.
     """
+    if _keras.is_graph(model) and any(are_values(model, loss)):
+        return keras.optimizers.Lamb(_RATE_OF_VALUES)
     num_kernels = sum(len(variable.shape) > 1 for variable in model.trainable_variables)
     if 2 * len(_keras.batch_normalizations(model)) >= num_kernels:
         return "sgd"

@@ -22,6 +22,7 @@ def _are_class_weights(value):
 
 _CLASS = integer(0)
 _WEIGHT = number("a number >= 0", 0)
+_FEWEST = 9  # batches: of fewer moving statistics take a third of each
 _KINDS = {
     "epochs": integer(0, 10**6),
     "steps_per_epoch": integer(1, or_none=True),
@@ -45,8 +46,9 @@ class Recovery:
             behind it refitted where the criterion can, else statistics measured anew: minutes.
         optimizer: a Keras optimizer (copied for every stretch between cuts, with all that its
             methods were told), its name, "sgd": SGD at 0.02 with Nesterov momentum 0.9, weight
-            decay 5e-4 and gradients of length 10 at most, or "auto": "sgd", or Lamb at 0.01 for
-            networks without batch normalization, see `decays.suited_optimizer`.
+            decay 5e-4 and gradients of length 10 at most, or "auto": "sgd", Lamb at 0.01 for
+            networks without batch normalization, or Lamb at 0.005 for regressions, see
+            `decays.suited_optimizer`.
         decay: how the learning rate falls from one cut to the next: "cosine", "constant",
             "step_decay" or a callable, see `aip_tf.schedules`. An optimizer that brings its own
             schedule keeps it.
@@ -55,7 +57,8 @@ class Recovery:
         metrics: list of metrics; None: those of the task, of the compiled model, or else accuracy.
         transfers: what the teacher hands over; None: the full method, see `AdversarialDistiller`;
             an empty list: plain fine-tuning.
-        supervised_weight: weight of the supervised loss, see `AdversarialDistiller`.
+        supervised_weight: weight of the supervised loss beside the transfers; None: labels count
+            like the teacher's answers, see `AdversarialDistiller`.
         callbacks: Keras callbacks, several or one. There is one `fit` for every stretch between
             cuts, so `on_train_begin` comes once a stretch, and what a callback resets there (the
             patience of EarlyStopping, say) starts afresh; CSVLogger goes on in its file.
@@ -145,7 +148,9 @@ class Recovery:
 
     def optimizer_for(self, student):
         """The optimizer (or "sgd") that trains `student`, what "auto" means decided."""
-        return decays.suited_optimizer(student) if self.optimizer == "auto" else self.optimizer
+        if self.optimizer != "auto":
+            return self.optimizer
+        return decays.suited_optimizer(student, self.task and self.task.loss)
 
     def compile(self, model, steps=None, teacher=None):
         """Compile a student or distiller for a stretch of `steps` training steps; None: no end.
@@ -188,8 +193,9 @@ class Following(keras.callbacks.Callback):
     """Lets moving statistics follow an epoch of few batches, so that its metrics speak of its end.
 
     While a BatchNormalization trains it looks at the batch alone. What it hands on for inference
-    follows at its own pace, most of the way in some hundred steps; within an epoch it follows three
-    times as far, and between epochs (as for what a callback saves) the pace is its own.
+    follows at its own pace, most of the way in some hundred steps; here it follows three times as
+    far within an epoch, but never a single batch alone. Between batches, as for what a callback
+    saves, the pace is the layer's own.
 
     Args:
         model: the student.
@@ -199,13 +205,13 @@ class Following(keras.callbacks.Callback):
     def __init__(self, model, num_batches):
         super().__init__()
         self._normalizations = [(x, x.momentum) for x in _keras.batch_normalizations(model)]
-        self._most = max(0.0, 1.0 - 3.0 / num_batches)
+        self._most = 1.0 - 3.0 / max(num_batches, _FEWEST)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_train_batch_begin(self, batch, logs=None):
         for layer, momentum in self._normalizations:
             layer.momentum = min(momentum, self._most)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_train_batch_end(self, batch, logs=None):
         for layer, momentum in self._normalizations:
             layer.momentum = momentum
 
@@ -226,11 +232,13 @@ def recalibrate(model, data, num_batches):
     if not normalizations:
         return
     run, seen = _keras.quiet(model), 0
-    for inputs, *_ in data.take(num_batches):
-        size = len(keras.tree.flatten(inputs)[0])
-        for layer, _ in normalizations:
-            layer.momentum = seen / (seen + size)
-        run(inputs)
-        seen += size
-    for layer, momentum in normalizations:
-        layer.momentum = momentum
+    try:
+        for inputs, *_ in data.take(num_batches):
+            size = len(keras.tree.flatten(inputs)[0])
+            for layer, _ in normalizations:
+                layer.momentum = seen / (seen + size)
+            run(inputs)
+            seen += size
+    finally:
+        for layer, momentum in normalizations:
+            layer.momentum = momentum

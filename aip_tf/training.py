@@ -171,7 +171,7 @@ def recover(student, assignment, status, state):
     if state.is_waiting:
         state.restore(trained_variables(game))
     else:
-        game.balance(assignment.inputs)
+        game.balance(assignment.inputs, *assignment.labels)
         if keeps_best and status.round:
             best.note(status.records["rounds"][-1]["metrics_before"], student)
 

@@ -113,7 +113,7 @@ def test_the_log_has_the_students_own_loss_and_the_weighted_sum_of_the_terms():
         AttentionTransfer(weight=0.4),
         AdversarialTransfer(2.0),
     ]
-    distiller = game(transfers, student, keras.optimizers.SGD(0.0))
+    distiller = game(transfers, student, keras.optimizers.SGD(0.0), supervised_weight=0.3)
     penalty = float(sum(student.losses))
     logs = distiller.train_on_batch(IMAGES, LABELS, return_dict=True)
     expected = (
@@ -181,17 +181,13 @@ def test_the_transfers_alone_can_teach():
 
 
 @pytest.mark.parametrize(
-    ("transfers", "given", "expected"),
-    [
-        ([], None, 1.0),
-        ([AttentionTransfer(weight=5.0)], None, 1.0),
-        ([OutputTransfer(weight=0.9)], None, 0.1),
-        ([OutputTransfer(weight=3.0)], 2.0, 2.0),
-    ],
+    "transfers", [[AttentionTransfer(weight=5.0)], [OutputTransfer(weight=0.9)]]
 )
-def test_supervised_weight(transfers, given, expected):
-    distiller = AdversarialDistiller(small_cnn(8), small_cnn(seed=1), transfers, given)
-    assert distiller.supervised_weight == pytest.approx(expected)
+def test_labels_of_classes_count_as_they_are(transfers):
+    logs = game(transfers).train_on_batch(IMAGES, LABELS, return_dict=True)
+    (transfer,) = transfers
+    others = transfer.weight * logs[f"{transfer.name}_loss"]
+    assert logs["total_loss"] == pytest.approx(logs["supervised_loss"] + others, rel=1e-5)
 
 
 # --- a discriminator that wins ------------------------------------------------------------------
@@ -389,11 +385,6 @@ def test_supervised_weight_must_not_be_negative(weight):
         AdversarialDistiller(small_cnn(), small_cnn(seed=1), [], weight)
 
 
-def test_output_transfers_that_leave_nothing_for_the_labels_are_refused():
-    with pytest.raises(ValueError, match=r"leaves -0\.5 for the labels"):
-        AdversarialDistiller(small_cnn(), small_cnn(seed=1), [OutputTransfer(weight=1.5)])
-
-
 def test_two_players_with_one_optimizer_are_refused():
     optimizer = sgd()
     with pytest.raises(ValueError, match="one optimizer"):
@@ -568,11 +559,39 @@ def test_the_scale_of_values_is_found_once_and_kept_in_the_state(tmp_path):
 
 
 def test_a_snapshot_holds_what_was_found_on_the_first_batch():
-    distiller = values_game(None, "mse")
-    distiller.fit(IMAGES, batch_size=8, verbose=0)
+    distiller = values_game("mse")
+    distiller.fit(IMAGES, np.ones((len(IMAGES), 2)), batch_size=8, verbose=0)
     kept = {id(variable) for variable in trained_variables(distiller)}
     (scale,) = distiller.scales.values()
-    assert kept >= {id(v) for v in (*scale.variables, *distiller.pulls.values())}
+    found = (*scale.variables, *distiller.pulls.values(), distiller.labels_weight)
+    assert kept >= {id(v) for v in found}
+    assert all(np.isfinite(v.numpy()).all() for v in found)
+
+
+@pytest.mark.parametrize("batch", [1, 24])
+@pytest.mark.parametrize("loss", ["mse", "mae"])
+def test_labels_of_values_count_the_same_in_any_unit(loss, batch):
+    labels = np.linspace(3.0, 5.0, 2 * batch, dtype="float32").reshape(batch, 2)
+
+    def lost(unit):
+        distiller = values_game(loss)
+        for model in (distiller.teacher, distiller.student):
+            head = model.layers[-1]
+            head.set_weights([unit * w for w in head.get_weights()])
+        found = distiller.balance(IMAGES[:batch], unit * labels)["supervised"]
+        loss_of = keras.losses.get(loss)
+        answers = distiller.student(IMAGES[:batch])
+        return found * float(keras.ops.mean(loss_of(unit * labels, answers)))
+
+    assert lost(1000.0) == pytest.approx(lost(1.0), rel=1e-3)
+
+
+def test_answers_that_never_change_lose_one_by_the_labels_of_values():
+    distiller = values_game("mse")
+    labels = np.random.default_rng(0).normal(7.0, 2.0, (len(IMAGES), 2)).astype("float32")
+    mean = keras.ops.mean(distiller.teacher(IMAGES), 0)
+    found = distiller.balance(IMAGES, labels)["supervised"]
+    assert found * float(np.mean((labels - mean) ** 2)) == pytest.approx(1.0, rel=1e-4)
 
 
 def by_hand(x):

@@ -326,10 +326,49 @@ def _conv():
     ids=["batch", "layer", "frozen", "input alone"],
 )
 def test_the_default_optimizer_suits_the_normalization_of_the_student(model, expected):
-    model = model()
-    recovery = aip_tf.Recovery(task=aip_tf.Task(loss="mse", metrics=[]))
-    recovery.compile(model, steps=10)
-    assert type(model.optimizer).__name__ == expected
+    assert _default_optimizer(model(), "categorical_crossentropy") == expected
+
+
+def test_the_default_optimizer_of_values_measures_steps_by_the_weights():
+    heads = [layers.BatchNormalization(), layers.Flatten(), layers.Dense(1)]
+    assert _default_optimizer(_chain(_conv(), *heads), "mse") == "Lamb"
+
+
+def _default_optimizer(model, loss):
+    aip_tf.Recovery(task=aip_tf.Task(loss=loss, metrics=[])).compile(model, steps=10)
+    return type(model.optimizer).__name__
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-3])
+def test_a_regression_behind_batch_normalization_is_not_forgotten(unit):
+    """By SGD the answers were all the same after an epoch: the share missed was 1 and more."""
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(768, 8, 8, 1)).astype("float32")
+    labels = images[:, :4].mean((1, 2)) * images[:, 4:].mean((1, 2)) + images[:, 2, 2]
+    model = _chain_of_values()
+    model.compile(keras.optimizers.Adam(3e-3), "mse")
+    model.fit(images, labels, epochs=6, verbose=0)
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([unit * kernel, unit * bias])
+    data = (images, unit * labels)
+    student, _ = aip_tf.prune(model, data, recovery=aip_tf.Recovery(epochs=2))
+    answers = [np.ravel(m.predict(images, verbose=0)) for m in (model, student)]
+    assert np.mean((answers[1] - answers[0]) ** 2) < 0.2 * np.var(answers[0])
+
+
+def _chain_of_values():
+    keras.utils.set_random_seed(0)
+    blocks = [
+        layer
+        for width in (16, 32, 32)
+        for layer in (
+            layers.Conv2D(width, 3, padding="same", use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+        )
+    ]
+    head = [layers.Flatten(), layers.Dense(64, activation="relu"), layers.Dense(1)]
+    return keras.Sequential([keras.Input((8, 8, 1)), *blocks, *head])
 
 
 def test_a_step_of_the_default_without_batch_normalization_is_a_share_of_the_weights():
@@ -344,9 +383,12 @@ def test_statistics_follow_an_epoch_of_few_batches_and_keep_their_pace_outside()
     images = np.random.default_rng(0).normal(3.0, 1.0, (24, 4)).astype("float32")
     model = keras.Sequential([keras.Input((4,)), layers.BatchNormalization(), layers.Dense(2)])
     model.compile(keras.optimizers.SGD(0.0), "mse")
-    seen = []
+    seen, between = [], []
 
     class Noted(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            between.append(model.layers[0].momentum)
+
         def on_epoch_end(self, epoch, logs=None):
             seen.append((model.layers[0].momentum, float(model.layers[0].moving_mean[0])))
 
@@ -355,8 +397,23 @@ def test_statistics_follow_an_epoch_of_few_batches_and_keep_their_pace_outside()
     )
     ((momentum, mean),) = seen
     assert momentum == 0.99
-    assert mean > 2.5  # at its own pace 0.2
+    assert between == [0.99] * 6  # as a callback saves it
+    assert mean > 0.8 * images[:, 0].mean()  # at its own pace 0.06
     assert min(Following(model, 1000)._most, 0.99) == 0.99  # many batches: its own
+    assert Following(model, 1)._most == pytest.approx(2 / 3)  # never a single batch alone
+
+
+def test_data_that_fail_leave_the_pace_of_moving_statistics_as_it_was():
+    def failing():
+        yield np.ones((4, 4), "float32")
+        raise OSError("no more")
+
+    spec = tf.TensorSpec((None, 4))
+    data = tf.data.Dataset.from_generator(failing, output_signature=spec).map(lambda x: (x,))
+    model = keras.Sequential([keras.Input((4,)), layers.BatchNormalization()])
+    with pytest.raises(tf.errors.OpError):
+        recalibrate(model, data, 2)
+    assert model.layers[0].momentum == 0.99
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])

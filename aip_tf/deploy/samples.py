@@ -99,8 +99,10 @@ def _elements(model, data):
         data = as_dataset(data, shuffle=False, role="the samples")
     if isinstance(data, tf.data.Dataset):
         return _loaded(data)
-    as_in_fit = isinstance(data, tuple) and len(data) in (1, 2, 3) and len(model.inputs) == 1
-    return [data] if as_in_fit else [(data,)]
+    if not isinstance(data, tuple) or len(data) not in (1, 2, 3):
+        return [(data,)]
+    is_structure = isinstance(data[0], dict | list | tuple)  # of inputs; labels stand behind it
+    return [data] if is_structure or len(model.inputs) == 1 else [(data,)]
 
 
 def _loaded(dataset):

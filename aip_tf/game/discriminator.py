@@ -12,7 +12,7 @@ from aip_tf.game.views import AnswerViews
 
 
 def _is_optimizer(value):
-    known = [name.lower() for name in dir(keras.optimizers)]
+    known = [name.lower() for name, x in vars(keras.optimizers).items() if isinstance(x, type)]
     is_name = isinstance(value, str) and value.lower() in known
     return value is None or isinstance(value, keras.optimizers.Optimizer) or is_name
 

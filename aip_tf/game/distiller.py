@@ -11,7 +11,7 @@ import tensorflow as tf
 from aip_tf import _keras
 from aip_tf.datasets.adapt import first_batch
 from aip_tf.game.discriminator import AdversarialTransfer
-from aip_tf.game.recipe import check_transfers, default_transfers, weight_of_labels
+from aip_tf.game.recipe import check_transfers, default_transfers
 from aip_tf.game.taps import Reader, as_pairs
 from aip_tf.game.views import Scale
 from aip_tf.task.outputs import are_values, num_units, symbolic_outputs
@@ -49,8 +49,9 @@ class AdversarialDistiller(_keras.ReplicaModel):
             `OutputTransfer(), FeatureTransfer(), AttentionTransfer(), AdversarialTransfer(0.1)`, as
             far as the networks can be compared. With an empty list training gives the same numbers
             as the student's own `fit`.
-        supervised_weight: factor of the compiled loss. None: 1 minus the weights of the
-            `OutputTransfer`s (alpha T^2 KL + (1 - alpha) cross-entropy), 1 without any.
+        supervised_weight: factor of the compiled loss. None: 1, which sets labels beside answers
+            (Hinton et al. 2015, arXiv 1503.02531), both in nats. Where an output is values, whose
+            loss is in a unit of its own, 1 over what answers that are always the same would lose.
         name: the model's name.
 
     Raises:
@@ -81,9 +82,10 @@ class AdversarialDistiller(_keras.ReplicaModel):
             transfers = default_transfers(teacher, student)
         check_transfers(transfers, supervised_weight)
         self.transfers = [transfer.bind(teacher, student) for transfer in transfers]
-        self.pulls = {t.name: _open_weight(t) for t in self.transfers if t.weight == "auto"}
+        self.pulls = {t.name: _open_weight(t.name) for t in self.transfers if t.weight == "auto"}
         self.scales = {}
-        self.supervised_weight = weight_of_labels(supervised_weight, transfers)
+        self.supervised_weight = supervised_weight
+        self.labels_weight = None  # a variable where it is still to be found, or was
         self.discriminators = [t.discriminator for t in self._adversaries]
         self.discriminator_optimizers = []
         taps = [as_pairs(t.taps) for t in self.transfers]
@@ -123,38 +125,40 @@ class AdversarialDistiller(_keras.ReplicaModel):
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
         with self.distribute_strategy.scope():
             self._tell_values(loss)
+            self._open_labels(loss)
             for transfer in self._adversaries:
                 transfer.compile(self.optimizer)
         self.discriminator_optimizers = [t.player_optimizer for t in self._adversaries]
 
     def fit(self, x=None, *args, **kwargs):
-        """As `keras.Model.fit`; weights that are "auto" are found on the first batch, `balance`."""
-        are_open = [np.isnan(found.numpy()) for found in self.pulls.values()]
-        are_open += [not scale.is_found for scale in self.scales.values()]
-        inputs = _first_inputs(x) if any(are_open) else None
-        if inputs is not None and (found := self.balance(inputs)):
+        """As `keras.Model.fit`; weights that are not given are found on the first batch."""
+        is_open = any(np.isnan(v.numpy()).any() for v in self.found_variables)
+        batch = _first_batch(x, *args, **kwargs) if is_open else None
+        if batch is not None and (found := self.balance(*batch)):
             listed = ", ".join(f"{name} {weight:.3g}" for name, weight in found.items())
-            _log.info("Weights that pull as hard as the answers: %s.", listed)
+            _log.info("Weights found: %s.", listed)
         return super().fit(x, *args, **kwargs)
 
-    def balance(self, x):
+    def balance(self, x, y=None, sample_weight=None):
         """Find the weights that are "auto": each makes its term pull as hard as the answers do.
 
         The pull of a term is the norm of its gradient with respect to the student's weights. What a
         term is worth beside the answers depends on network, cut and data; its pull does not (found
         by search: attention 50 and features 16 for ResNet-20 on CIFAR-10, 10 and less on digits; by
         pull: 32 and 13, 9 and 7). Measured once in a stretch, in inference mode, then kept. So is
-        the scale of outputs that are values: a small batch, such as the last of an epoch, tells
-        too little of it.
+        the scale of outputs that are values, and of their loss: a small batch, such as the last of
+        an epoch, tells too little of it.
 
         Args:
             x: a batch of inputs; at most 128 of them are looked at.
+            y, sample_weight: their labels and weights, where the weight of labels is to be found.
 
         Returns:
-            {name of the transfer: weight}.
+            {name of the transfer, or "supervised" for the labels: weight}.
         """
         x = _keras.first_samples(self.student, x, _BALANCED)
         x = keras.tree.map_structure(tf.convert_to_tensor, x)
+        y, sample_weight = _tensors((y, sample_weight), _size(x))
         if self.scales:
             measured = self._measured(self._scales_on, x)
             for scale, found in zip(self.scales.values(), measured, strict=True):
@@ -162,14 +166,18 @@ class AdversarialDistiller(_keras.ReplicaModel):
         if self.pulls:
             for name, found in self._measured(self._pulls_on, x).items():
                 self.pulls[name].assign(found)
-        return {name: float(found.numpy()) for name, found in self.pulls.items()}
+        weights = {name: float(found.numpy()) for name, found in self.pulls.items()}
+        if self.labels_weight is not None and y is not None:
+            self.labels_weight.assign(self._measured(self._labels_on, x, y, sample_weight))
+            weights["supervised"] = float(self.labels_weight.numpy())
+        return weights
 
-    def _measured(self, function, x):
+    def _measured(self, function, *batch):
         """What a function of a batch says in the first replica."""
         strategy = self.distribute_strategy
+        run = tf.function(lambda *batch: strategy.run(function, batch))  # a graph keeps less
         return keras.tree.map_structure(
-            lambda value: strategy.experimental_local_results(value)[0],
-            strategy.run(function, (x,)),
+            lambda value: strategy.experimental_local_results(value)[0], run(*batch)
         )
 
     def _scales_on(self, x):
@@ -179,18 +187,24 @@ class AdversarialDistiller(_keras.ReplicaModel):
 
     def _pulls_on(self, x):
         """{name: weight} of the open transfers on a batch, in one replica."""
-        answers = [t for t in self.transfers if t.is_of_answers and t.weight]
         asked = [t for t in self.transfers if t.weight == "auto"]
         _, teacher = self._read.teacher(x, training=False)
         with tf.GradientTape(persistent=True) as tape:
             _, student = self._read.student(x, training=False)
-            whole = _keras.add([t.weight * t.loss(teacher, student) for t in answers])
+            whole = _keras.add([t.weight * t.loss(teacher, student) for t in self._answers])
             terms = {t.name: (t.loss(teacher, student), t.usual_weight) for t in asked}
         reference = self._norm(tape, whole)
         return {
             name: _as_strong(reference, self._norm(tape, loss), usual)
             for name, (loss, usual) in terms.items()
         }
+
+    def _labels_on(self, x, y, sample_weight):
+        """1 over what the mean of the teacher's answers to a batch loses, in one replica."""
+        answers, _ = self._read.teacher(x, training=False)
+        lost, _ = self.loss_parts(y, keras.tree.map_structure(_unchanging, answers), sample_weight)
+        lost *= self.distribute_strategy.num_replicas_in_sync
+        return tf.where(lost > 0, 1.0 / lost, 1.0)
 
     def _norm(self, tape, loss):
         # Half precision has no numbers for the small gradients of large maps; all are scaled alike.
@@ -244,7 +258,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
         logs = {name: value for move in moves for name, value in move.logs.items()}
         if labels is not None:
             logs["supervised_loss"] = labels * num_replicas
-            parts.insert(0, self.supervised_weight * share.scale(labels))
+            parts.insert(0, self._weight_of_labels() * share.scale(labels))
             judged = _keras.add([share.scale(labels), *others])
         # Gradients are summed over replicas; Keras has divided its own losses already.
         for transfer, move in zip(self.transfers, moves, strict=True):
@@ -268,11 +282,25 @@ class AdversarialDistiller(_keras.ReplicaModel):
         for transfer in self.transfers:
             transfer.tell(self.scales)
 
+    def _open_labels(self, loss):
+        """Let the weight of labels be found where the loss of values may be in any unit."""
+        is_asked = self.supervised_weight is None and loss is not None
+        is_open = is_asked and self.scales and self._answers
+        self.labels_weight = _open_weight("labels") if is_open else None
+
+    def _weight_of_labels(self):
+        if self.labels_weight is not None:
+            return _found(self.labels_weight, 1.0)
+        return 1.0 if self.supervised_weight is None else self.supervised_weight
+
     def _weight_of(self, transfer):
-        if transfer.name not in self.pulls:
-            return transfer.weight
-        found = tf.convert_to_tensor(self.pulls[transfer.name])
-        return tf.where(tf.math.is_nan(found), transfer.usual_weight, found)
+        if transfer.name in self.pulls:
+            return _found(self.pulls[transfer.name], transfer.usual_weight)
+        return transfer.weight
+
+    @property
+    def _answers(self):
+        return [t for t in self.transfers if t.is_of_answers and t.weight]
 
     @property
     def term_names(self):
@@ -283,7 +311,8 @@ class AdversarialDistiller(_keras.ReplicaModel):
     def found_variables(self):
         """What `balance` finds, to be kept with the state: variables."""
         scales = [v for scale in self.scales.values() for v in scale.variables]
-        return [*self.pulls.values(), *scales]
+        labels = [] if self.labels_weight is None else [self.labels_weight]
+        return [*self.pulls.values(), *labels, *scales]
 
     @property
     def _adversaries(self):
@@ -291,8 +320,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
 
     def _state(self):
         state = super()._state()
-        state.pulls = list(self.pulls.values())
-        state.scales = [v for scale in self.scales.values() for v in scale.variables]
+        state.found = self.found_variables
         state.discriminators = self.discriminators
         state.discriminator_optimizers = self.discriminator_optimizers
         return state
@@ -320,20 +348,43 @@ class AdversarialDistiller(_keras.ReplicaModel):
                 )
 
 
-def _first_inputs(x):
-    """The inputs of the first batch of what `fit` is given; None of a stream, which has one."""
+def _first_batch(x, y=None, *args, sample_weight=None, **kwargs):
+    """The first batch of what `fit` is given; None of a stream, which has one."""
     if isinstance(x, tf.data.Dataset):
-        return keras.utils.unpack_x_y_sample_weight(first_batch(x))[0]
+        return keras.utils.unpack_x_y_sample_weight(first_batch(x))
     if isinstance(x, keras.utils.PyDataset):
-        return keras.utils.unpack_x_y_sample_weight(x[0])[0]
+        return keras.utils.unpack_x_y_sample_weight(x[0])
     are_arrays = all(hasattr(v, "shape") for v in keras.tree.flatten(x))
-    return x if are_arrays and x is not None else None
+    return (x, y, sample_weight) if are_arrays and x is not None else None
 
 
-def _open_weight(transfer):
+def _size(x):
+    """How many samples a batch of inputs has, of which some may be None."""
+    return next(v.shape[0] for v in keras.tree.flatten(x) if v is not None)
+
+
+def _tensors(values, size):
+    """The first samples of labels or of their weights, which may be None."""
+    return keras.tree.map_structure(
+        lambda v: None if v is None else tf.convert_to_tensor(v[:size]), values
+    )
+
+
+def _unchanging(answers):
+    """The mean answer, as often; of a single one, which is its own mean, zeros."""
+    mean = tf.reduce_mean(answers, 0, keepdims=True)
+    return tf.zeros_like(answers) + tf.where(tf.shape(answers)[0] > 1, mean, tf.zeros_like(mean))
+
+
+def _open_weight(name):
     """A weight that is still to be found."""
-    name = f"{transfer.name}_weight"
-    return keras.Variable(math.nan, trainable=False, dtype="float32", name=name)
+    return keras.Variable(math.nan, trainable=False, dtype="float32", name=f"{name}_weight")
+
+
+def _found(weight, usual):
+    """What was found for a weight, or before the usual one."""
+    found = tf.convert_to_tensor(weight)
+    return tf.where(tf.math.is_nan(found), usual, found)
 
 
 def _as_strong(reference, norm, usual):

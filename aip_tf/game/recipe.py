@@ -58,17 +58,3 @@ def check_transfers(transfers, supervised_weight=None):
             "be as strong as. Expected OutputTransfer beside it, or a number."
         )
     check(_KINDS, {"supervised_weight": supervised_weight})
-    weight_of_labels(supervised_weight, transfers)
-
-
-def weight_of_labels(weight, transfers):
-    """The factor of the compiled loss: `weight`, or for None what the answers leave of 1."""
-    if weight is not None:
-        return float(weight)
-    weight = 1.0 - sum(t.weight for t in transfers if isinstance(t, OutputTransfer))
-    if weight < 0:
-        raise ValueError(
-            f"Received output transfers of weight {1.0 - weight:g} in all, which leaves "
-            f"{weight:g} for the labels. Expected at most 1, or supervised_weight to be given."
-        )
-    return weight

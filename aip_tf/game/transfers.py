@@ -162,7 +162,7 @@ class OutputTransfer(Transfer):
 
     Args:
         temperature: T > 0; larger is softer.
-        weight: alpha; `AdversarialDistiller` gives the labels 1 - alpha unless told otherwise.
+        weight: alpha; what the labels weigh is told elsewhere, see `AdversarialDistiller`.
         outputs: names or indices of the model's outputs to use; None: all.
         from_logits: `"auto"`, or True/False if the outputs cannot be recognised; no loss overrules
             that.

@@ -31,11 +31,6 @@ class Scale:
             for name, value in (("middle", middle), ("spread", spread))
         ]
 
-    @property
-    def is_found(self):
-        """Whether answers have been measured; until then values count as they are."""
-        return not math.isnan(self.variables[1].numpy())
-
     def measure(self, answers):
         """`[middle, spread]` of a batch of the teacher's answers, `(batch, ...)`."""
         x = as_rows(ops.cast(answers, "float32"))

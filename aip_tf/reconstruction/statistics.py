@@ -72,7 +72,10 @@ def match(layer, expected, found, take):
 def _sums(x, layer):
     """Count, sum and sum of squares of each channel of a tensor: float64 (3, channels)."""
     axis = keras.tree.flatten(layer.axis)[0]
+    mask = _keras.mask_of(x)
     x = keras.ops.cast(x, "float32")
+    if mask is not None:  # padding, which training does not see either
+        x, axis = x[mask], -1
     others = [a for a in range(x.ndim) if a != axis % x.ndim]
     mean, variance = (
         keras.ops.convert_to_numpy(m).astype(np.float64) for m in keras.ops.moments(x, others)
