@@ -55,7 +55,7 @@ def sgd(rate):
 # What differs from the defaults: arguments of Recovery, and of `prune`.
 ARMS = {
     "default": lambda: ({}, {}),
-    "output": lambda: ({"transfers": [transfers.OutputTransfer()]}, {}),
+    "output": lambda: ({"transfers": [transfers.OutputTransfer()], "supervised_weight": 0.1}, {}),
     "fine-tune": lambda: ({"transfers": [], "optimizer": sgd(0.05)}, {}),
     "no game": lambda: (
         {

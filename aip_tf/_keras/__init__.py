@@ -41,6 +41,7 @@ from aip_tf._keras.display import (
 )
 from aip_tf._keras.functions import (
     called_graph,
+    forgetting_gradients,
     recorded_graph,
 )
 from aip_tf._keras.graph import (
@@ -172,6 +173,7 @@ __all__ = [
     "first_samples",
     "fixed_batch",
     "flat_inputs",
+    "forgetting_gradients",
     "fresh_metric",
     "fresh_optimizer",
     "further_arguments",

@@ -175,9 +175,11 @@ class AdversarialDistiller(_keras.ReplicaModel):
     def _measured(self, function, *batch):
         """What a function of a batch says in the first replica."""
         strategy = self.distribute_strategy
-        run = tf.function(lambda *batch: strategy.run(function, batch))  # a graph keeps less
+        run = _keras.forgetting_gradients(lambda: strategy.run(function, batch))
+        run = tf.function(run, autograph=False)  # a graph keeps less of it in memory
+        found = run.get_concrete_function()()
         return keras.tree.map_structure(
-            lambda value: strategy.experimental_local_results(value)[0], run(*batch)
+            lambda value: strategy.experimental_local_results(value)[0], found
         )
 
     def _scales_on(self, x):
