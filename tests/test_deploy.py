@@ -253,6 +253,20 @@ def test_inputs_without_labels_come_as_they_do_to_prune(tmp_path):
     assert report.num_samples == len(x)
 
 
+@pytest.mark.parametrize("structure", [list, tuple, dict])
+def test_labels_stand_behind_several_inputs(tmp_path, structure):
+    first, second = keras.Input((4,), name="first"), keras.Input((3,), name="second")
+    outputs = keras.layers.Dense(2)(keras.layers.Concatenate()([first, second]))
+    named = {"first": np.ones((6, 4), "float32"), "second": np.ones((6, 3), "float32")}
+    inputs = {"first": first, "second": second} if structure is dict else [first, second]
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", "mse")
+    arrays = named if structure is dict else structure(named.values())
+    data = (arrays, np.zeros((6, 2), "float32"))
+    report = export_model(model, tmp_path, ["keras"], check_data=data, runs=0)
+    assert report.num_samples == 6
+
+
 LABELS = np.arange(16) % 5
 
 

@@ -303,6 +303,7 @@ def test_sizes_of_numpy_are_sizes():
         lambda: transfers.AdversarialTransfer(max_pull="x"),
         lambda: transfers.AdversarialTransfer(discriminator=3),
         lambda: transfers.AdversarialTransfer(optimizer="foo"),
+        lambda: transfers.AdversarialTransfer(optimizer="deserialize"),
         lambda: selection.Macs(ignore=3),
         lambda: selection.Macs(ignore=["("]),
         lambda: selection.Macs(max_sparsity={"(": 0.5}),

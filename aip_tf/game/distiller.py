@@ -1,7 +1,6 @@
 """The game: teacher, student and discriminator in one training step."""
 
 import logging
-import math
 from types import SimpleNamespace
 
 import keras
@@ -9,16 +8,23 @@ import numpy as np
 import tensorflow as tf
 
 from aip_tf import _keras
-from aip_tf.datasets.adapt import first_batch
 from aip_tf.game.discriminator import AdversarialTransfer
 from aip_tf.game.recipe import check_transfers, default_transfers
 from aip_tf.game.taps import Reader, as_pairs
 from aip_tf.game.views import Scale
+from aip_tf.game.weights import (
+    as_strong,
+    batch_for,
+    first_of,
+    found_or,
+    num_samples,
+    open_weight,
+    unchanging,
+)
 from aip_tf.task.outputs import are_values, num_units, symbolic_outputs
 
 _log = logging.getLogger("aip_tf")
 _BALANCED = 128  # samples; of 32, what is found differs by a factor of two
-_MOST_WEIGHT = 200.0  # a term that is silent at first shall not shout later
 _HALF_PRECISION = 1024.0  # a power of two: nothing is rounded
 
 
@@ -82,7 +88,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
             transfers = default_transfers(teacher, student)
         check_transfers(transfers, supervised_weight)
         self.transfers = [transfer.bind(teacher, student) for transfer in transfers]
-        self.pulls = {t.name: _open_weight(t.name) for t in self.transfers if t.weight == "auto"}
+        self.pulls = {t.name: open_weight(t.name) for t in self.transfers if t.weight == "auto"}
         self.scales = {}
         self.supervised_weight = supervised_weight
         self.labels_weight = None  # a variable where it is still to be found, or was
@@ -133,7 +139,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
     def fit(self, x=None, *args, **kwargs):
         """As `keras.Model.fit`; weights that are not given are found on the first batch."""
         is_open = any(np.isnan(v.numpy()).any() for v in self.found_variables)
-        batch = _first_batch(x, *args, **kwargs) if is_open else None
+        batch = batch_for(x, *args, **kwargs) if is_open else None
         if batch is not None and (found := self.balance(*batch)):
             listed = ", ".join(f"{name} {weight:.3g}" for name, weight in found.items())
             _log.info("Weights found: %s.", listed)
@@ -158,7 +164,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
         """
         x = _keras.first_samples(self.student, x, _BALANCED)
         x = keras.tree.map_structure(tf.convert_to_tensor, x)
-        y, sample_weight = _tensors((y, sample_weight), _size(x))
+        y, sample_weight = first_of((y, sample_weight), num_samples(x))
         if self.scales:
             measured = self._measured(self._scales_on, x)
             for scale, found in zip(self.scales.values(), measured, strict=True):
@@ -197,14 +203,14 @@ class AdversarialDistiller(_keras.ReplicaModel):
             terms = {t.name: (t.loss(teacher, student), t.usual_weight) for t in asked}
         reference = self._norm(tape, whole)
         return {
-            name: _as_strong(reference, self._norm(tape, loss), usual)
+            name: as_strong(reference, self._norm(tape, loss), usual)
             for name, (loss, usual) in terms.items()
         }
 
     def _labels_on(self, x, y, sample_weight):
         """1 over what the mean of the teacher's answers to a batch loses, in one replica."""
         answers, _ = self._read.teacher(x, training=False)
-        lost, _ = self.loss_parts(y, keras.tree.map_structure(_unchanging, answers), sample_weight)
+        lost, _ = self.loss_parts(y, keras.tree.map_structure(unchanging, answers), sample_weight)
         lost *= self.distribute_strategy.num_replicas_in_sync
         return tf.where(lost > 0, 1.0 / lost, 1.0)
 
@@ -288,16 +294,16 @@ class AdversarialDistiller(_keras.ReplicaModel):
         """Let the weight of labels be found where the loss of values may be in any unit."""
         is_asked = self.supervised_weight is None and loss is not None
         is_open = is_asked and self.scales and self._answers
-        self.labels_weight = _open_weight("labels") if is_open else None
+        self.labels_weight = open_weight("labels") if is_open else None
 
     def _weight_of_labels(self):
         if self.labels_weight is not None:
-            return _found(self.labels_weight, 1.0)
+            return found_or(self.labels_weight, 1.0)
         return 1.0 if self.supervised_weight is None else self.supervised_weight
 
     def _weight_of(self, transfer):
         if transfer.name in self.pulls:
-            return _found(self.pulls[transfer.name], transfer.usual_weight)
+            return found_or(self.pulls[transfer.name], transfer.usual_weight)
         return transfer.weight
 
     @property
@@ -348,51 +354,6 @@ class AdversarialDistiller(_keras.ReplicaModel):
                     f"{type(strategy).__name__}. Expected student, distiller and optimizer to be "
                     "made inside one `strategy.scope()`."
                 )
-
-
-def _first_batch(x, y=None, *args, sample_weight=None, **kwargs):
-    """The first batch of what `fit` is given; None of a stream, which has one."""
-    if isinstance(x, tf.data.Dataset):
-        return keras.utils.unpack_x_y_sample_weight(first_batch(x))
-    if isinstance(x, keras.utils.PyDataset):
-        return keras.utils.unpack_x_y_sample_weight(x[0])
-    are_arrays = all(hasattr(v, "shape") for v in keras.tree.flatten(x))
-    return (x, y, sample_weight) if are_arrays and x is not None else None
-
-
-def _size(x):
-    """How many samples a batch of inputs has, of which some may be None."""
-    return next(v.shape[0] for v in keras.tree.flatten(x) if v is not None)
-
-
-def _tensors(values, size):
-    """The first samples of labels or of their weights, which may be None."""
-    return keras.tree.map_structure(
-        lambda v: None if v is None else tf.convert_to_tensor(v[:size]), values
-    )
-
-
-def _unchanging(answers):
-    """The mean answer, as often; of a single one, which is its own mean, zeros."""
-    mean = tf.reduce_mean(answers, 0, keepdims=True)
-    return tf.zeros_like(answers) + tf.where(tf.shape(answers)[0] > 1, mean, tf.zeros_like(mean))
-
-
-def _open_weight(name):
-    """A weight that is still to be found."""
-    return keras.Variable(math.nan, trainable=False, dtype="float32", name=f"{name}_weight")
-
-
-def _found(weight, usual):
-    """What was found for a weight, or before the usual one."""
-    found = tf.convert_to_tensor(weight)
-    return tf.where(tf.math.is_nan(found), usual, found)
-
-
-def _as_strong(reference, norm, usual):
-    """The weight that makes a term pull as the reference does; `usual` where either is still."""
-    found = tf.minimum(reference / norm, _MOST_WEIGHT)
-    return tf.where((reference > 0) & (norm > 0) & tf.math.is_finite(found), found, usual)
 
 
 def _all(pairs, side):
