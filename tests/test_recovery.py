@@ -341,7 +341,7 @@ def _default_optimizer(model, loss):
 
 @pytest.mark.parametrize("unit", [1.0, 1e-3])
 def test_a_regression_behind_batch_normalization_is_not_forgotten(unit):
-    """By SGD the answers were all the same after an epoch: the share missed was 1 and more."""
+    """By SGD 5,000 times the variance was missed in the small unit (0.11 in the other)."""
     generator = np.random.default_rng(0)
     images = generator.normal(size=(768, 8, 8, 1)).astype("float32")
     labels = images[:, :4].mean((1, 2)) * images[:, 4:].mean((1, 2)) + images[:, 2, 2]
