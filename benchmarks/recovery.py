@@ -1,8 +1,8 @@
 """How quickly does a cut network recover? CIFAR-10, half of the MACs, everything by default.
 
     python benchmarks/recovery.py                  # the queue; may be killed, goes on
-    python benchmarks/recovery.py --validation     # the same on 45,000 training images, judged on
-                                                   # the other 5,000: for choosing
+    python benchmarks/recovery.py --validation     # fine-tuning's rate: 45,000 training images,
+                                                   # judged on the other 5,000; --only: any run
     python benchmarks/recovery.py --only resnet20 default 2 0      # one run of it
     python benchmarks/recovery.py --peer_python=VENV/bin/python    # Torch-Pruning, fine-tuned;
                                                    # VENV has torch and torch-pruning
@@ -52,11 +52,15 @@ def sgd(rate):
     return keras.optimizers.SGD(rate, momentum=0.9)
 
 
+def fine_tune(rate):
+    return {"transfers": [], "optimizer": sgd(rate)}, {}
+
+
 # What differs from the defaults: arguments of Recovery, and of `prune`.
 ARMS = {
     "default": lambda: ({}, {}),
     "output": lambda: ({"transfers": [transfers.OutputTransfer()], "supervised_weight": 0.1}, {}),
-    "fine-tune": lambda: ({"transfers": [], "optimizer": sgd(0.05)}, {}),
+    "fine-tune": lambda: fine_tune(0.05),
     "no game": lambda: (
         {
             "transfers": [
@@ -89,6 +93,9 @@ ARMS = {
     ),
     "l1": lambda: ({}, {"criterion": "l1"}),
 }
+RATES = {  # of which the one of fine-tuning was chosen, with --validation
+    f"fine-tune, {rate}": lambda rate=rate: fine_tune(rate) for rate in (0.01, 0.02, 0.05, 0.1)
+}
 CURVES = list(ARMS)[:3]
 EPOCHS = (1, 2, 5, 10)
 SEEDS = (0, 1, 2)
@@ -102,7 +109,8 @@ PEER = {  # arms of recovery_peer.py; the first one's rate is the best of the ot
 }
 PEER_QUEUE = [("resnet20", "Torch-Pruning", 2, seed) for seed in SEEDS]
 PEER_QUEUE += [(network, "Torch-Pruning", n, 0) for network in TEACHERS for n in EPOCHS]
-PEER_CHOICE = [("resnet20", arm, 1, 0) for arm in list(PEER)[1:]]
+CHOICE = [("resnet20", arm, 2, 0) for arm in RATES]
+PEER_CHOICE = [("resnet20", arm, 2, 0) for arm in list(PEER)[1:]]
 
 
 def run(network, arm, epochs, seed, is_validation):
@@ -110,7 +118,7 @@ def run(network, arm, epochs, seed, is_validation):
     keras.utils.set_random_seed(seed)
     teacher = keras.saving.load_model(SHARED / "models" / f"cifar10_{network}_akamaster.keras")
     data = images(seed, is_validation)
-    options, others = ARMS[arm]()
+    options, others = (ARMS | RATES)[arm]()
     others = {
         "run_dir": WORK / "-".join(map(str, (network, arm, epochs, seed, is_validation)))
     } | others
@@ -278,7 +286,7 @@ def main():
         summary()
         chart()
         return
-    queue, do = QUEUE, run
+    queue, do = CHOICE if arguments.validation else QUEUE, run
     if arguments.peer_python:
         queue = PEER_CHOICE if arguments.validation else PEER_QUEUE
         do = functools.partial(run_peer, arguments.peer_python)
