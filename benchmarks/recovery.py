@@ -60,7 +60,7 @@ def fine_tune(rate):
 ARMS = {
     "default": lambda: ({}, {}),
     "output": lambda: ({"transfers": [transfers.OutputTransfer()], "supervised_weight": 0.1}, {}),
-    "fine-tune": lambda: fine_tune(0.05),
+    "fine-tune": lambda: fine_tune(0.01),
     "no game": lambda: (
         {
             "transfers": [
@@ -93,8 +93,9 @@ ARMS = {
     ),
     "l1": lambda: ({}, {"criterion": "l1"}),
 }
-RATES = {  # of which the one of fine-tuning was chosen, with --validation
-    f"fine-tune, {rate}": lambda rate=rate: fine_tune(rate) for rate in (0.01, 0.02, 0.05, 0.1)
+RATES = {  # among which that of fine-tuning was chosen, with --validation
+    f"fine-tune, {rate}": lambda rate=rate: fine_tune(rate)
+    for rate in (0.005, 0.01, 0.02, 0.05, 0.1)
 }
 CURVES = list(ARMS)[:3]
 EPOCHS = (1, 2, 5, 10)
