@@ -594,6 +594,22 @@ def test_answers_that_never_change_lose_one_by_the_labels_of_values():
     assert found * float(np.mean((labels - mean) ** 2)) == pytest.approx(1.0, rel=1e-4)
 
 
+@pytest.mark.parametrize("unit", [0.01, 100.0])
+@pytest.mark.parametrize("alive_first", [False, True])
+def test_labels_of_classes_beside_values_weigh_one_unless_the_values_would_drown_them(
+    unit, alive_first
+):
+    """As much as the values let them: what their mean answer loses counts once at most."""
+    distiller = AdversarialDistiller(two_headed(seed=1), two_headed(seed=2), [OutputTransfer()])
+    losses = {"kind": cross_entropy(False), "alive": "mse"}
+    distiller.compile(sgd(), dict(reversed(losses.items())) if alive_first else losses)
+    alive = unit * np.linspace(-1.0, 1.0, len(IMAGES), dtype="float32")[:, None]
+    mean = keras.ops.mean(distiller.teacher(IMAGES)[1])
+    expected = min(1.0, 1.0 / float(np.mean((alive - mean) ** 2)))
+    found = distiller.balance(IMAGES, [LABELS, alive])["supervised"]
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
 def by_hand(x):
     """A sigmoid or a softmax that nobody recognises."""
     powers = keras.ops.exp(x)

@@ -187,3 +187,16 @@ def test_a_subclassed_model_is_refused():
 
     with pytest.raises(ValueError, match="Functional or built Sequential"):
         outputs.output_names(Own())
+
+
+def test_what_is_behind_a_tensor_waits_for_it():
+    """Two networks would share the memory's peak otherwise."""
+
+    @tf.function
+    def call(x):
+        first = tf.sqrt(x)
+        values = taps.behind([first], {"a": x, "b": None})
+        assert first.op in values["a"].op.control_inputs and values["b"] is None
+        return values["a"]
+
+    assert float(call(tf.constant(2.0))) == 2.0

@@ -1,5 +1,8 @@
 """What a model was compiled with, and what Keras makes of it: losses, metrics, names of outputs."""
 
+import functools
+import operator
+
 import keras
 from keras import tree
 from keras.src.trainers.compile_utils import CompileLoss, CompileMetrics
@@ -59,6 +62,30 @@ def names_of_outputs(model, answers):
 def joined_loss(loss, loss_weights, output_names):
     """`loss(labels, outputs, sample_weight) -> scalar`, as a model compiled with these has it."""
     return CompileLoss(loss, loss_weights, output_names=output_names)
+
+
+def loss_of_some(compiled, places, y, y_pred, sample_weight):
+    """What the compiled loss says of some outputs alone, and whether it says nothing of others.
+
+    Args:
+        compiled: a model's compiled loss, which has been called before.
+        places: of these outputs among all, flattened.
+        y, y_pred, sample_weight: as it is called with.
+    """
+    numbers = tree.pack_sequence_as(
+        compiled._y_pred_build_structure, list(range(len(tree.flatten(y_pred))))
+    )
+    terms = compiled._flat_losses
+    of_terms = [functools.reduce(operator.getitem, term.path, numbers) for term in terms]
+    are_chosen = [set(tree.flatten(found)) <= set(places) for found in of_terms]
+    compiled._flat_losses = [
+        term if is_chosen else term._replace(loss_weights=0.0)
+        for term, is_chosen in zip(terms, are_chosen, strict=True)
+    ]
+    try:
+        return compiled(y, y_pred, sample_weight), all(are_chosen)
+    finally:
+        compiled._flat_losses = terms
 
 
 def fresh_metric(metric):

@@ -10,6 +10,7 @@ from keras import tree
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.losses.loss import unscale_loss_for_distribution
 
+from aip_tf._keras.compiled import loss_of_some
 from aip_tf._keras.functions import forget_gradients, forgetting_gradients
 from aip_tf._keras.shares import add, share_of
 from aip_tf._keras.workers import OF_WORKERS, essence, is_multi_worker, worker_lost
@@ -110,6 +111,12 @@ class ReplicaModel(keras.Model):
         compiled = self._compile_loss
         labels = None if compiled is None else compiled(y, y_pred, sample_weight)
         return labels, [self._aggregate_additional_loss(loss) for loss in self.losses]
+
+    def loss_of_some(self, places, y, y_pred, sample_weight):
+        """The compiled loss of some outputs, over all replicas; whether no other output has one."""
+        self._compile_loss(y, y_pred, sample_weight)  # the first call builds it
+        lost, are_all = loss_of_some(self._compile_loss, places, y, y_pred, sample_weight)
+        return lost * self.distribute_strategy.num_replicas_in_sync, are_all
 
     def record(self, x, loss, share):
         """Note a training step: its loss, and whether its inputs were finite."""

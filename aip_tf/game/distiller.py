@@ -10,7 +10,7 @@ import tensorflow as tf
 from aip_tf import _keras
 from aip_tf.game.discriminator import AdversarialTransfer
 from aip_tf.game.recipe import check_transfers, default_transfers
-from aip_tf.game.taps import Reader, as_pairs
+from aip_tf.game.taps import Reader, as_pairs, behind
 from aip_tf.game.views import Scale
 from aip_tf.game.weights import (
     as_strong,
@@ -57,7 +57,8 @@ class AdversarialDistiller(_keras.ReplicaModel):
             as the student's own `fit`.
         supervised_weight: factor of the compiled loss. None: 1, which sets labels beside answers
             (Hinton et al. 2015, arXiv 1503.02531), both in nats. Where an output is values, whose
-            loss is in a unit of its own, 1 over what answers that are always the same would lose.
+            loss is in a unit of its own, 1 over what answers that are always the same would lose
+            there; not more than 1 if another output is of classes.
         name: the model's name.
 
     Raises:
@@ -166,60 +167,68 @@ class AdversarialDistiller(_keras.ReplicaModel):
         x = keras.tree.map_structure(tf.convert_to_tensor, x)
         y, sample_weight = first_of((y, sample_weight), num_samples(x))
         if self.scales:
-            measured = self._measured(self._scales_on, x)
+            measured = self._graph(lambda: self._scales_on(x))()
             for scale, found in zip(self.scales.values(), measured, strict=True):
                 scale.assign(found)
         if self.pulls:
-            for name, found in self._measured(self._pulls_on, x).items():
-                self.pulls[name].assign(found)
+            self._find_pulls(x)
         weights = {name: float(found.numpy()) for name, found in self.pulls.items()}
         if self.labels_weight is not None and y is not None:
-            self.labels_weight.assign(self._measured(self._labels_on, x, y, sample_weight))
+            labels = self._graph(lambda: self._labels_on(x, y, sample_weight))
+            self.labels_weight.assign(labels())
             weights["supervised"] = float(self.labels_weight.numpy())
         return weights
 
-    def _measured(self, function, *batch):
-        """What a function of a batch says in the first replica."""
+    def _graph(self, function):
+        """What a function says in the first replica; as a graph it keeps less in memory."""
         strategy = self.distribute_strategy
-        run = _keras.forgetting_gradients(lambda: strategy.run(function, batch))
-        run = tf.function(run, autograph=False)  # a graph keeps less of it in memory
-        found = run.get_concrete_function()()
-        return keras.tree.map_structure(
-            lambda value: strategy.experimental_local_results(value)[0], found
-        )
+        run = _keras.forgetting_gradients(lambda *given: strategy.run(function, given))
+        run = tf.function(run, autograph=False)
+
+        def call(*given):
+            found = run.get_concrete_function(*given)(*given)
+            return keras.tree.map_structure(
+                lambda value: strategy.experimental_local_results(value)[0], found
+            )
+
+        return call
+
+    def _find_pulls(self, x):
+        asked = [t for t in self.transfers if t.weight == "auto"]
+        measured = [*self._answers, *asked]
+        pull = self._graph(lambda factors: self._pull_on(x, measured, factors))
+        # The answers together, then each term alone: one by one they need no more memory than fit.
+        reference = pull(tf.constant([t.weight for t in self._answers] + [0.0] * len(asked)))
+        alone = np.eye(len(measured), dtype="float32")[len(self._answers) :]
+        for transfer, factors in zip(asked, alone, strict=True):
+            norm = pull(tf.constant(factors))
+            self.pulls[transfer.name].assign(as_strong(reference, norm, transfer.usual_weight))
 
     def _scales_on(self, x):
         """What `Scale.measure` says of every output that is values, on a batch, in one replica."""
         _, teacher = self._read.teacher(x, training=False)
         return [scale.measure(teacher.outputs[i]) for i, scale in self.scales.items()]
 
-    def _pulls_on(self, x):
-        """{name: weight} of the open transfers on a batch, in one replica."""
-        asked = [t for t in self.transfers if t.weight == "auto"]
+    def _pull_on(self, x, transfers, factors):
+        """The norm of the gradient of sum factor * loss on a batch, in one replica."""
         _, teacher = self._read.teacher(x, training=False)
-        with tf.GradientTape(persistent=True) as tape:
-            _, student = self._read.student(x, training=False)
-            whole = _keras.add([t.weight * t.loss(teacher, student) for t in self._answers])
-            terms = {t.name: (t.loss(teacher, student), t.usual_weight) for t in asked}
-        reference = self._norm(tape, whole)
-        return {
-            name: as_strong(reference, self._norm(tape, loss), usual)
-            for name, (loss, usual) in terms.items()
-        }
-
-    def _labels_on(self, x, y, sample_weight):
-        """1 over what the mean of the teacher's answers to a batch loses, in one replica."""
-        answers, _ = self._read.teacher(x, training=False)
-        lost, _ = self.loss_parts(y, keras.tree.map_structure(unchanging, answers), sample_weight)
-        lost *= self.distribute_strategy.num_replicas_in_sync
-        return tf.where(lost > 0, 1.0 / lost, 1.0)
-
-    def _norm(self, tape, loss):
+        with tf.GradientTape() as tape:
+            _, student = self._read.student(behind(teacher.outputs, x), training=False)
+            terms = [t.loss(teacher, student) for t in transfers]
+            loss = _keras.add([factors[i] * tf.cast(x, tf.float32) for i, x in enumerate(terms)])
         # Half precision has no numbers for the small gradients of large maps; all are scaled alike.
         scale = tf.constant(_HALF_PRECISION, loss.dtype)
         variables = self.student.trainable_variables
         gradients = tape.gradient(loss, variables, output_gradients=scale)
         return tf.linalg.global_norm([tf.cast(g, tf.float32) for g in gradients if g is not None])
+
+    def _labels_on(self, x, y, sample_weight):
+        """1 over what the mean of the teacher's answers to a batch loses, in one replica."""
+        answers, _ = self._read.teacher(x, training=False)
+        means = keras.tree.map_structure(unchanging, answers)
+        lost, are_all = self.loss_of_some(self.scales, y, means, sample_weight)
+        lost = lost if are_all else tf.maximum(lost, 1.0)  # what labels of classes weigh
+        return tf.where(lost > 0, 1.0 / lost, 1.0)
 
     def train_step(self, data):
         """One step of the game: every network is asked once, every player moves once."""
@@ -233,7 +242,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
 
         # The student answers, and hears from the labels and from every transfer.
         with tf.GradientTape() as tape:
-            y_pred, student = self._read.student(padded, training=True)
+            y_pred, student = self._read.student(behind(teacher.outputs, padded), training=True)
             y_pred, student = share.cut(y_pred), student.cut(share)
             moves = [transfer.play(teacher, student) for transfer in self.transfers]
             loss, judged, logs = self._student_loss(y, y_pred, sample_weight, moves, share)

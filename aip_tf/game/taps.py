@@ -104,6 +104,16 @@ def _fork(x):
         return (tf.identity(x), energy), gradient
 
 
+def behind(known, values):
+    """`values`, a structure of tensors, which are there only once the tensors `known` are.
+
+    What follows from them is so computed behind what led to `known`. Left alone, TensorFlow runs
+    both at once and keeps the tensors of both.
+    """
+    with tf.control_dependencies(known):
+        return keras.tree.map_structure(lambda v: None if v is None else tf.identity(v), values)
+
+
 def list_tensors(model):
     """Every tensor of `model`, nested models included, as `Tensor`s in the order of computation.
 
