@@ -23,7 +23,22 @@ def energy(features):
     Returns:
         float32 `(batch, *positions)`, >= 0.
     """
-    return ops.sum(ops.square(ops.cast(features, "float32")), axis=-1)
+    return _sum_of_squares(ops.cast(features, "float32"), (-1,))
+
+
+def _sum_of_squares(x, axes):
+    """The sum of x^2 over some axes, whose gradient makes one tensor like x instead of three."""
+
+    @ops.custom_gradient
+    def call(x):
+        def gradient(slope):
+            for axis in sorted(axes, key=lambda axis: axis % len(x.shape)):
+                slope = ops.expand_dims(slope, axis)
+            return (2.0 * slope) * x
+
+        return ops.sum(ops.square(x), axis=axes), gradient
+
+    return call(x)
 
 
 def attention_map(energy):
@@ -83,7 +98,7 @@ def feature_loss(teacher_features, student_features):
     """
     teacher, student = (ops.cast(x, "float32") for x in (teacher_features, student_features))
     axes = tuple(range(1, len(teacher.shape)))
-    distance, length = (ops.sum(ops.square(x), axis=axes) for x in (student - teacher, teacher))
+    distance, length = (_sum_of_squares(x, axes) for x in (student - teacher, teacher))
     return ops.where(length > _TINY, distance / ops.maximum(length, _TINY), 0.0)
 
 

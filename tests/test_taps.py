@@ -8,7 +8,7 @@ from game_models import small_cnn, two_headed
 from keras import layers
 
 from aip_tf import losses
-from aip_tf.game import taps
+from aip_tf.game import FeatureTransfer, taps
 from aip_tf.task import outputs
 
 
@@ -122,11 +122,34 @@ def test_energies_come_before_the_next_layer_and_their_gradients_after_its_own()
         return tape.gradient(loss, model.trainable_variables)
 
     graph = step.get_concrete_function(tf.TensorSpec((2, 8, 8, 1))).graph
-    pairs = [(cause, op) for op in graph.get_operations() for cause in op.control_inputs]
-    shapes = [[tuple(x.shape) for op in pair for x in op.outputs] for pair in pairs]
+    waiting = [op for op in graph.get_operations() if op.type == "Identity"]
+    pairs = [(cause, op) for op in waiting for cause in op.control_inputs if cause.outputs]
+    shapes = [[tuple(op.outputs[0].shape) for op in pair] for pair in pairs]
     for tensor in [(2, 8, 8, 6), (2, 4, 4, 6)]:
         assert [tensor[:-1], tensor] in shapes  # forwards
-        assert [tensor, tensor[:-1]] in shapes  # backwards
+        assert [tensor, tensor] in shapes  # backwards
+
+
+def test_comparing_tensors_where_they_are_made_changes_neither_losses_nor_gradients():
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype("float32")
+    teacher = small_cnn(seed=1)
+
+    def compared(where_made):
+        student = small_cnn(seed=2)
+        transfer = FeatureTransfer().bind(teacher, student)
+        _, theirs = taps.Reader(teacher, tuple(transfer.taps))(x, training=False)
+        asked = {p: (p, f) for p, f in transfer.comparisons(theirs).items()}
+        with tf.GradientTape() as tape:
+            outputs, reading = taps.Reader(student, tuple(transfer.taps))(
+                x, training=True, comparisons={transfer.name: asked} if where_made else {}
+            )
+            assert bool(reading.compared) == where_made
+            loss = transfer.loss(theirs, reading)
+            total = loss + tf.reduce_sum(tf.square(outputs))
+        return [loss, *tape.gradient(total, student.trainable_variables)]
+
+    for a, b in zip(compared(True), compared(False), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
 
 
 def test_reading_energies_keeps_the_mask_of_a_sequence():
@@ -187,16 +210,3 @@ def test_a_subclassed_model_is_refused():
 
     with pytest.raises(ValueError, match="Functional or built Sequential"):
         outputs.output_names(Own())
-
-
-def test_what_is_behind_a_tensor_waits_for_it():
-    """Two networks would share the memory's peak otherwise."""
-
-    @tf.function
-    def call(x):
-        first = tf.sqrt(x)
-        values = taps.behind([first], {"a": x, "b": None})
-        assert first.op in values["a"].op.control_inputs and values["b"] is None
-        return values["a"]
-
-    assert float(call(tf.constant(2.0))) == 2.0

@@ -2,14 +2,9 @@
 
 from aip_tf.game.discriminator import AdversarialTransfer, build_discriminator
 from aip_tf.game.distiller import AdversarialDistiller
+from aip_tf.game.inner_transfers import AttentionTransfer, FeatureTransfer
 from aip_tf.game.taps import Reading, find_taps
-from aip_tf.game.transfers import (
-    AttentionTransfer,
-    FeatureTransfer,
-    Move,
-    OutputTransfer,
-    Transfer,
-)
+from aip_tf.game.transfers import Move, OutputTransfer, Transfer
 
 __all__ = [
     "AdversarialDistiller",

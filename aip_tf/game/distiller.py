@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from aip_tf import _keras
 from aip_tf.game.discriminator import AdversarialTransfer
-from aip_tf.game.recipe import check_transfers, default_transfers
-from aip_tf.game.taps import Reader, as_pairs, behind
+from aip_tf.game.recipe import check_pair, check_transfers, default_transfers
+from aip_tf.game.taps import Reader, as_pairs
 from aip_tf.game.views import Scale
 from aip_tf.game.weights import (
     as_strong,
@@ -82,7 +82,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
     """
 
     def __init__(self, teacher, student, transfers=None, supervised_weight=None, name=None):
-        _check_pair(teacher, student)
+        check_pair(teacher, student)
         super().__init__(student, name)
         self.teacher = teacher
         if transfers is None:
@@ -213,7 +213,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
         """The norm of the gradient of sum factor * loss on a batch, in one replica."""
         _, teacher = self._read.teacher(x, training=False)
         with tf.GradientTape() as tape:
-            _, student = self._read.student(behind(teacher.outputs, x), training=False)
+            _, student = self._read_student(x, teacher, training=False)
             terms = [t.loss(teacher, student) for t in transfers]
             loss = _keras.add([factors[i] * tf.cast(x, tf.float32) for i, x in enumerate(terms)])
         # Half precision has no numbers for the small gradients of large maps; all are scaled alike.
@@ -238,12 +238,11 @@ class AdversarialDistiller(_keras.ReplicaModel):
 
         # The teacher answers: inference mode, outside of every tape.
         _, teacher = self._read.teacher(padded, training=False)
-        teacher = teacher.cut(share)
 
         # The student answers, and hears from the labels and from every transfer.
         with tf.GradientTape() as tape:
-            y_pred, student = self._read.student(behind(teacher.outputs, padded), training=True)
-            y_pred, student = share.cut(y_pred), student.cut(share)
+            y_pred, student = self._read_student(padded, teacher, training=True)
+            y_pred, student, teacher = share.cut(y_pred), student.cut(share), teacher.cut(share)
             moves = [transfer.play(teacher, student) for transfer in self.transfers]
             loss, judged, logs = self._student_loss(y, y_pred, sample_weight, moves, share)
             scaled_loss = self.optimizer.scale_loss(loss)
@@ -266,6 +265,14 @@ class AdversarialDistiller(_keras.ReplicaModel):
         """The student alone, under the compiled loss and metrics."""
         logs = super().test_step(data)
         return {k: v for k, v in logs.items() if k not in self._trackers}
+
+    def _read_student(self, x, teacher, training):
+        """As `Reader`; its tensors are compared with the teacher's where they are made."""
+        comparisons = {}
+        for transfer in self.transfers:
+            pairs, functions = as_pairs(transfer.taps), transfer.comparisons(teacher)
+            comparisons[transfer.name] = {p: (pairs[p], f) for p, f in functions.items()}
+        return self._read.student(x, training, comparisons)
 
     def _student_loss(self, y, y_pred, sample_weight, moves, share):
         """The sum to minimise, the student's loss under the labels, and the terms for the log."""
@@ -368,32 +375,3 @@ class AdversarialDistiller(_keras.ReplicaModel):
 def _all(pairs, side):
     """The paths of one side of several {teacher path: student path}, each once."""
     return tuple(dict.fromkeys(path for each in pairs for path in side(each)))
-
-
-def _check_pair(teacher, student):
-    for role, model in (("teacher", teacher), ("student", student)):
-        if not isinstance(model, keras.Model) or not model.built:
-            raise ValueError(
-                f"Received {model!r} as {role}. Expected a built keras.Model: call it on data or "
-                "use keras.Input."
-            )
-    shared = {id(v) for v in teacher.variables} & {id(v) for v in student.variables}
-    if shared:
-        raise ValueError(
-            f"Received a teacher and a student that share {len(shared)} variables. Expected two "
-            "networks of their own: training the student would change its teacher."
-        )
-    for what in ("inputs", "outputs"):
-        shapes = [
-            [_shape(x) for x in keras.tree.flatten(getattr(m, what, None) or [])]
-            for m in (teacher, student)
-        ]
-        if all(shapes) and shapes[0] != shapes[1]:
-            raise ValueError(
-                f"Received a teacher with {what} {shapes[0]} and a student with {shapes[1]}. "
-                "Expected the same shapes: a student answers the question its teacher answers."
-            )
-
-
-def _shape(x):
-    return tuple(x.shape[1:])

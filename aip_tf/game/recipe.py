@@ -1,10 +1,13 @@
-"""Lists of transfers: the full method, and what can be used beside each other and the labels."""
+"""What can be used together: teacher and student, transfers beside each other and the labels."""
 
 import logging
 
+import keras
+
 from aip_tf.arguments import check, number, shown
 from aip_tf.game.discriminator import AdversarialTransfer
-from aip_tf.game.transfers import AttentionTransfer, FeatureTransfer, OutputTransfer, Transfer
+from aip_tf.game.inner_transfers import AttentionTransfer, FeatureTransfer
+from aip_tf.game.transfers import OutputTransfer, Transfer
 
 _log = logging.getLogger("aip_tf")
 _KINDS = {"supervised_weight": number("a number >= 0", 0, or_none=True)}
@@ -58,3 +61,33 @@ def check_transfers(transfers, supervised_weight=None):
             "be as strong as. Expected OutputTransfer beside it, or a number."
         )
     check(_KINDS, {"supervised_weight": supervised_weight})
+
+
+def check_pair(teacher, student):
+    """Raise a ValueError if two networks cannot be teacher and student."""
+    for role, model in (("teacher", teacher), ("student", student)):
+        if not isinstance(model, keras.Model) or not model.built:
+            raise ValueError(
+                f"Received {model!r} as {role}. Expected a built keras.Model: call it on data or "
+                "use keras.Input."
+            )
+    shared = {id(v) for v in teacher.variables} & {id(v) for v in student.variables}
+    if shared:
+        raise ValueError(
+            f"Received a teacher and a student that share {len(shared)} variables. Expected two "
+            "networks of their own: training the student would change its teacher."
+        )
+    for what in ("inputs", "outputs"):
+        shapes = [
+            [_shape(x) for x in keras.tree.flatten(getattr(m, what, None) or [])]
+            for m in (teacher, student)
+        ]
+        if all(shapes) and shapes[0] != shapes[1]:
+            raise ValueError(
+                f"Received a teacher with {what} {shapes[0]} and a student with {shapes[1]}. "
+                "Expected the same shapes: a student answers the question its teacher answers."
+            )
+
+
+def _shape(x):
+    return tuple(x.shape[1:])

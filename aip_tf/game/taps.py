@@ -1,5 +1,6 @@
 """Where a network is read: its outputs, and taps on tensors inside it."""
 
+import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from aip_tf import _keras, losses
 from aip_tf.task.outputs import trace
 
 _MOST_FEATURE_TAPS = 9
+_ENERGY = "energy"
 SUMS = (keras.layers.Add, _keras.operation_type("Add"))  # as a layer, and as `x + y`
 _ACTIVATIONS = (
     keras.layers.Activation,
@@ -28,18 +30,18 @@ class Reading(NamedTuple):
         outputs: list of the model's outputs, in the order of `model.outputs`.
         taps: {layer path: tensor} for the taps that were asked for.
         energies: {layer path: `losses.energy` of the tensor}, likewise.
+        compared: what `Transfer.comparisons` said of the tensors: {name of the transfer:
+            {teacher's path: (batch,)}}.
     """
 
     outputs: list
     taps: dict = MappingProxyType({})
     energies: dict = MappingProxyType({})
+    compared: dict = MappingProxyType({})
 
     def cut(self, share):
         """The part of the reading that is of real samples, see `_keras.Share`."""
-        outputs, taps, energies = map(
-            share.cut, (self.outputs, dict(self.taps), dict(self.energies))
-        )
-        return Reading(outputs, taps, energies)
+        return Reading(share.cut(self.outputs), *(share.cut(dict(x)) for x in self[1:]))
 
 
 class Reader:
@@ -59,59 +61,78 @@ class Reader:
     def __init__(self, model, taps=(), energies=(), is_quiet=False):
         self.model = model
         self.taps, self.energies = taps, energies
-        functions = {**dict.fromkeys(taps, _whole), **dict.fromkeys(energies, _with_energy)}
+        self._asked = {}  # functions of the tensors at taps, during a call
+        functions = {
+            path: functools.partial(self._read, path) for path in dict.fromkeys((*taps, *energies))
+        }
         is_run_here = functions or (is_quiet and _keras.is_graph(model))
         self.tapped = _keras.TappedModel(model, functions) if is_run_here else None
 
-    def __call__(self, x, training):
-        """Forward pass. Returns the outputs in the model's structure, and the `Reading`."""
+    def __call__(self, x, training, comparisons=MappingProxyType({})):
+        """Forward pass. Returns the outputs in the model's structure, and the `Reading`.
+
+        Args:
+            x, training: as the model is called.
+            comparisons: {name of a transfer: {teacher's path: (path of a tap, function)}}; the
+                function is asked where the tensor is made, as for energies.
+        """
         if self.tapped is None:
             outputs, found = self.model(x, training=training), {}
         else:
+            self._asked = _by_tap(self.energies, comparisons)
             outputs, found = self.tapped(x, training=training)
+        compared = {
+            name: {path: found[tap][1][name, path] for path, (tap, _) in asked.items()}
+            for name, asked in comparisons.items()
+        }
         taps = {path: found[path][0] for path in self.taps}
-        energies = {path: found[path][1] for path in self.energies}
-        return outputs, Reading(keras.tree.flatten(outputs), taps, energies)
+        energies = {path: found[path][1][_ENERGY] for path in self.energies}
+        return outputs, Reading(keras.tree.flatten(outputs), taps, energies, compared)
+
+    def _read(self, path, x):
+        asked = self._asked.get(path, {})
+        if not asked:
+            return x, (x, {})
+        y, *found = _fork(x, tuple(asked.values()))
+        return y, (x, dict(zip(asked, found, strict=True)))
 
 
-def _whole(x):
-    return x, (x, None)
+def _by_tap(energies, comparisons):
+    """{path of a tap: {what is asked there: function}}."""
+    asked = {path: {_ENERGY: losses.energy} for path in energies}
+    for name, pairs in comparisons.items():
+        for path, (tap, function) in pairs.items():
+            asked.setdefault(tap, {})[name, path] = function
+    return asked
 
 
-def _with_energy(x):
-    y, energy = _fork(x)
-    return y, (x, energy)
+def _fork(x, functions):
+    """x and what functions say of it, in an order that keeps few tensors alive.
 
-
-@tf.custom_gradient
-def _fork(x):
-    """x and its energy, in an order that keeps few tensors alive.
-
-    The network goes on only when the energy is known, so x may go as soon as the network has done
-    with it; and the energy's gradient, as large as x, is made only when the network's is there to
-    be added to. Left alone, TensorFlow makes those of all taps first and keeps them: a tenth more
-    memory on a MobileNet (benchmarks/game.py).
+    The network goes on only when they have said it, so x may go as soon as the network has done
+    with it. Their gradients, as large as x, are made from x again, and only when the network's is
+    there to be added to. Left alone, TensorFlow keeps what led to them, makes those of all taps
+    first and keeps them, too (benchmarks/game.py).
     """
-    energy = losses.energy(x)
 
-    def gradient(of_x, of_energy):
-        with tf.control_dependencies([of_x]):
-            of_energy = tf.identity(of_energy)
-        slope = 2.0 * of_energy[..., None]
-        return of_x + tf.cast(slope * tf.cast(x, slope.dtype), x.dtype)
+    @tf.custom_gradient
+    def fork(x):
+        found = [function(x) for function in functions]
 
-    with tf.control_dependencies([energy]):
-        return (tf.identity(x), energy), gradient
+        def gradient(of_x, *of_found):
+            with tf.control_dependencies([of_x]), tf.GradientTape() as tape:
+                again = tf.identity(x)
+                tape.watch(again)
+                answers = [function(again) for function in functions]
+            slopes = tape.gradient(
+                answers, again, output_gradients=list(of_found), unconnected_gradients="zero"
+            )
+            return of_x + slopes
 
+        with tf.control_dependencies(found):
+            return (tf.identity(x), *found), gradient
 
-def behind(known, values):
-    """`values`, a structure of tensors, which are there only once the tensors `known` are.
-
-    What follows from them is so computed behind what led to `known`. Left alone, TensorFlow runs
-    both at once and keeps the tensors of both.
-    """
-    with tf.control_dependencies(known):
-        return keras.tree.map_structure(lambda v: None if v is None else tf.identity(v), values)
+    return fork(x)
 
 
 def list_tensors(model):
