@@ -46,16 +46,15 @@ _PUBLIC_MODULES = (
     "losses",
     "schedules",
     "selection",
+    "transfers",
     "zoo",
 )
 
-__all__ = sorted([*_HOME, *_PUBLIC_MODULES, "transfers"])
+__all__ = sorted([*_HOME, *_PUBLIC_MODULES])
 
 
 def __getattr__(name):
-    if name == "transfers":
-        value = importlib.import_module("aip_tf.game")
-    elif name in _PUBLIC_MODULES:
+    if name in _PUBLIC_MODULES:
         return importlib.import_module(f"aip_tf.{name}")
     elif name in _HOME:
         value = getattr(importlib.import_module(f"aip_tf.{_HOME[name]}"), name)

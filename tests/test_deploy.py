@@ -379,6 +379,26 @@ def test_a_model_of_open_size_is_delivered_at_the_sizes_asked_for(tmp_path):
     assert all(artefact.latency for artefact in report.artefacts)
 
 
+@pytest.mark.parametrize("shape", [(4, 8, 6), (4, 8, 6, 1)])
+def test_labels_for_every_pixel_follow_their_images_to_another_size(tmp_path, shape):
+    """Four quarters of a picture, each its own class, are what they were at half of the size."""
+    image = keras.Input((None, None, 3))
+    model = keras.Model(image, image)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(loss=loss, metrics=["accuracy"])
+    quarters = np.kron([[0, 1], [2, 1]], np.ones((4, 3), int))
+    images = np.eye(3, dtype="float32")[np.stack([quarters] * 4)]
+    report = export_model(
+        model,
+        tmp_path,
+        ["tflite"],
+        check_data=(images, np.stack([quarters] * 4).reshape(shape)),
+        input_shapes=[(4, 4, 3)],
+        runs=1,
+    )
+    assert report.artefacts[0].metrics["accuracy"] == 1.0
+
+
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_a_fixed_batch_stays_fixed_in_every_signature(tmp_path, batch_size):
     inputs = keras.Input(batch_shape=(batch_size, 6, 4), name="steps")

@@ -190,6 +190,7 @@ WITH_EXAMPLES = (
     "aip_tf.distribution",
     "aip_tf.game.transfers",
     "aip_tf.task.task",
+    "aip_tf.transfers",
 )
 
 

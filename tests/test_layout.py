@@ -17,7 +17,7 @@ FLOORS = [
     {"distribution", "identity"},
     {"channels", "losses", "progress", "schedules", "task", "zoo", "datasets", "report"},
     {"cost", "decays", "game", "latency"},
-    {"deploy", "overview", "reconstruction"},
+    {"deploy", "overview", "reconstruction", "transfers"},
     {"criteria", "layer_times"},
     {"selection", "detection", "recovery"},
     {"cutting", "run_state"},

@@ -268,9 +268,11 @@ def test_a_network_that_takes_batches_of_one_size_is_pruned(criterion, size):
     assert student.layers[1].units < 8
 
 
-def test_too_few_batches_of_one_size_are_refused():
+@pytest.mark.parametrize(("batches", "num_samples"), [(1, None), (2, 16)])
+def test_too_few_batches_of_one_size_are_refused(batches, num_samples):
     inputs = keras.Input(batch_shape=(32, 4))
     model = keras.Model(inputs, layers.Dense(2)(layers.Dense(8)(inputs)))
     train = tf.data.Dataset.from_tensors((np.ones((32, 4), "float32"), np.zeros(32)))
-    with pytest.raises(ValueError, match=r"takes batches of 32\. Expected at least 64"):
-        aip_tf.prune(model, train)
+    criterion = aip_tf.criteria.Reconstruction(num_samples=num_samples)
+    with pytest.raises(ValueError, match=r"32 inputs .* batches of 32\. Expected at least 64"):
+        aip_tf.prune(model, train.repeat(batches), criterion=criterion)

@@ -105,6 +105,13 @@ class Reconstruction(Criterion):
 
     def observe(self, model, groups, data):
         seen, unseen = self._batches(model, data)
+        looked, measured = (sum(map(num_inputs_of, batches)) for batches in (seen, unseen))
+        _log.info(
+            "Scoring %d channel groups on %d inputs, measuring on %d.",
+            len(groups),
+            looked,
+            measured,
+        )
         trial = Trial(model, unseen, _shapes(unseen), self._kinds)
         study = Study(model, groups, seen, self.ridge)
         rankings = [

@@ -98,7 +98,7 @@ def export_model(
     * `"tflite_dynamic"`: `model_dynamic.tflite`, weights in 8 bits;
     * `"tflite_int8"`: `model_int8.tflite`, weights and activations in 8 bits, calibrated on
       samples; `deploy.TFLiteInt8(integer_io=True)`: inputs and outputs too;
-    * `"onnx"`: `model.onnx`, needs the extra: `pip install 'aip_tf[onnx]'`.
+    * `"onnx"`: `model.onnx`, needs the extra: `pip install '.[onnx]'` in a checkout.
 
     Beside them stands a card, `README.md`: figures, sums, and how to load the files. The teacher's
     artefacts, of the same formats, are in the folder `teacher`.

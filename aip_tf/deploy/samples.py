@@ -1,6 +1,7 @@
 """Real samples, batch by batch, in the form that every runtime here takes."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import keras
@@ -56,8 +57,11 @@ def batches(model, data, input_shapes, most=None):
     seen = 0
     for element in _elements(model, data):
         inputs, *truth = element if isinstance(element, tuple) else (element,)
-        feeds = _resized(signature.feeds_from(model, inputs), input_shapes)
-        truth = keras.tree.map_structure(np.asarray, tuple(truth))
+        given = signature.feeds_from(model, inputs)
+        feeds = _resized(given, input_shapes)
+        sizes = {x.shape[1:3]: feeds[name].shape[1:3] for name, x in given.items()}
+        resized = functools.partial(_masks, sizes=sizes)
+        truth = keras.tree.map_structure(resized, tuple(truth))
         batch = Batch(feeds, truth, inputs)
         _check_lengths(len(batch), truth)
         if most is not None:
@@ -91,6 +95,16 @@ def _resized(feeds, input_shapes):
         else x
         for name, x in feeds.items()
     }
+
+
+def _masks(labels, sizes):
+    """Labels for every pixel of images that were resized, at the new size: the nearest pixels'."""
+    labels = np.asarray(labels)
+    new = sizes.get(labels.shape[1:3], ()) if labels.ndim > 2 else ()
+    for axis, (before, after) in enumerate(zip(labels.shape[1:3], new, strict=False), start=1):
+        places = (np.arange(after) + 0.5) * before / after
+        labels = np.take(labels, places.astype(int), axis)
+    return labels
 
 
 def _elements(model, data):

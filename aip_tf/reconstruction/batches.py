@@ -23,12 +23,13 @@ def first_inputs(data, num_samples, size=None):
             (inputs, ...), or an array.
         num_samples: how many; None: 1,024, fewer if they are large, such as 512 images of 224
             pixels.
-        size: of all slices, for a network that takes so many at a time; None: as above.
+        size: of all slices, for a network that takes so many at a time, so that more may be taken
+            than were asked for; None: as above.
 
     Returns:
         List of batches in the structure of the inputs, of numpy arrays.
     """
-    found, left = [], num_samples
+    found, left = [], num_samples and math.ceil(num_samples / (size or 1)) * (size or 1)
     for batch in data if isinstance(data, tf.data.Dataset) else [data]:
         inputs = batch[0] if isinstance(batch, tuple | list) else batch
         if left is None:

@@ -52,7 +52,11 @@ class TFLite(Format):
             if not lacking:
                 raise
             names = ", ".join(lacking)
-            raise ValueError(f"LiteRT has no operation for {names}") from error
+            shapes = [tuple(shape[1:]) for shape in source.input_shapes.values()]
+            is_open = any(None in shape for shape in shapes)
+            sized = f" at the open sizes {shapes}: give input_shapes=[those to deliver]"
+            hint = sized if is_open else ""
+            raise ValueError(f"LiteRT has no operation for {names}{hint}") from error
 
     def open(self, path):
         """See `Format.open`."""
