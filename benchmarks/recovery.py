@@ -92,8 +92,8 @@ ARMS = {
     ),
     "l1": lambda: ({}, {"criterion": "l1"}),
 }
-# Without a teacher. Held-out images, which the pretrained network knows by heart, chose 0.01; on test
-# images ResNet-20 does better at 0.05, so both are told.
+# Without a teacher. Held-out images, which the pretrained network knows by heart, chose 0.01; on
+# those of the test ResNet-20 does better at 0.05, so both are told.
 RATES = {
     f"fine-tune, {rate}": lambda rate=rate: fine_tune(rate)
     for rate in (0.005, 0.01, 0.02, 0.05, 0.1)
