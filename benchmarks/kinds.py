@@ -9,8 +9,8 @@ Small networks of this file's own, each trained here for eight epochs (unfinishe
 neither a teacher nor a student has seen. Students see mirrored images. Test images are not read.
 
 `untrained` is `Recovery(epochs=0)`, `default` is `prune` with default arguments and two epochs,
-`fine-tune` the same without transfers, `l1` with that criterion. results/kinds_earlier.jsonl has
-the lines of earlier defaults.
+`fine-tune` the same without transfers, `no attention` without that one, `l1` with that criterion.
+results/kinds_earlier.jsonl has the lines of earlier defaults.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from keras import layers as L  # noqa: E402
 from recovery import NUM_HELD_OUT, compare, cpu_seconds, images, machine  # noqa: E402
 
 import aip_tf  # noqa: E402
+from aip_tf import transfers  # noqa: E402
 from aip_tf.datasets import augment  # noqa: E402
 
 RESULTS = HERE / "results" / "kinds.jsonl"
@@ -40,6 +41,16 @@ ARMS = {
     "l1": ({}, {"criterion": "l1"}),
     "fine-tune": ({"transfers": []}, {}),
     "untrained": ({"epochs": 0}, {}),
+    "no attention": (
+        {
+            "transfers": [
+                transfers.OutputTransfer(),
+                transfers.FeatureTransfer(),
+                transfers.AdversarialTransfer(0.1),
+            ]
+        },
+        {},
+    ),
 }
 
 
