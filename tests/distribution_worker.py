@@ -27,6 +27,7 @@ from aip_tf.game import (
     AdversarialDistiller,
     AdversarialTransfer,
     AttentionTransfer,
+    FeatureTransfer,
     OutputTransfer,
 )
 
@@ -80,6 +81,7 @@ def build(mode):
         [
             OutputTransfer(weight=0.5),
             AttentionTransfer(),
+            FeatureTransfer(["act0", "act1"], kept=dict.fromkeys(("act0", "act1"), range(6))),
             AdversarialTransfer(discriminator=discriminator()),
         ],
     )

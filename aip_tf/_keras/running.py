@@ -1,5 +1,7 @@
 """Models that run the graph of another model and look at what passes."""
 
+from types import MappingProxyType
+
 import keras
 from keras import tree
 
@@ -43,25 +45,25 @@ class GivenInputs(keras.Model):
 class TappedModel(GivenInputs):
     """`model`, whose call also returns what is read at some paths: `(outputs, {path: found})`.
 
-    `taps` is {path: function}; of `function(x) -> (y, found)` the model goes on with y, equal to x.
+    Called with `taps`, {path: function}: of `function(x) -> (y, found)` the model goes on with y,
+    equal to x. (They belong to the call: several replicas may be in one at a time.)
     The layers are the model's own; no node is added to its graph. In training mode only those are
     that keep statistics, such as BatchNormalization: what draws random numbers is quiet.
     """
 
-    def __init__(self, model, taps):
+    def __init__(self, model):
         super().__init__(f"{model.name}_tapped")
         self.model = model
-        self.taps = taps
 
-    def call(self, inputs, training=None):
+    def call(self, inputs, training=None, taps=MappingProxyType({})):
         found = {}
 
         def call(node, args, kwargs, path):
             mode = training and keeps_statistics(node.operation)
             x = run_operation(node, args, kwargs, mode)
-            if path in self.taps:
+            if path in taps:
                 before = x
-                x, found[path] = self.taps[path](x)
+                x, found[path] = taps[path](x)
                 x = with_mask_of(before, x)
             return x
 
@@ -73,5 +75,5 @@ def quiet(model):
     """A function of inputs: the outputs of `model` in training mode, its random layers quiet."""
     if graph_inside(model) is None:
         return lambda inputs: model(inputs, training=True)
-    tapped = TappedModel(model, {})
+    tapped = TappedModel(model)
     return lambda inputs: tapped(inputs, training=True)[0]

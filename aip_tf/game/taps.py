@@ -61,12 +61,8 @@ class Reader:
     def __init__(self, model, taps=(), energies=(), is_quiet=False):
         self.model = model
         self.taps, self.energies = taps, energies
-        self._asked = {}  # functions of the tensors at taps, during a call
-        functions = {
-            path: functools.partial(self._read, path) for path in dict.fromkeys((*taps, *energies))
-        }
-        is_run_here = functions or (is_quiet and _keras.is_graph(model))
-        self.tapped = _keras.TappedModel(model, functions) if is_run_here else None
+        is_run_here = taps or energies or (is_quiet and _keras.is_graph(model))
+        self.tapped = _keras.TappedModel(model) if is_run_here else None
 
     def __call__(self, x, training, comparisons=MappingProxyType({})):
         """Forward pass. Returns the outputs in the model's structure, and the `Reading`.
@@ -79,8 +75,9 @@ class Reader:
         if self.tapped is None:
             outputs, found = self.model(x, training=training), {}
         else:
-            self._asked = _by_tap(self.energies, comparisons)
-            outputs, found = self.tapped(x, training=training)
+            asked = self._asked(comparisons)
+            functions = {path: functools.partial(_read, each) for path, each in asked.items()}
+            outputs, found = self.tapped(x, training=training, taps=functions)
         compared = {
             name: {path: found[tap][1][name, path] for path, (tap, _) in asked.items()}
             for name, asked in comparisons.items()
@@ -89,21 +86,23 @@ class Reader:
         energies = {path: found[path][1][_ENERGY] for path in self.energies}
         return outputs, Reading(keras.tree.flatten(outputs), taps, energies, compared)
 
-    def _read(self, path, x):
-        asked = self._asked.get(path, {})
-        if not asked:
-            return x, (x, {})
-        y, *found = _fork(x, tuple(asked.values()))
-        return y, (x, dict(zip(asked, found, strict=True)))
+    def _asked(self, comparisons):
+        """{path of a tap: {what is asked there: function of the tensor}}."""
+        asked = {path: {} for path in (*self.taps, *self.energies)}
+        for path in self.energies:
+            asked[path][_ENERGY] = losses.energy
+        for name, pairs in comparisons.items():
+            for path, (tap, function) in pairs.items():
+                asked[tap][name, path] = function
+        return asked
 
 
-def _by_tap(energies, comparisons):
-    """{path of a tap: {what is asked there: function}}."""
-    asked = {path: {_ENERGY: losses.energy} for path in energies}
-    for name, pairs in comparisons.items():
-        for path, (tap, function) in pairs.items():
-            asked.setdefault(tap, {})[name, path] = function
-    return asked
+def _read(asked, x):
+    """x, and `(x, {what is asked: what its function says})`."""
+    if not asked:
+        return x, (x, {})
+    y, *found = _fork(x, tuple(asked.values()))
+    return y, (x, dict(zip(asked, found, strict=True)))
 
 
 def _fork(x, functions):
