@@ -9,6 +9,7 @@ arXiv 1503.02531, section 2) and the game from Goodfellow et al. (2014, arXiv 14
 
 import math
 
+import keras
 from keras import ops
 
 _TINY = 1e-7
@@ -29,16 +30,15 @@ def energy(features):
 def _sum_of_squares(x, axes):
     """The sum of x^2 over some axes, whose gradient makes one tensor like x instead of three."""
 
+    def plain(x):
+        return ops.sum(ops.square(x), axis=axes, keepdims=True)
+
     @ops.custom_gradient
     def call(x):
-        def gradient(slope):
-            for axis in sorted(axes, key=lambda axis: axis % len(x.shape)):
-                slope = ops.expand_dims(slope, axis)
-            return (2.0 * slope) * x
+        return plain(x), lambda slope: (2.0 * slope) * x
 
-        return ops.sum(ops.square(x), axis=axes), gradient
-
-    return call(x)
+    found = plain(x) if isinstance(x, keras.KerasTensor) else call(x)
+    return ops.squeeze(found, axis=axes)
 
 
 def attention_map(energy):

@@ -1,5 +1,6 @@
 """losses.py against numbers computed by hand."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -55,6 +56,12 @@ def test_attention_weight_of_the_paper_converts_by_the_number_of_positions():
     papers = 50 * np.square(maps[1] - maps[0]).mean()
     ours = 50 / 16 * np.mean(attention_loss(teacher, student))
     np.testing.assert_allclose(ours, papers, rtol=1e-5)
+
+
+def test_what_is_squared_and_summed_takes_symbolic_tensors():
+    image = keras.Input((4, 5, 3))
+    assert losses.energy(image).shape == (None, 4, 5)
+    assert losses.feature_loss(image, image).shape == (None,)
 
 
 def test_feature_loss_is_relative_to_the_teacher():

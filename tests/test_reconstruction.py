@@ -730,6 +730,13 @@ def test_of_large_inputs_fewer_are_looked_at_unless_a_number_is_given():
     assert counts == [1024, 4, 7, 1050]
 
 
+@pytest.mark.parametrize("number", [None, 3])
+def test_of_inputs_that_come_in_batches_of_one_size_whole_batches_are_looked_at(number):
+    """Four would do of so large ones."""
+    found = first_inputs(np.zeros((16, 2**22, 4), "int8"), number, 8)
+    assert list(map(len, found)) == [8]
+
+
 def test_of_large_inputs_fewer_are_tried():
     tried = []
 

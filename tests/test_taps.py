@@ -8,7 +8,7 @@ from game_models import small_cnn, two_headed
 from keras import layers
 
 from aip_tf import losses
-from aip_tf.game import FeatureTransfer, taps
+from aip_tf.game import AdversarialDistiller, FeatureTransfer, Transfer, taps
 from aip_tf.task import outputs
 
 
@@ -150,6 +150,32 @@ def test_comparing_tensors_where_they_are_made_changes_neither_losses_nor_gradie
 
     for a, b in zip(compared(True), compared(False), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+
+
+class Loudness(Transfer):
+    """How much louder a student is than its teacher, asked where only energies are read."""
+
+    energies = ("relu0",)
+
+    def comparisons(self, teacher):
+        theirs = teacher.energies["relu0"]
+        return {"relu0": lambda x: keras.ops.mean(losses.energy(x) - theirs, axis=(1, 2))}
+
+    def loss(self, teacher, student):
+        return keras.ops.mean(student.compared["transfer"]["relu0"])
+
+
+def test_a_transfer_of_ones_own_may_ask_where_energies_are_read():
+    networks = small_cnn(seed=1), small_cnn(seed=2)
+    distiller = AdversarialDistiller(*networks, [Loudness()])
+    distiller.compile(keras.optimizers.SGD(0.0))
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype("float32")
+    found = distiller.train_on_batch(x, return_dict=True)["transfer_loss"]
+    theirs, own = (
+        taps.Reader(m, energies=("relu0",))(x, training=is_student)[1].energies["relu0"]
+        for is_student, m in enumerate(networks)
+    )
+    assert found == pytest.approx(float(np.mean(own - theirs)), rel=1e-4)
 
 
 def test_reading_energies_keeps_the_mask_of_a_sequence():

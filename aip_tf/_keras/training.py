@@ -115,8 +115,8 @@ class ReplicaModel(keras.Model):
     def loss_of_some(self, places, y, y_pred, sample_weight):
         """The compiled loss of some outputs, over all replicas; whether no other output has one."""
         self._compile_loss(y, y_pred, sample_weight)  # the first call builds it
-        lost, are_all = loss_of_some(self._compile_loss, places, y, y_pred, sample_weight)
-        return lost * self.distribute_strategy.num_replicas_in_sync, are_all
+        lost, is_whole = loss_of_some(self._compile_loss, places, y, y_pred, sample_weight)
+        return lost * self.distribute_strategy.num_replicas_in_sync, is_whole
 
     def record(self, x, loss, share):
         """Note a training step: its loss, and whether its inputs were finite."""

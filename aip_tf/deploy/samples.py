@@ -60,8 +60,8 @@ def batches(model, data, input_shapes, most=None):
         given = signature.feeds_from(model, inputs)
         feeds = _resized(given, input_shapes)
         sizes = {x.shape[1:3]: feeds[name].shape[1:3] for name, x in given.items()}
-        resized = functools.partial(_masks, sizes=sizes)
-        truth = keras.tree.map_structure(resized, tuple(truth))
+        fitted = functools.partial(_of_pixels, sizes=sizes)
+        truth = keras.tree.map_structure(fitted, tuple(truth))
         batch = Batch(feeds, truth, inputs)
         _check_lengths(len(batch), truth)
         if most is not None:
@@ -97,11 +97,13 @@ def _resized(feeds, input_shapes):
     }
 
 
-def _masks(labels, sizes):
+def _of_pixels(labels, sizes):
     """Labels for every pixel of images that were resized, at the new size: the nearest pixels'."""
     labels = np.asarray(labels)
-    new = sizes.get(labels.shape[1:3], ()) if labels.ndim > 2 else ()
-    for axis, (before, after) in enumerate(zip(labels.shape[1:3], new, strict=False), start=1):
+    new = sizes.get(labels.shape[1:3]) if labels.ndim > 2 else None
+    if new is None or new == labels.shape[1:3]:
+        return labels
+    for axis, (before, after) in enumerate(zip(labels.shape[1:3], new, strict=True), start=1):
         places = (np.arange(after) + 0.5) * before / after
         labels = np.take(labels, places.astype(int), axis)
     return labels

@@ -180,7 +180,10 @@ class AdversarialDistiller(_keras.ReplicaModel):
         return weights
 
     def _graph(self, function):
-        """What a function says in the first replica; as a graph it keeps less in memory."""
+        """A function that says what another one says in the first replica, as a graph.
+
+        Run eagerly it would keep more in memory.
+        """
         strategy = self.distribute_strategy
         run = _keras.forgetting_gradients(lambda *given: strategy.run(function, given))
         run = tf.function(run, autograph=False)
@@ -214,8 +217,8 @@ class AdversarialDistiller(_keras.ReplicaModel):
         _, teacher = self._read.teacher(x, training=False)
         with tf.GradientTape() as tape:
             _, student = self._read_student(x, teacher, training=False)
-            terms = [t.loss(teacher, student) for t in transfers]
-            loss = _keras.add([factors[i] * tf.cast(x, tf.float32) for i, x in enumerate(terms)])
+            terms = [tf.cast(t.loss(teacher, student), tf.float32) for t in transfers]
+            loss = _keras.add([factors[i] * term for i, term in enumerate(terms)])
         # Half precision has no numbers for the small gradients of large maps; all are scaled alike.
         scale = tf.constant(_HALF_PRECISION, loss.dtype)
         variables = self.student.trainable_variables
@@ -226,8 +229,8 @@ class AdversarialDistiller(_keras.ReplicaModel):
         """1 over what the mean of the teacher's answers to a batch loses, in one replica."""
         answers, _ = self._read.teacher(x, training=False)
         means = keras.tree.map_structure(unchanging, answers)
-        lost, are_all = self.loss_of_some(self.scales, y, means, sample_weight)
-        lost = lost if are_all else tf.maximum(lost, 1.0)  # what labels of classes weigh
+        lost, is_whole = self.loss_of_some(self.scales, y, means, sample_weight)
+        lost = lost if is_whole else tf.maximum(lost, 1.0)  # labels of classes weigh 1
         return tf.where(lost > 0, 1.0 / lost, 1.0)
 
     def train_step(self, data):
@@ -270,8 +273,9 @@ class AdversarialDistiller(_keras.ReplicaModel):
         """As `Reader`; its tensors are compared with the teacher's where they are made."""
         comparisons = {}
         for transfer in self.transfers:
-            pairs, functions = as_pairs(transfer.taps), transfer.comparisons(teacher)
-            comparisons[transfer.name] = {p: (pairs[p], f) for p, f in functions.items()}
+            pairs = as_pairs(transfer.energies) | as_pairs(transfer.taps)
+            functions = transfer.comparisons(teacher)
+            comparisons[transfer.name] = {p: (pairs.get(p, p), f) for p, f in functions.items()}
         return self._read.student(x, training, comparisons)
 
     def _student_loss(self, y, y_pred, sample_weight, moves, share):

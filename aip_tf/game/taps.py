@@ -93,7 +93,7 @@ class Reader:
             asked[path][_ENERGY] = losses.energy
         for name, pairs in comparisons.items():
             for path, (tap, function) in pairs.items():
-                asked[tap][name, path] = function
+                asked.setdefault(tap, {})[name, path] = function
         return asked
 
 

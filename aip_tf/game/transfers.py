@@ -115,7 +115,9 @@ class Transfer:
 
         Returns:
             {teacher's path in `taps`: function of the student's tensor there, to `(batch,)`}; what
-            it says is `student.compared[name][path]` in `loss`.
+            it says is `student.compared[name][path]` in `loss`. It is called again for the
+            gradient, so it must say the same each time, and has no trainable variables of its own:
+            what needs them belongs into `loss`.
         """
         return {}
 

@@ -29,19 +29,20 @@ def first_inputs(data, num_samples, size=None):
     Returns:
         List of batches in the structure of the inputs, of numpy arrays.
     """
-    found, left = [], num_samples and math.ceil(num_samples / (size or 1)) * (size or 1)
+    found, left, whole = [], num_samples, size or 1
     for batch in data if isinstance(data, tf.data.Dataset) else [data]:
         inputs = batch[0] if isinstance(batch, tuple | list) else batch
-        if left is None:
-            left = min(_USUAL, _num_within(inputs, _USUAL_ENTRIES))
+        if not found:
+            left = left or min(_USUAL, _num_within(inputs, _USUAL_ENTRIES))
+            left = math.ceil(left / whole) * whole
         count = min(left, num_inputs_of(inputs))
-        count -= count % (size or 1)
+        count -= count % whole
         step = size or min(_SLICE, _num_within(inputs, _MOST_ENTRIES))
         for start in range(0, count, step):
             part = slice(start, min(start + step, count))
             found.append(keras.tree.map_structure(lambda x, part=part: np.asarray(x[part]), inputs))
         left -= count
-        if left < (size or 1):
+        if left < whole:
             break
     return found
 
