@@ -345,11 +345,15 @@ def test_models_without_symbolic_inputs_are_refused(tmp_path):
         export_model(keras.Sequential([layers.Dense(2)]), tmp_path)
 
 
-def test_what_a_runtime_lacks_is_named(tmp_path):
-    inputs = keras.Input((6,))
+@pytest.mark.parametrize("length", [5, None])
+def test_what_a_runtime_lacks_is_named_and_where_sizes_are_open_that_they_are(tmp_path, length):
+    inputs = keras.Input((length, 6))
     model = keras.Model(inputs, keras.ops.erfinv(layers.Dense(4, activation="tanh")(inputs)))
-    with pytest.raises(ValueError, match=r"'tflite'.*no operation for .*Erfinv.*Leave 'tflite'"):
-        export_model(model, tmp_path, "tflite")
+    expected = r"'tflite'.*no operation for .*Erfinv.*Leave 'tflite'"
+    with pytest.raises(ValueError, match=expected) as caught:
+        export_model(model, tmp_path, "tflite", check_data=make_noise(size=2, shape=(5, 6)))
+    hint = "at the open sizes [(None, 6)]; input_shapes=[those to deliver] may help"
+    assert (hint in str(caught.value)) == (length is None)
     assert os.listdir(tmp_path) == []
 
 

@@ -52,10 +52,9 @@ class TFLite(Format):
             if not lacking:
                 raise
             names = ", ".join(lacking)
-            shapes = [tuple(shape[1:]) for shape in source.input_shapes.values()]
-            is_open = any(None in shape for shape in shapes)
-            sized = f" at the open sizes {shapes}: give input_shapes=[those to deliver]"
-            hint = sized if is_open else ""
+            sizes = [tuple(shape[1:]) for shape in source.input_shapes.values()]
+            hint = f" at the open sizes {sizes}; input_shapes=[those to deliver] may help"
+            hint = hint if any(None in size for size in sizes) else ""
             raise ValueError(f"LiteRT has no operation for {names}{hint}") from error
 
     def open(self, path):
