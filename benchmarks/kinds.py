@@ -135,7 +135,52 @@ def resnet(x):
     return L.GlobalAveragePooling2D()(x)
 
 
-NETWORKS = {f.__name__: f for f in (plain, convnext, attention, vgg, mobile, resnet)}
+def dense(x):
+    """Concatenations and bottlenecks as in DenseNet-BC, growth of 16."""
+
+    def convolved(x, width, size, stride=1):
+        x = L.ReLU()(L.BatchNormalization()(x))
+        return L.Conv2D(width, size, strides=stride, padding="same", use_bias=False)(x)
+
+    x = L.Conv2D(32, 3, strides=2, padding="same", use_bias=False)(x)
+    for stage in range(3):
+        if stage:
+            x = L.AveragePooling2D(2)(convolved(x, x.shape[-1] // 2, 1))
+        for _ in range(4):
+            x = L.Concatenate()([x, convolved(convolved(x, 64, 1), 16, 3)])
+    return L.GlobalAveragePooling2D()(L.ReLU()(L.BatchNormalization()(x)))
+
+
+def squeeze(x):
+    """Inverted residuals, hard swish, squeeze and excitation as in MobileNetV3."""
+
+    def convolved(x, conv):
+        return L.BatchNormalization()(conv(x))
+
+    def excited(x):
+        y = L.GlobalAveragePooling2D(keepdims=True)(x)
+        y = L.Conv2D(x.shape[-1] // 4, 1, activation="relu")(y)
+        return L.Multiply()([x, L.Conv2D(x.shape[-1], 1, activation="hard_sigmoid")(y)])
+
+    def swished(x):
+        return L.Activation("hard_silu")(x)
+
+    x = swished(convolved(x, L.Conv2D(16, 3, strides=2, padding="same", use_bias=False)))
+    for width, count, stride in ((16, 1, 1), (24, 2, 2), (40, 3, 2)):
+        for place in range(count):
+            strides = 1 if place else stride
+            depthwise = L.DepthwiseConv2D(5, strides=strides, padding="same", use_bias=False)
+            y = swished(convolved(x, L.Conv2D(4 * x.shape[-1], 1, use_bias=False)))
+            y = excited(swished(convolved(y, depthwise)))
+            y = convolved(y, L.Conv2D(width, 1, use_bias=False))
+            x = L.Add()([x, y]) if y.shape == x.shape else y
+    x = swished(convolved(x, L.Conv2D(160, 1, use_bias=False)))
+    return swished(L.Dense(128)(L.GlobalAveragePooling2D()(x)))
+
+
+NETWORKS = {
+    f.__name__: f for f in (plain, convnext, attention, vgg, mobile, resnet, dense, squeeze)
+}
 QUEUE = [(network, arm) for network in NETWORKS for arm in ARMS]
 
 

@@ -1,5 +1,7 @@
 """AdversarialDistiller: the step is what it says, and Keras' own machinery works around it."""
 
+from types import SimpleNamespace
+
 import h5py
 import keras
 import numpy as np
@@ -8,6 +10,7 @@ import tensorflow as tf
 from game_models import cross_entropy, small_cnn, small_data, two_headed
 
 import aip_tf
+from aip_tf import _keras
 from aip_tf.game import (
     AdversarialDistiller,
     AdversarialTransfer,
@@ -295,6 +298,15 @@ def test_steps_per_execution_changes_nothing():
     assert set(history) == set(expected)
     for name, values in expected.items():
         assert history[name] == pytest.approx(values, rel=1e-4), name
+
+
+@pytest.mark.parametrize("steps", [2, "auto"])
+def test_several_steps_at_once_are_refused_on_several_replicas(steps, monkeypatch):
+    model = _keras.ReplicaModel(small_cnn())
+    pair = SimpleNamespace(num_replicas_in_sync=2)
+    monkeypatch.setattr(_keras.ReplicaModel, "distribute_strategy", pair)
+    with pytest.raises(ValueError, match=f"steps_per_execution={steps!r} under a strategy of 2"):
+        model.compile(sgd(), cross_entropy(), steps_per_execution=steps)
 
 
 def test_mixed_precision_scales_the_loss():
@@ -608,6 +620,13 @@ def test_labels_of_classes_beside_values_weigh_one_unless_the_values_would_drown
     expected = min(1.0, 1.0 / float(np.mean((alive - mean) ** 2)))
     found = distiller.balance(IMAGES, [LABELS, alive])["supervised"]
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_class_whose_loss_overflows_leaves_the_labels_of_values_their_weight():
+    distiller = AdversarialDistiller(two_headed(seed=1), two_headed(seed=2), [OutputTransfer()])
+    distiller.compile(sgd(), {"kind": lambda y, _: y + np.inf, "alive": "mse"})
+    alive = np.linspace(-100.0, 100.0, len(IMAGES), dtype="float32")[:, None]
+    assert 0 < distiller.balance(IMAGES, [LABELS, alive])["supervised"] < 1e-3
 
 
 def by_hand(x):

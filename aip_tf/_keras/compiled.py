@@ -79,7 +79,7 @@ def loss_of_some(compiled, places, y, y_pred, sample_weight):
     of_terms = [functools.reduce(operator.getitem, term.path, numbers) for term in terms]
     are_chosen = [set(tree.flatten(found)) <= set(places) for found in of_terms]
     compiled._flat_losses = [
-        term if is_chosen else term._replace(loss_weights=0.0)
+        term if is_chosen else term._replace(loss=lambda *_: keras.ops.zeros(()))
         for term, is_chosen in zip(terms, are_chosen, strict=True)
     ]
     try:

@@ -59,6 +59,13 @@ class ReplicaModel(keras.Model):
 
     def compile(self, optimizer="sgd", loss=None, jit_compile=False, **kwargs):
         """As `keras.Model.compile`; XLA is off unless asked for: no strategy runs it on a CPU."""
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        steps = kwargs.get("steps_per_execution", 1)
+        if replicas > 1 and steps != 1:  # Keras' loop of steps does not run on several either
+            raise ValueError(
+                f"Received steps_per_execution={steps!r} under a strategy of {replicas} replicas. "
+                "Expected 1: Keras runs several steps at once on a single replica only."
+            )
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
 
     def call(self, inputs, training=None):
