@@ -25,14 +25,13 @@ goes to results/adversary.jsonl.
 """
 
 import argparse
-import json
-import time
 
 import few
 import keras
 import numpy as np
 import recovery
 from critics import AdversarialTemperature, PairCritic, Tail, TailCritic
+from measured import read_lines, work_through
 
 import aip_tf
 from aip_tf import transfers
@@ -60,7 +59,7 @@ ARMS += ("adversarial temperature",)
 def run(arm, images, seed):
     """One run; returns what goes to its line."""
     if images == MANY:
-        return recovery.run("resnet20", arm, 2, seed, is_validation=True)
+        return recovery.run("resnet20", arm, 2, seed, validation=True)
     keras.utils.set_random_seed(seed)
     path = recovery.SHARED / "models" / "cifar10_resnet20_akamaster.keras"
     teacher = keras.saving.load_model(path)
@@ -85,27 +84,9 @@ def run(arm, images, seed):
     }
 
 
-def read_lines():
-    return list(map(json.loads, RESULTS.read_text().splitlines())) if RESULTS.exists() else []
-
-
-def work_through(queue):
-    for arm, images, seed in queue:
-        key = {"arm": arm, "images": images, "seed": seed}
-        if any(key.items() <= line.items() for line in read_lines()):
-            continue
-        print(time.strftime("%H:%M:%S"), key, flush=True)
-        cpu = recovery.cpu_seconds()
-        found = run(arm, images, seed)
-        found |= {"cpu_seconds": round(recovery.cpu_seconds() - cpu), "machine": recovery.machine()}
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(key | found) + "\n")
-        print(time.strftime("%H:%M:%S"), found, flush=True)
-
-
 def summary():
     groups = {}
-    for line in read_lines():
+    for line in read_lines(RESULTS):
         groups.setdefault((line["images"], line["arm"]), []).append(line)
     print("| images | labels | arm | seeds | accuracy | divergence | CPU seconds |")
     print("|---|---|---|---|---|---|---|")
@@ -131,7 +112,8 @@ def main():
         return
     arms = [told.only] if told.only else ARMS
     sizes = [told.images] if told.images else (FEW, MANY)
-    work_through([(arm, images, told.seed) for images in sizes for arm in arms])
+    keys = [{"arm": arm, "images": images, "seed": told.seed} for images in sizes for arm in arms]
+    work_through(RESULTS, keys, run)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,9 @@ One JSON line for each (arm, seed) goes to results/detection.jsonl; what is ther
 """
 
 import argparse
-import json
+import functools
 import os
-import resource
 import sys
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -27,6 +25,7 @@ sys.path.insert(0, str(HERE.parent))
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
+from measured import cpu_seconds, read_lines, work_through  # noqa: E402
 
 from aip_tf import cost, criteria, cutting, datasets, detection, game  # noqa: E402
 from aip_tf.recovery import Recovery  # noqa: E402
@@ -56,8 +55,11 @@ ARMS = {
 }
 
 
+PAIR = ("teacher", "cut")
+
 # The dear one comes last.
-QUEUE = [(arm, seed) for seed in SEEDS for arm in list(ARMS)[:-1]]
+QUEUE = [(arm, 0) for arm in PAIR]
+QUEUE += [(arm, seed) for seed in SEEDS for arm in list(ARMS)[:-1]]
 QUEUE += [(list(ARMS)[-1], seed) for seed in SEEDS]
 
 
@@ -101,37 +103,29 @@ def recover(teacher, student, terms, seed, train):
     return copy
 
 
-def run():
-    done = {(line["arm"], line["seed"]) for line in lines()}
+@functools.cache
+def pair():
+    """The teacher, and the cut that all arms start from."""
     teacher = keras.saving.load_model(TEACHER)
-    train, parts = photographs(0)
-    student = cut(teacher, train)
-    if ("teacher", 0) not in done:
-        note("teacher", 0, measure(teacher, parts), macs=cost.count_macs(teacher))
-        note("cut", 0, measure(student, parts), macs=cost.count_macs(student))
-    for arm, seed in QUEUE:
-        if (arm, seed) not in done:
-            started = _cpu_seconds()
-            recovered = recover(teacher, student, ARMS[arm], seed, photographs(seed)[0])
-            seconds = round(_cpu_seconds() - started, 1)
-            note(arm, seed, measure(recovered, parts), cpu_seconds=seconds)
+    return teacher, cut(teacher, photographs(0)[0])
 
 
-def lines():
-    return list(map(json.loads, RESULTS.read_text().splitlines())) if RESULTS.exists() else []
-
-
-def note(arm, seed, found, **facts):
-    record = {"arm": arm, "seed": seed, **found, **facts, "date": time.strftime("%Y-%m-%d")}
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(record) + "\n")
-    print(record, flush=True)
+def run(arm, seed):
+    """One run; returns what goes to its line."""
+    teacher, student = pair()
+    train, parts = photographs(seed)
+    if arm in PAIR:
+        model = (teacher, student)[PAIR.index(arm)]
+        return {"macs": cost.count_macs(model), **measure(model, parts)}
+    cpu = cpu_seconds()
+    recovered = recover(teacher, student, ARMS[arm], seed, train)
+    return {"cpu_seconds": round(cpu_seconds() - cpu, 1), **measure(recovered, parts)}
 
 
 def summary():
     print("| | seeds | training mAP | held-out mAP | CPU s |\n|---|---|---|---|---|")
-    for arm in ("teacher", "cut", *ARMS):
-        own = [line for line in lines() if line["arm"] == arm]
+    for arm in (*PAIR, *ARMS):
+        own = [line for line in read_lines(RESULTS) if line["arm"] == arm]
         if own:
             columns = [_mean(own, key) for key in ("training_map", "held_out_map", "cpu_seconds")]
             print(f"| {arm} | {len(own)} | {' | '.join(columns)} |")
@@ -147,15 +141,11 @@ def _mean(records, key):
     return f"{np.mean(values):.3f}{spread}"
 
 
-def _cpu_seconds():
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--summary", action="store_true", help="print the table and stop")
     parser.add_argument("--teacher", type=Path, default=TEACHER, help="another detector to cut")
     options = parser.parse_args()
     TEACHER = options.teacher
-    summary() if options.summary else run()
+    keys = [{"arm": arm, "seed": seed} for arm, seed in QUEUE]
+    summary() if options.summary else work_through(RESULTS, keys, run)

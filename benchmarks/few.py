@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import sys
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -26,7 +25,8 @@ sys.path[1:1] = [str(HERE.parent), str(HERE)]
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
-from recovery import SHARED, cifar10_arrays, cpu_seconds, machine  # noqa: E402
+from measured import cpu_seconds, read_lines, work_through  # noqa: E402
+from recovery import SHARED, cifar10_arrays  # noqa: E402
 
 import aip_tf  # noqa: E402
 from aip_tf.datasets import augment, from_arrays  # noqa: E402
@@ -80,14 +80,14 @@ def _photographs(count, seed, scaled):
     return from_arrays(*parts, batch_size=32, augment=augment.flip, seed=seed)
 
 
-def run(network, count, labels, how, seed=0):
+def run(network, images, labels, how, seed=0):
     """One run; returns what goes to its line."""
     keras.utils.set_random_seed(seed)
-    teacher, data, amount = globals()[network](count, seed)
-    epochs = 0 if how == "untrained" else EPOCHS[count]
+    teacher, data, amount = globals()[network](images, seed)
+    epochs = 0 if how == "untrained" else EPOCHS[images]
     train = data.train if labels == "labelled" else data.train.map(lambda x, y: x)
     options = {"transfers": []} if how == "fine-tune" else {}
-    started, cpu = time.monotonic(), cpu_seconds()
+    cpu = cpu_seconds()
     student, report = aip_tf.prune(
         teacher, train, schedule=amount, recovery=aip_tf.Recovery(epochs=epochs, **options)
     )
@@ -97,9 +97,7 @@ def run(network, count, labels, how, seed=0):
         "epochs": epochs,
         "macs_kept": round(report.student.macs / report.teacher.macs, 4),
         "parameters_kept": round(report.student.parameters / report.teacher.parameters, 4),
-        "seconds": round(time.monotonic() - started),
         "cpu_seconds": round(cpu_seconds() - cpu),
-        "machine": machine(),
     }
 
 
@@ -108,26 +106,10 @@ def accuracy(model, data):
     return round(float(np.mean(np.concatenate(hits))), 4)
 
 
-def read_lines():
-    return list(map(json.loads, RESULTS.read_text().splitlines())) if RESULTS.exists() else []
-
-
-def work_through(queue):
-    for network, count, labels, how in queue:
-        key = {"network": network, "images": count, "labels": labels, "how": how}
-        if any(key.items() <= line.items() for line in read_lines()):
-            continue
-        print(time.strftime("%H:%M:%S"), key, flush=True)
-        found = run(network, count, labels, how)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(key | found) + "\n")
-        print(time.strftime("%H:%M:%S"), found, flush=True)
-
-
 def summary():
     print("| network | images | labels | how | accuracy | of | parameters kept | CPU seconds |")
     print("|---|---|---|---|---|---|---|---|")
-    for line in sorted(read_lines(), key=lambda x: (x["network"], x["images"], x["how"])):
+    for line in sorted(read_lines(RESULTS), key=lambda x: (x["network"], x["images"], x["how"])):
         print(
             f"| {line['network']} | {line['images']:,} | {line['labels']} | {line['how']} "
             f"| {100 * line['accuracy']:.2f} | {100 * line['teacher']:.2f} "
@@ -142,11 +124,13 @@ def main():
     arguments = parser.parse_args()
     if arguments.summary:
         summary()
-    elif arguments.only:
-        network, count, labels, how = arguments.only
-        work_through([(network, int(count), labels, how)])
-    else:
-        work_through(QUEUE)
+        return
+    queue = QUEUE
+    if arguments.only:
+        network, count, *rest = arguments.only
+        queue = [(network, int(count), *rest)]
+    names = "network", "images", "labels", "how"
+    work_through(RESULTS, [dict(zip(names, one, strict=True)) for one in queue], run)
 
 
 if __name__ == "__main__":

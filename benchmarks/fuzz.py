@@ -8,7 +8,6 @@ with its seed and code.
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import random_graphs  # noqa: E402
+from measured import append, read_lines  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "fuzz.jsonl"
 CHUNK = 100
@@ -48,17 +48,14 @@ def main():
     parser.add_argument("--first", type=int, default=1000)
     parser.add_argument("--graphs", type=int, default=2000)
     options = parser.parse_args()
-    RESULTS.parent.mkdir(exist_ok=True)
-    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    rows = {row["first"]: row for row in map(json.loads, lines)}
+    rows = {row["first"]: row for row in read_lines(RESULTS)}
     last = options.first + options.graphs
     for first in range(options.first, last, CHUNK):
         count = min(CHUNK, last - first)
         if first in rows and rows[first]["graphs"] == count and not rows[first]["failures"]:
             continue
         rows[first] = measure(first, count)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(rows[first]) + "\n")
+        append(RESULTS, rows[first])
         failed = len(rows[first]["failures"])
         print(f"seeds {first} to {first + count - 1}: {failed} failures", flush=True)
     here = [r for first, r in rows.items() if options.first <= first < last]

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import keras
 import numpy as np
 import tensorflow as tf
+from measured import kilobytes, restart_peak
 
 from aip_tf import zoo
 from aip_tf.channels import find_channel_groups, prune_channels
@@ -170,15 +171,10 @@ def peak_memory(arm, name, batch_size):
 def _report_memory(arm, name, batch_size):
     run = build(arm, name)
     # ru_maxrss would count the parent's memory: a child inherits it. Linux resets its own mark.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
+    restart_peak()
+    before = kilobytes("VmRSS")
     run(batches(name, 3, batch_size))
-    sys.stdout.write(json.dumps((_status("VmHWM") - before) / 1024) + "\n")
-
-
-def _status(key):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+    sys.stdout.write(json.dumps((kilobytes("VmHWM") - before) / 1024) + "\n")
 
 
 def report(name, seconds):

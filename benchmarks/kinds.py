@@ -14,10 +14,8 @@ results/kinds_earlier.jsonl has the lines of earlier defaults.
 """
 
 import argparse
-import json
 import os
 import sys
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -26,7 +24,8 @@ sys.path[1:1] = [str(HERE.parent), str(HERE)]
 
 import keras  # noqa: E402
 from keras import layers as L  # noqa: E402
-from recovery import NUM_HELD_OUT, compare, cpu_seconds, images, machine  # noqa: E402
+from measured import cpu_seconds, read_lines, work_through  # noqa: E402
+from recovery import NUM_HELD_OUT, compare, images  # noqa: E402
 
 import aip_tf  # noqa: E402
 from aip_tf import transfers  # noqa: E402
@@ -223,29 +222,12 @@ def run(network, arm):
         "macs_kept": round(report.student.macs / report.teacher.macs, 4),
         "parameters_kept": round(report.student.parameters / report.teacher.parameters, 4),
         "cpu_seconds": round(cpu_seconds() - cpu),
-        "machine": machine(),
     }
-
-
-def read_lines():
-    return list(map(json.loads, RESULTS.read_text().splitlines())) if RESULTS.exists() else []
-
-
-def work_through(queue):
-    for network, arm in queue:
-        key = {"network": network, "arm": arm}
-        if any(key.items() <= line.items() for line in read_lines()):
-            continue
-        print(time.strftime("%H:%M:%S"), key, flush=True)
-        found = run(network, arm)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(key | found) + "\n")
-        print(time.strftime("%H:%M:%S"), found, flush=True)
 
 
 def summary():
     """A row for each network: accuracy, divergence and share of the parameters by arm."""
-    lines = {(line["network"], line["arm"]): line for line in read_lines()}
+    lines = {(line["network"], line["arm"]): line for line in read_lines(RESULTS)}
     print("| network | teacher |", " | ".join(ARMS), "|")
     print("|---|---|" + "---|" * len(ARMS))
     for network in NETWORKS:
@@ -268,8 +250,9 @@ def main():
     arguments = parser.parse_args()
     if arguments.summary:
         summary()
-    else:
-        work_through([tuple(arguments.only)] if arguments.only else QUEUE)
+        return
+    queue = [arguments.only] if arguments.only else QUEUE
+    work_through(RESULTS, [{"network": network, "arm": arm} for network, arm in queue], run)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,9 @@ when other processes run.
 import argparse
 import functools
 import itertools
-import json
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -34,7 +32,7 @@ sys.path[1:1] = [str(HERE.parent), str(HERE)]
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from recovery import cpu_seconds, machine  # noqa: E402
+from measured import cpu_seconds, read_lines, work_through  # noqa: E402
 
 from aip_tf import zoo  # noqa: E402
 from aip_tf.channels import ChannelGraph  # noqa: E402
@@ -108,24 +106,26 @@ def in_eight_bits(shape):
     return tune
 
 
-def measure(network, variants, runs):
-    """What goes to the line of a network: {name: what was found}, the first is the reference."""
+def measure(network, precision, arms, runs):
+    """What goes to a line; "arms" are {name: what was found}, the first is the reference."""
     graph = ChannelGraph(build(network))
     lines, paths = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, (arm, precision) in variants.items():
+        for name, (arm, kind) in variants(precision, arms).items():
             started, model, kept = cpu_seconds(), graph.model, 1.0
             if arm is not None:
                 model, kept = cut(graph, chosen_by(**arm))
             seconds = round(cpu_seconds() - started, 1)
             print(f"  {name}: {kept:.3f}, {seconds} s", flush=True)
             paths[name] = Path(folder) / f"{len(paths)}.tflite"
-            write(model, precision, paths[name])
+            write(model, kind, paths[name])
             size = paths[name].stat().st_size
             lines[name] = {"macs_kept": kept, "bytes": size, "cpu_seconds": seconds}
         found = compare_latency(paths, runs=runs, warm_up=3, num_threads=1)
     print(found.render(), flush=True)
-    return {name: line | _times(found, name) for name, line in lines.items()}
+    keras.utils.clear_session()
+    measured = {name: line | _times(found, name) for name, line in lines.items()}
+    return {"processor": processor(), "runs": runs, "arms": measured}
 
 
 def _times(found, name):
@@ -141,26 +141,8 @@ def _three(values, unit=""):
     return [round(getattr(values, name + unit), 4) for name in names]
 
 
-def read_lines():
-    return list(map(json.loads, RESULTS.read_text().splitlines())) if RESULTS.exists() else []
-
-
-def work_through(queue, arms, runs):
-    for network, precision in queue:
-        key = {"network": network, "precision": precision}
-        if any(key.items() <= line.items() for line in read_lines()):
-            continue
-        print(time.strftime("%H:%M:%S"), key, flush=True)
-        facts = {"machine": machine(), "processor": processor(), "runs": runs}
-        line = key | facts | {"arms": measure(network, variants(precision, arms), runs)}
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        keras.utils.clear_session()
-
-
 def summary():
-    lines = read_lines()
+    lines = read_lines(RESULTS)
     print("Behind a semicolon: by the time of the processor.\n")
     print("| network | precision | original ms | arm | MACs kept | ms | faster | realized |")
     print("|---|---|---|---|---|---|---|---|")
@@ -252,7 +234,9 @@ def main():
         summary()
     else:
         queue = [tuple(arguments.only)] if arguments.only else queue
-        work_through(queue, arguments.arms, arguments.runs)
+        keys = [{"network": network, "precision": precision} for network, precision in queue]
+        run = functools.partial(measure, arms=arguments.arms, runs=arguments.runs)
+        work_through(RESULTS, keys, run)
 
 
 if __name__ == "__main__":

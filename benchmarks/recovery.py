@@ -21,11 +21,8 @@ import argparse
 import functools
 import json
 import os
-import platform
-import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -35,6 +32,7 @@ sys.path.insert(1, str(HERE.parent))
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from measured import read_lines, work_through  # noqa: E402
 
 import aip_tf  # noqa: E402
 from aip_tf import transfers  # noqa: E402
@@ -115,14 +113,14 @@ CHOICE = [("resnet20", arm, 2, 0) for arm in RATES]
 PEER_CHOICE = [("resnet20", arm, 2, 0) for arm in list(PEER)[1:]]
 
 
-def run(network, arm, epochs, seed, is_validation):
+def run(network, arm, epochs, seed, validation):
     """One run; returns what goes to its line."""
     keras.utils.set_random_seed(seed)
     teacher = keras.saving.load_model(SHARED / "models" / f"cifar10_{network}_akamaster.keras")
-    data = images(seed, is_validation)
+    data = images(seed, validation)
     options, others = (ARMS | RATES)[arm]()
     others = {
-        "run_dir": WORK / "-".join(map(str, (network, arm, epochs, seed, is_validation)))
+        "run_dir": WORK / "-".join(map(str, (network, arm, epochs, seed, validation)))
     } | others
     student, report = aip_tf.prune(
         teacher, data.train, recovery=aip_tf.Recovery(epochs=epochs, **options), **others
@@ -136,9 +134,9 @@ def run(network, arm, epochs, seed, is_validation):
     }
 
 
-def run_peer(python, network, arm, epochs, seed, is_validation):
+def run_peer(python, network, arm, epochs, seed, validation):
     """One run of recovery_peer.py; returns what goes to its line."""
-    told = {**PEER[arm], "epochs": epochs, "seed": seed, "held_out": is_validation * NUM_HELD_OUT}
+    told = {**PEER[arm], "epochs": epochs, "seed": seed, "held_out": validation * NUM_HELD_OUT}
     script = HERE / "recovery_peer.py"
     command = [python, str(script), str(export(network)), json.dumps(told)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -193,42 +191,12 @@ def compare(teacher, student, data):
     return {"accuracy": round(accuracy, 4), "divergence": round(divergence, 4)}
 
 
-def cpu_seconds():
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-# The queue ---------------------------------------------------------------------------------------
-
-
-def work_through(queue, is_validation, run=run):
-    for network, arm, epochs, seed in queue:
-        key = {"network": network, "arm": arm, "epochs": epochs, "seed": seed}
-        key["validation"] = is_validation
-        if any(key.items() <= line.items() for line in read_lines()):
-            continue
-        print(time.strftime("%H:%M:%S"), key, flush=True)
-        cpu = cpu_seconds()
-        found = run(network, arm, epochs, seed, is_validation)
-        found = {"cpu_seconds": round(cpu_seconds() - cpu), "machine": machine()} | found
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(key | found) + "\n")
-        print(time.strftime("%H:%M:%S"), found, flush=True)
-
-
-def machine():
-    load = f"load {os.getloadavg()[0]:.0f}"
-    return f"{platform.machine()}, {os.cpu_count()} cores, {load}, TensorFlow {tf.__version__}"
-
-
-def read_lines():
-    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    return list(map(json.loads, lines))
+# What the lines say -------------------------------------------------------------------------------
 
 
 def summary():
     groups = {}
-    for line in read_lines():
+    for line in read_lines(RESULTS):
         key = line["network"], line["validation"], line["arm"], line["epochs"]
         groups.setdefault(key, []).append(line)
     print("| network | judged on | arm | epochs | seeds | accuracy | from, to | divergence", end="")
@@ -257,7 +225,7 @@ def chart():
     matplotlib.rcParams["svg.hashsalt"] = "recovery"  # the same lines, the same file
     from matplotlib import pyplot
 
-    lines = [line for line in read_lines() if not line["validation"]]
+    lines = [line for line in read_lines(RESULTS) if not line["validation"]]
     networks = sorted({line["network"] for line in lines})
     figure, plots = pyplot.subplots(
         1, len(networks), figsize=(4.5 * len(networks), 3.5), squeeze=False, layout="constrained"
@@ -295,7 +263,9 @@ def main():
     if arguments.only:
         network, arm, epochs, seed = arguments.only
         queue = [(network, arm, int(epochs), int(seed))]
-    work_through(queue, arguments.validation, do)
+    names = "network", "arm", "epochs", "seed"
+    keys = [dict(zip(names, one, strict=True), validation=arguments.validation) for one in queue]
+    work_through(RESULTS, keys, do)
 
 
 if __name__ == "__main__":

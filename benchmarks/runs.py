@@ -21,7 +21,6 @@ import argparse
 import gc
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -34,7 +33,7 @@ sys.path.insert(0, str(HERE.parent))
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from recovery import cpu_seconds  # noqa: E402
+from measured import cpu_seconds, kilobytes, restart_peak, work_through  # noqa: E402
 
 import aip_tf  # noqa: E402
 from aip_tf import cost, schedules  # noqa: E402
@@ -80,22 +79,16 @@ def _cut(name):
     data = tf.data.Dataset.from_tensor_slices((_photographs()[0][:512],)).batch(32)
     recalibrate(model, data, 4)  # random weights: the statistics of 0 and 1 would fit none of them
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    before, cpu, started = _status("VmRSS"), cpu_seconds(), time.monotonic()
+    restart_peak()
+    before, cpu, started = kilobytes("VmRSS"), cpu_seconds(), time.monotonic()
     smaller, _ = aip_tf.prune(model, data, recovery=aip_tf.Recovery(epochs=0))
     return {
         "cpu_seconds": round(cpu_seconds() - cpu),
         "wall_seconds": round(time.monotonic() - started),
-        "gigabytes": round((_status("VmHWM") - before) / 2**20, 2),
+        "gigabytes": round((kilobytes("VmHWM") - before) / 2**20, 2),
         "gigabytes_before": round(before / 2**20, 2),
         "load": round(os.getloadavg()[0]),
     } | _costs(model, smaller)
-
-
-def _status(key):
-    """Kilobytes; Linux alone says so."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 def memory(rounds=20, warm=4):
@@ -123,7 +116,7 @@ def memory(rounds=20, warm=4):
         for _ in range(rounds):
             do()
             gc.collect()
-            sizes.append(_status("VmRSS") / 2**10)
+            sizes.append(kilobytes("VmRSS") / 2**10)
         slope = np.polyfit(range(rounds - warm), sizes[warm:], 1)[0]
         found[do.__name__] = round(float(slope), 2)
     return {"megabytes": found, "rounds": rounds}
@@ -235,24 +228,17 @@ RUNS = {
 }
 
 
+def run(run):
+    keras.utils.set_random_seed(0)
+    return RUNS[run]()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=RUNS, help="one run")
     arguments = parser.parse_args()
-    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    done = {json.loads(line)["run"] for line in lines}
-    for name in [arguments.only] if arguments.only else RUNS:
-        if name in done:
-            continue
-        started = time.monotonic()
-        keras.utils.set_random_seed(0)
-        record = {"run": name, **RUNS[name]()}
-        record["seconds"] = round(time.monotonic() - started, 1)
-        record["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        print(json.dumps(record), flush=True)
+    names = [arguments.only] if arguments.only else RUNS
+    work_through(RESULTS, [{"run": name} for name in names], run)
 
 
 if __name__ == "__main__":

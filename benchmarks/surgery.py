@@ -27,6 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import keras  # noqa: E402
 import laws  # noqa: E402
 import numpy as np  # noqa: E402
+from measured import kilobytes, restart_peak  # noqa: E402
 
 import aip_tf  # noqa: E402
 from aip_tf import _keras  # noqa: E402
@@ -106,7 +107,7 @@ def memory_of_a_cut(name, amount):
     Runs in a process of its own; the kernel's high-water mark is reset once the model is there."""
     keras.utils.clear_session()
     keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)])  # wakes TensorFlow up
-    with_nothing = _status("VmRSS")
+    with_nothing = 1024 * kilobytes("VmRSS")
     with _keras.copying():  # random initial values leave memory behind that is not the cut's
         model = getattr(keras.applications, name)(weights=None)
     for variable in model.weights:
@@ -115,15 +116,10 @@ def memory_of_a_cut(name, amount):
     groups = aip_tf.find_channel_groups(model)
     masks = laws.random_masks(groups, np.random.default_rng(0), amount)
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")
+    restart_peak()
     student = aip_tf.prune_channels(model, masks if amount else {})
-    peak = _status("VmHWM")
+    peak = 1024 * kilobytes("VmHWM")
     return (peak - with_nothing) / weights, student.count_params() / model.count_params()
-
-
-def _status(key):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
 def in_its_own_process(name, amount):

@@ -44,6 +44,7 @@ import laws  # noqa: E402
 import numpy as np  # noqa: E402
 import wild_floor  # noqa: E402
 import wild_models  # noqa: E402
+from measured import append, read_lines  # noqa: E402
 
 import aip_tf  # noqa: E402
 from aip_tf.cost import Cost, whole_layers  # noqa: E402
@@ -360,9 +361,7 @@ def versions(models):
 
 def load():
     """{model: its newest row}."""
-    if not RESULTS.exists():
-        return {}
-    return {row["model"]: row for row in map(json.loads, RESULTS.read_text().splitlines())}
+    return {row["model"]: row for row in read_lines(RESULTS)}
 
 
 def main():
@@ -380,11 +379,9 @@ def main():
     settled = {name for name, row in done.items() if status(row) != "unbuilt"}
     before = {name: done[name] for name in settled} if options.times else {}
     todo = [n for n in options.only if models[n].is_installed and (n in settled) == options.times]
-    RESULTS.parent.mkdir(exist_ok=True)
     for row in () if options.table else rows([models[n] for n in todo], before):
         done[row["model"]] = row
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append(RESULTS, row)
         print(f"{row['model']}: {status(row)}, {row.get('reachable', 0):.0%} reachable", flush=True)
     found = [row for name, row in done.items() if name in options.only]
     print(f"{versions(models)}\n\n{table(found)}")

@@ -11,7 +11,6 @@ one kept channel is swapped for a removed one.
 
 import argparse
 import gc
-import json
 import os
 import platform
 import sys
@@ -26,6 +25,7 @@ import keras  # noqa: E402
 import laws  # noqa: E402
 import numpy as np  # noqa: E402
 import zoo_models  # noqa: E402
+from measured import append, read_lines  # noqa: E402
 
 import aip_tf  # noqa: E402
 
@@ -86,9 +86,7 @@ def is_halved(row):
 
 def load():
     """{architecture: its newest row}."""
-    if not RESULTS.exists():
-        return {}
-    return {row["model"]: row for row in map(json.loads, RESULTS.read_text().splitlines())}
+    return {row["model"]: row for row in read_lines(RESULTS)}
 
 
 def table(rows):
@@ -116,14 +114,12 @@ def main():
     parser.add_argument("--table", action="store_true", help="print the rows that are there")
     options = parser.parse_args()
     done = load()
-    RESULTS.parent.mkdir(exist_ok=True)
     for name in () if options.table else options.only:
         if name in done:
             continue
         row = measure(name)
         done[name] = row
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append(RESULTS, row)
         print(f"{name}: error {row['error']:.1e}, control {row['control']:.1e}", flush=True)
     rows = list(done.values())
     print(f"keras {keras.__version__}, {platform.processor() or platform.machine()}\n")
