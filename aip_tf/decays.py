@@ -8,7 +8,7 @@ import keras
 from aip_tf import _keras, schedules
 from aip_tf.arguments import shown
 from aip_tf.failures import words
-from aip_tf.task.outputs import are_values
+from aip_tf.task.outputs import answer_forms
 
 _TABLE_SIZE = 2000
 # Without a bound features at twice their usual weight threw a ResNet-56 to chance, and a network
@@ -60,7 +60,7 @@ def suited_optimizer(model, loss=None):
             convolutions and dense layers alike, it is for SGD.
         loss: what it is trained for, which tells values from classes; None: classes.
     """
-    if _keras.is_graph(model) and any(are_values(model, loss)):
+    if _keras.is_graph(model) and "values" in answer_forms(model, loss):
         return keras.optimizers.Lamb(_RATE_OF_VALUES)
     num_kernels = sum(len(variable.shape) > 1 for variable in model.trainable_variables)
     if 2 * len(_keras.batch_normalizations(model)) >= num_kernels:

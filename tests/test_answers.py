@@ -115,6 +115,8 @@ def test_what_needs_labels_is_refused_by_name_where_there_are_none(wish):
         (3, "sigmoid", None, 1.0),
         (1, None, None, 1.0),
         (3, None, keras.losses.MeanSquaredError(), 0.0),
+        (3, None, keras.losses.BinaryCrossentropy(from_logits=True), 1.0),
+        (3, "softmax", keras.losses.BinaryCrossentropy(), 1.0),
     ],
 )
 def test_a_model_agrees_with_itself_whatever_it_answers(units, activation, loss, metric):
@@ -123,11 +125,19 @@ def test_a_model_agrees_with_itself_whatever_it_answers(units, activation, loss,
     answers = Answers(model, loss)
     data = answers.added_to(tf.data.Dataset.from_tensor_slices(X).batch(12))
     task = answers.task().read(model, next(iter(data)))
-    name = "mean_absolute_error" if loss else "agreement"
-    assert task.main_metric == name and task.higher_is_better == (not loss)
+    name = "agreement" if metric else "mean_absolute_error"
+    assert task.main_metric == name and task.higher_is_better == bool(metric)
     assert task.evaluate(model, data)[name] == pytest.approx(metric, abs=1e-6)
     other = keras.models.clone_model(model)
     assert task.evaluate(other, data)[name] != pytest.approx(metric, abs=1e-3)
+
+
+def test_labels_of_their_own_are_answered_one_by_one():
+    """Several units, each yes or no: not the largest alone."""
+    model = keras.Sequential([Input((6,)), layers.Dense(3)])
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    _, answers = next(iter(Answers(model, loss).added_to(tf.data.Dataset.from_tensors(X))))
+    np.testing.assert_array_equal(answers, model(X) > 0)
 
 
 def regression():

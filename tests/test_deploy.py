@@ -15,6 +15,7 @@ import tensorflow as tf
 import aip_tf
 from aip_tf import deploy, experiment
 from aip_tf.deploy import ExportError, delivery, export_model, proof, samples, source, stage
+from aip_tf.deploy.judging import Judge
 from aip_tf.recovery import recalibrate
 
 layers = keras.layers
@@ -690,6 +691,20 @@ def test_metrics_of_several_outputs(tmp_path, key):
     for name, value in expected.items():
         assert found.metrics[name] == pytest.approx(value, abs=1e-5), name
     assert found.agreement == 1.0
+
+
+def test_several_yes_no_answers_agree_unit_by_unit():
+    layer = layers.Dense(3, use_bias=False)
+    model = keras.Sequential([keras.Input((2,)), layer])
+    layer.set_weights([np.array([[1.0, -1.0, 2.0], [0.0, 0.0, 0.0]], "float32")])
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    batch = np.ones((4, 2), "float32"), np.ones((4, 3), "float32")
+    judge = Judge(aip_tf.Task(loss=loss).read(model, batch), model)
+    answers = model(batch[0]).numpy()
+    judge.see(
+        samples.Batch({"x": batch[0]}), {"output_0": answers}, {"output_0": answers * [-1, 1, 1]}
+    )
+    assert judge.agreement == pytest.approx(2 / 3)
 
 
 class Size(aip_tf.Task):

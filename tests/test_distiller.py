@@ -551,9 +551,12 @@ def values_game(student_loss, teacher_loss=None, transfer=None):
         ("crossentropy", "mse", None, "classes"),
         ("mse", None, AdversarialTransfer(), "values"),
         ("mse", None, OutputTransfer(from_logits=True), "classes"),
+        (keras.losses.BinaryCrossentropy(from_logits=True), None, None, "yes/no"),
+        (None, {"out": keras.losses.BinaryFocalCrossentropy(from_logits=True)}, None, "yes/no"),
+        (keras.losses.BinaryCrossentropy(True), None, AdversarialTransfer(), "yes/no"),
     ],
 )
-def test_the_loss_tells_values_from_logits(student_loss, teacher_loss, transfer, form):
+def test_the_loss_tells_what_linear_outputs_answer(student_loss, teacher_loss, transfer, form):
     distiller = values_game(student_loss, teacher_loss, transfer)
     assert distiller.transfers[0]._views.forms == [form]
 

@@ -397,7 +397,7 @@ def test_what_values_are_measured_in_does_not_count(unit, offset):
         model.get_layer("reads").set_weights([unit * kernel, unit * bias + offset])
         batch = np.random.default_rng(0).normal(size=(50, 6)).astype("float32")
         changes = [Change({"one": np.arange(8) >= n}, []) for n in (1, 4)]
-        return Trial(model, [batch[:20], batch[20:]], kinds=["values"]).divergences(changes)
+        return Trial(model, [batch[:20], batch[20:]], forms=["values"]).divergences(changes)
 
     expected = divergences(1.0, 0.0)
     assert 1e-3 < expected[0] < expected[1]

@@ -95,7 +95,7 @@ def told(transfer, teacher, student, answers):
     scale = Scale(answers.shape[-1])
     scale.assign(scale.measure(answers))
     bound = transfer.bind(teacher, student)
-    bound.tell({0: scale})
+    bound.tell(["values"], {0: scale})
     return bound
 
 

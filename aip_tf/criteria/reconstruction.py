@@ -89,11 +89,11 @@ class Reconstruction(Criterion):
         super().__init__(normalize="none", aggregate="sum")
         check(_KINDS, locals())
         self.num_samples, self.ridge, self.capacity = num_samples, ridge, capacity
-        self._kinds = None
+        self._forms = None
 
     def for_task(self, task):
         told = copy.copy(self)
-        told._kinds = [output.kind for output in task.outputs]
+        told._forms = [output.form for output in task.outputs]
         return told
 
     def get_config(self):
@@ -112,7 +112,7 @@ class Reconstruction(Criterion):
             looked,
             measured,
         )
-        trial = Trial(model, unseen, _shapes(unseen), self._kinds)
+        trial = Trial(model, unseen, _shapes(unseen), self._forms)
         study = Study(model, groups, seen, self.ridge)
         rankings = [
             half.ranking(divergence)

@@ -20,7 +20,7 @@ class Judge:
         self._task = task
         self._model, self._structure = model, _outputs(model)
         self._meter = None if task is None else _meter(task, model, self._structure)
-        self._middles = _middles(task, self._structure)
+        self._decide = _decisions(task, self._structure)
         self._absolute = self._relative = 0.0
         self._largest, self._differences = {}, {}
         self._same = self._places = 0
@@ -39,10 +39,8 @@ class Judge:
             self._differences[name] = np.maximum(self._differences.get(name, 0.0), difference)
             largest = np.max(np.abs(wanted), initial=0.0)
             self._largest[name] = max(self._largest.get(name, 0.0), largest)
-            if self._middles[name] is not None:
-                same = _decision(found, self._middles[name]) == _decision(
-                    wanted, self._middles[name]
-                )
+            if decide := self._decide[name]:
+                same = decide(found) == decide(wanted)
                 self._same, self._places = self._same + same.sum(), self._places + same.size
         if self._meter is not None and batch.truth and expected.keys() <= answers.keys():
             self._measure(batch, answers)
@@ -109,20 +107,29 @@ def _meter(task, model, structure):
     return meter
 
 
-def _middles(task, structure):
-    """{name in the signature: where a single unit changes its decision; None: there is none}."""
+def _decisions(task, structure):
+    """{name in the signature: what an output decides, a function of its answers; None: nothing}."""
     flat = keras.tree.flatten(structure)
     if task is None:
-        middles = [0.0 if len(x.shape) > 1 and (x.shape[-1] or 0) > 1 else None for x in flat]
+        are_several = [len(x.shape) > 1 and (x.shape[-1] or 0) > 1 for x in flat]
+        decisions = [_largest if several else None for several in are_several]
     else:
-        kinds = {"sigmoid": 0.5}
-        middles = [None if x.num_classes is None else kinds.get(x.kind, 0.0) for x in task.outputs]
+        decisions = [_decision(output) for output in task.outputs]
     numbers = signature.outputs_by_name(
         keras.tree.pack_sequence_as(structure, list(range(len(flat))))
     )
-    return {name: middles[number] for name, number in numbers.items()}
+    return {name: decisions[number] for name, number in numbers.items()}
 
 
-def _decision(answers, middle):
-    """The class of each position; of a single unit, whether it is above the middle."""
-    return answers.argmax(-1) if answers.shape[-1] > 1 else answers[..., 0] > middle
+def _decision(output):
+    """The class at each position, or of each unit whether it says yes."""
+    if output.num_classes is None:
+        return None
+    if output.form == "classes":
+        return _largest
+    middle = 0.5 if output.kind == "sigmoid" else 0.0
+    return lambda answers: answers > middle
+
+
+def _largest(answers):
+    return answers.argmax(-1)

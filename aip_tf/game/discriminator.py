@@ -141,8 +141,8 @@ class AdversarialTransfer(Transfer):
             self.discriminator = build_discriminator(num_inputs, name=f"{self.name}_discriminator")
         self._check_discriminator(num_inputs)
 
-    def tell(self, scales):
-        self._views.tell(scales)
+    def tell(self, forms, scales):
+        self._views.tell(forms, scales)
 
     def compile(self, student_optimizer):
         """Give the discriminator its own optimizer, fresh; called when the distiller compiles.

@@ -21,7 +21,7 @@ from aip_tf.game.weights import (
     open_weight,
     unchanging,
 )
-from aip_tf.task.outputs import are_values, num_units, symbolic_outputs
+from aip_tf.task.outputs import answer_forms, num_units, symbolic_outputs
 
 _log = logging.getLogger("aip_tf")
 _BALANCED = 128  # samples; of 32, what is found differs by a factor of two
@@ -131,7 +131,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
         self._check_compile(jit_compile)
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
         with self.distribute_strategy.scope():
-            self._tell_values(loss)
+            self._tell_forms(loss)
             self._open_labels(loss)
             for transfer in self._adversaries:
                 transfer.compile(self.optimizer)
@@ -295,20 +295,21 @@ class AdversarialDistiller(_keras.ReplicaModel):
         loss = _keras.add(parts)
         return loss, loss if judged is None else judged, logs
 
-    def _tell_values(self, loss):
-        """Tell the transfers which outputs are values: a linear one does not say."""
+    def _tell_forms(self, loss):
+        """Tell the transfers what the outputs answer: a linear one does not say."""
         if not _keras.is_graph(self.teacher):
             return
         if loss is None:
             loss = _keras.compile_arguments(self.teacher).get("loss")
-        answers = zip(symbolic_outputs(self.teacher), are_values(self.teacher, loss), strict=True)
+        forms = answer_forms(self.teacher, loss)
+        answers = zip(symbolic_outputs(self.teacher), forms, strict=True)
         self.scales = {
             i: self.scales.get(i) or Scale(num_units(x.shape[1:]))
-            for i, (x, is_values) in enumerate(answers)
-            if is_values
+            for i, (x, form) in enumerate(answers)
+            if form == "values"
         }
         for transfer in self.transfers:
-            transfer.tell(self.scales)
+            transfer.tell(forms, self.scales)
 
     def _open_labels(self, loss):
         """Let the weight of labels be found where the loss of values may be in any unit."""

@@ -90,11 +90,12 @@ class Transfer:
     def build(self, teacher, student):
         """Prepare for a pair that fits; called once, before training starts."""
 
-    def tell(self, scales):
-        """Hear which of the outputs are values; called when the distiller compiles.
+    def tell(self, forms, scales):
+        """Hear what the outputs answer; called when the distiller compiles.
 
         Args:
-            scales: {place among the model's outputs: `views.Scale`}; the others are a classifier's.
+            forms: `"classes"`, `"yes/no"` (each unit for itself) or `"values"` for every output.
+            scales: {place of an output of values: its `views.Scale`}.
         """
 
     @property
@@ -183,9 +184,9 @@ class OutputTransfer(Transfer):
     def build(self, teacher, student):
         self._views = AnswerViews(teacher, student, self.outputs, self.from_logits)
 
-    def tell(self, scales):
+    def tell(self, forms, scales):
         if self.from_logits == "auto":
-            self._views.tell(scales)
+            self._views.tell(forms, scales)
 
     def loss(self, teacher, student):
         views = self._views

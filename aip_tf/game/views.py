@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from aip_tf import losses
+from aip_tf.task.labels import answer_form
 from aip_tf.task.outputs import num_units, output_kinds, output_names, symbolic_outputs
 
 # Answers that differ by less, as a share of their size, are equal: float32 has no more digits.
@@ -62,8 +63,8 @@ class AnswerViews:
     last axis has its classes or units; an output of one number a sample has one.
 
     Attributes:
-        forms: what each output is, `"classes"`, `"yes/no"` or `"values"`. A linear output alone
-            does not say whether it is logits or values; that is told by `tell`.
+        forms: what each output answers, `"classes"`, `"yes/no"` or `"values"`. A linear output
+            alone does not say which of them; that is told by `tell`.
         num_units: entries of the last axis; None where it is open.
         ranks: number of axes, batch included.
     """
@@ -75,22 +76,13 @@ class AnswerViews:
         self._teacher_kinds = self._kinds(teacher, from_logits)
         self._student_kinds = self._kinds(student, from_logits)
         self.ranks = [max(2, len(shape)) for shape in shapes]
+        self.forms = list(map(answer_form, self._teacher_kinds, self.num_units))
         self._scales = {}
 
-    def tell(self, scales):
-        """Hear which outputs are values: {place among the model's outputs: its `Scale`}."""
+    def tell(self, forms, scales):
+        """Hear what all of the model's outputs answer, see `Transfer.tell`."""
+        self.forms = [forms[i] for i in self._indices]
         self._scales = dict(scales)
-
-    @property
-    def forms(self):
-        return [
-            "values"
-            if i in self._scales
-            else "yes/no"
-            if kind == "sigmoid" or n == 1
-            else "classes"
-            for i, kind, n in zip(self._indices, self._teacher_kinds, self.num_units, strict=True)
-        ]
 
     def of_teacher(self, reading):
         return self._view(reading, self._teacher_kinds)

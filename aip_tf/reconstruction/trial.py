@@ -50,22 +50,22 @@ class Trial:
         model: the network; not changed.
         batches: list of batches of inputs.
         input_shape: see `find_channel_groups`.
-        kinds: what each output is, as `Output.kind` of a `Task`; None: all are a classifier's.
+        forms: what each output answers, as `Output.form` of a `Task`; None: as its making says.
     """
 
-    def __init__(self, model, batches, input_shape=None, kinds=None):
+    def __init__(self, model, batches, input_shape=None, forms=None):
         self._copy = ChannelGraph(prune_channels(model, {}, input_shape), input_shape)
         self._batches = batches
         self._transfer = OutputTransfer(_TEMPERATURE).bind(model, model)
-        values = [i for i, kind in enumerate(kinds or ()) if kind == "values"]
-        if values:
-            self._transfer.tell(self._scales(values))
+        if forms:
+            values = [i for i, form in enumerate(forms) if form == "values"]
+            self._transfer.tell(forms, self._scales(values) if values else {})
 
     def divergences(self, changes):
         """How far outputs move by each of several `Change`s alone: float (changes,).
 
-        T^2 KL(outputs || outputs without the channels) in nats at T = 4 for a classifier, the share
-        of their variance that is missed for values; summed over the outputs.
+        T^2 KL(outputs || outputs without the channels) in nats at T = 4 for classes and yes/no
+        answers, the share of their variance that is missed for values; summed over the outputs.
         """
         twins = [self._copy.mask(change.keep_masks) for change in changes]
         losses = [self._losses(batch, changes, twins) for batch in self._batches]

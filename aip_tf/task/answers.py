@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from aip_tf import _keras
-from aip_tf.task.outputs import are_values, num_units, output_kinds, symbolic_outputs
+from aip_tf.task.outputs import answer_forms, output_kinds
 from aip_tf.task.task import Task
 
 
@@ -26,14 +26,14 @@ class Answers:
 
     Args:
         model: a Functional or built Sequential `keras.Model`, the teacher.
-        loss: the loss it was compiled for, which tells values from logits by output; or None.
+        loss: the loss it was compiled for, which tells classes, yes/no answers and values apart; or
+            None.
     """
 
     def __init__(self, model, loss=None):
         self._model = model
-        sizes = [num_units(x.shape[1:]) for x in symbolic_outputs(model)]
-        known = zip(are_values(model, loss), output_kinds(model), sizes, strict=True)
-        self._kinds = ["values" if is_of_values else _kind(*each) for is_of_values, *each in known]
+        known = zip(answer_forms(model, loss), output_kinds(model), strict=True)
+        self._kinds = [_kind(*each) for each in known]
 
     def task(self, metric="agreement"):
         """The `Task`; its main metric, of this name, is the agreement with the teacher.
@@ -63,9 +63,11 @@ class Answers:
         return dataset.map(answer, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _kind(kind, size):
-    """`"logits"`, `"softmax"`, `"sigmoid"`, or of a single linear unit `"sign"`."""
-    return "sign" if kind == "logits" and size == 1 else kind
+def _kind(form, kind):
+    """What an output is, and where it is logits whose sign tells yes from no `"sign"`."""
+    if form == "values":
+        return form
+    return "sign" if (form, kind) == ("yes/no", "logits") else kind
 
 
 def _label(y, kind):

@@ -148,10 +148,23 @@ def by_output(loss, names):
         return flat if len(flat) == len(names) else [None] * len(names)
 
 
-def wants_values(loss):
-    """Whether the loss of one output, as given to `compile`, takes a value for each unit."""
+def answer_form(kind, units, loss=None):
+    """What the answers of one output are, as its making and its loss say.
+
+    Args:
+        kind: `"logits"`, `"softmax"` or `"sigmoid"`; anything else says nothing.
+        units: entries of its last axis, or None.
+        loss: as given to `compile`; None says nothing.
+
+    Returns:
+        `"classes"` (one of several), `"yes/no"` (each unit for itself) or `"values"`.
+    """
     is_open = isinstance(loss, str) and loss.lower() in _OPEN
-    return not is_open and wanted_form(keras.losses.get(loss)) == "values"
+    wanted = "" if is_open else wanted_form(keras.losses.get(loss))
+    if wanted == "values":
+        return "values"
+    is_binary = wanted == "binary" and kind != "softmax"
+    return "yes/no" if kind == "sigmoid" or units == 1 or is_binary else "classes"
 
 
 def kind_from_loss(loss):

@@ -55,15 +55,17 @@ def num_units(shape):
     return shape[-1] if shape else 1
 
 
-def are_values(model, loss):
-    """For each output, whether its loss says that it is values (a regression), by output.
+def answer_forms(model, loss=None):
+    """What each output answers: `"classes"`, `"yes/no"` or `"values"`, see `labels.answer_form`.
 
     Args:
         model: a Functional or built Sequential model.
         loss: as for `compile`; None says nothing.
     """
     names = _keras.names_of_outputs(model, _keras.output_specs(model, model.inputs))
-    return [labels.wants_values(each) for each in labels.by_output(loss, names)]
+    units = [num_units(x.shape[1:]) for x in symbolic_outputs(model)]
+    each = zip(output_kinds(model), units, labels.by_output(loss, names), strict=True)
+    return [labels.answer_form(*one) for one in each]
 
 
 def trace(model):

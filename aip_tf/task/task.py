@@ -38,6 +38,12 @@ class Output:
     labels: str = ""
 
     @property
+    def form(self):
+        """What its answers are: `"classes"`, `"yes/no"` (each unit for itself) or `"values"`."""
+        units = self.shape[-1] if self.shape else 1
+        return labels.answer_form(self.kind, units, self.loss)
+
+    @property
     def num_classes(self):
         """How many classes the output tells apart; None if it is no classifier's."""
         if self.kind == "values" or not self.shape or self.loss is None:
