@@ -237,9 +237,13 @@ class Assignment:
     def _with_answers(self, model, recovery, datasets, batch):
         """Recovery and data sets, where what the teacher answers stands in for missing labels."""
         check_inputs(self.teacher, inputs_of(batch))
-        are_judged_by_labels = len(datasets) > 1 and has_labels(datasets[1])
-        answers = Answers(self.teacher, getattr(model, "loss", None))
-        metric = "accuracy" if are_judged_by_labels else "agreement"
+        truth = None
+        if len(datasets) > 1 and has_labels(datasets[1]):
+            _, truth, *_ = adapt.first_batch(datasets[1], "validation_data")
+        told = _keras.compile_arguments(model)
+        with found_in("validation data"):
+            answers = Answers(self.teacher, told.get("loss"), told.get("metrics"), truth)
+        metric = "agreement" if truth is None else "accuracy"
         recovery = recovery.without_labels(answers.task(metric))
         _log.info("No labels: the teacher's answers stand in for them.")
         return recovery, [d if has_labels(d) else answers.added_to(d) for d in datasets]

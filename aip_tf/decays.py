@@ -8,7 +8,6 @@ import keras
 from aip_tf import _keras, schedules
 from aip_tf.arguments import shown
 from aip_tf.failures import words
-from aip_tf.task.outputs import answer_forms
 
 _TABLE_SIZE = 2000
 # Without a bound features at twice their usual weight threw a ResNet-56 to chance, and a network
@@ -46,7 +45,7 @@ def decayed_optimizer(optimizer, decay, steps, default_rate=0.02):
     return _keras.fresh_optimizer(keras.optimizers.get(optimizer), decayed)
 
 
-def suited_optimizer(model, loss=None):
+def suited_optimizer(model, forms=()):
     """What "auto" means: "sgd", Lamb at 0.01 where little is normalized, or at 0.005 for values.
 
     Behind a BatchNormalization the length of a kernel is of no account, and SGD leaves the student
@@ -58,9 +57,9 @@ def suited_optimizer(model, loss=None):
     Args:
         model: the student. With a trainable BatchNormalization for every second of its kernels, of
             convolutions and dense layers alike, it is for SGD.
-        loss: what it is trained for, which tells values from classes; None: classes.
+        forms: what its outputs answer, as `Output.form` of a `Task`.
     """
-    if _keras.is_graph(model) and "values" in answer_forms(model, loss):
+    if "values" in forms:
         return keras.optimizers.Lamb(_RATE_OF_VALUES)
     num_kernels = sum(len(variable.shape) > 1 for variable in model.trainable_variables)
     if 2 * len(_keras.batch_normalizations(model)) >= num_kernels:

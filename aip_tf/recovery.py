@@ -150,7 +150,7 @@ class Recovery:
         """The optimizer (or "sgd") that trains `student`, what "auto" means decided."""
         if self.optimizer != "auto":
             return self.optimizer
-        return decays.suited_optimizer(student, self.task and self.task.loss)
+        return decays.suited_optimizer(student, self.task.forms if self.task else ())
 
     def compile(self, model, steps=None, teacher=None):
         """Compile a student or distiller for a stretch of `steps` training steps; None: no end.
@@ -167,7 +167,7 @@ class Recovery:
     def distiller(self, teacher, student, steps):
         """The compiled `AdversarialDistiller` of one stretch of `steps` training steps."""
         distiller = AdversarialDistiller(
-            teacher, student, transfers=self.transfers, supervised_weight=self.supervised_weight
+            teacher, student, self.transfers, self.supervised_weight, forms=self.task.forms or None
         )
         self.compile(distiller, steps, teacher)
         return distiller

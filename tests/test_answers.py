@@ -132,6 +132,58 @@ def test_a_model_agrees_with_itself_whatever_it_answers(units, activation, loss,
     assert task.evaluate(other, data)[name] != pytest.approx(metric, abs=1e-3)
 
 
+def distance(y, y_pred):
+    return keras.ops.mean(keras.ops.abs(y - y_pred), -1)
+
+
+@pytest.mark.parametrize("units", [1, 3])
+@pytest.mark.parametrize(
+    "metrics, truth, wanted",
+    [
+        (None, None, "values"),
+        (["accuracy"], None, "largest"),
+        (None, np.zeros(24, int), "largest"),
+        (["accuracy"], "far", "values"),
+    ],
+)
+def test_what_a_loss_of_ones_own_is_for_is_told_by_metrics_and_labels(
+    units, metrics, truth, wanted
+):
+    model = keras.Sequential([Input((6,)), layers.Dense(units)])
+    truth = np.linspace(-3, 9, 24 * units).reshape(24, units) if isinstance(truth, str) else truth
+    data = tf.data.Dataset.from_tensors(X)
+    _, answers = next(iter(Answers(model, distance, metrics, truth).added_to(data)))
+    y = model(X)
+    largest = np.argmax(y, -1) if units > 1 else y > 0
+    np.testing.assert_allclose(answers, y if wanted == "values" else largest, rtol=1e-5)
+
+
+def test_a_regression_by_a_loss_of_ones_own_stays_one_without_labels():
+    """Compared as classes two values would keep their difference alone."""
+    model = regression()
+    model.compile("sgd", distance)
+    _, report = aip_tf.prune(model, (X,), schedule=0.3, recovery=aip_tf.Recovery(epochs=0))
+    assert report.run["main metric"] == "mean_absolute_error"
+
+
+@pytest.mark.parametrize(
+    "truth, form",
+    [
+        (np.arange(24) % 2, "classes"),
+        (np.eye(2)[np.arange(24) % 2], "classes"),
+        (np.full((24, 2), 0.5), "classes"),
+        (np.tile([[1, 1], [0, 1]], (12, 1)), "yes/no"),
+        (np.random.default_rng(0).normal(size=(24, 2)), "values"),
+        (np.random.default_rng(0).uniform(size=(24, 2)), "values"),
+    ],
+)
+def test_labels_say_what_a_loss_of_ones_own_is_for(truth, form):
+    model = keras.Sequential([Input((6,)), layers.Dense(2)])
+    task = aip_tf.Task(loss=distance, metrics=[]).read(model, (X, truth))
+    assert task.forms == (form,)
+    assert task.outputs[0].num_classes == (None if form == "values" else 2)
+
+
 def test_labels_of_their_own_are_answered_one_by_one():
     """Several units, each yes or no: not the largest alone."""
     model = keras.Sequential([Input((6,)), layers.Dense(3)])

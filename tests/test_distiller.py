@@ -529,14 +529,14 @@ def test_a_student_that_is_its_teacher_is_not_pulled():
     assert set(twin.balance(IMAGES).values()) == {AttentionTransfer.usual_weight}
 
 
-def values_game(student_loss, teacher_loss=None, transfer=None):
+def values_game(student_loss, teacher_loss=None, transfer=None, metrics=None, forms=None):
     teacher = small_cnn(8, seed=7, num_classes=2)
     if teacher_loss:
         teacher.compile("sgd", teacher_loss)
     distiller = AdversarialDistiller(
-        teacher, small_cnn(seed=1, num_classes=2), [transfer or OutputTransfer()]
+        teacher, small_cnn(seed=1, num_classes=2), [transfer or OutputTransfer()], forms=forms
     )
-    distiller.compile(keras.optimizers.SGD(1e-6), student_loss)
+    distiller.compile(keras.optimizers.SGD(1e-6), student_loss, metrics=metrics)
     return distiller
 
 
@@ -559,6 +559,30 @@ def values_game(student_loss, teacher_loss=None, transfer=None):
 def test_the_loss_tells_what_linear_outputs_answer(student_loss, teacher_loss, transfer, form):
     distiller = values_game(student_loss, teacher_loss, transfer)
     assert distiller.transfers[0]._views.forms == [form]
+
+
+def own_loss(y, y_pred):
+    return keras.ops.mean(keras.ops.abs(y - y_pred), -1)
+
+
+@pytest.mark.parametrize(
+    "told, form",
+    [
+        ({}, "values"),
+        ({"metrics": ["mae"]}, "values"),
+        ({"metrics": [keras.metrics.SparseCategoricalAccuracy()]}, "classes"),
+        ({"forms": ["yes/no"]}, "yes/no"),
+        ({"forms": ("classes",)}, "classes"),
+    ],
+)
+def test_logits_of_a_loss_of_ones_own_are_values_unless_something_says_otherwise(told, form):
+    assert values_game(own_loss, **told).transfers[0]._views.forms == [form]
+
+
+@pytest.mark.parametrize("forms", [["values", "values"], ["logits"], "values", []])
+def test_unknown_forms_are_refused(forms):
+    with pytest.raises(ValueError, match=r"Received forms=.* with 1 outputs\. Expected one"):
+        values_game("mse", forms=forms)
 
 
 def test_the_scale_of_values_is_found_once_and_kept_in_the_state(tmp_path):

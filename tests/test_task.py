@@ -72,7 +72,7 @@ def test_what_a_model_was_compiled_with_is_taken_unless_the_user_says_otherwise(
     task = read(model, np.zeros((5, 3)))
     assert (task.loss, task.metrics, task.loss_weights) == ("mse", ["mae"], [0.5])
     assert (task.main_metric, task.higher_is_better) == ("mae", False)
-    assert task.outputs[0].kind == "values"
+    assert task.outputs[0].form == "values"
     task = read(model, np.zeros((5, 3)), loss="mae", metrics=["mse"])
     assert (task.loss, task.metrics, task.loss_weights) == ("mae", ["mse"], None)
 

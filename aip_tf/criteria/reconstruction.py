@@ -89,11 +89,11 @@ class Reconstruction(Criterion):
         super().__init__(normalize="none", aggregate="sum")
         check(_KINDS, locals())
         self.num_samples, self.ridge, self.capacity = num_samples, ridge, capacity
-        self._forms = None
+        self._forms = ()
 
     def for_task(self, task):
         told = copy.copy(self)
-        told._forms = [output.form for output in task.outputs]
+        told._forms = task.forms
         return told
 
     def get_config(self):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from aip_tf import _keras
 from aip_tf.game.discriminator import AdversarialTransfer
-from aip_tf.game.recipe import check_pair, check_transfers, default_transfers
+from aip_tf.game.recipe import check_forms, check_pair, check_transfers, default_transfers
 from aip_tf.game.taps import Reader, as_pairs
 from aip_tf.game.views import Scale
 from aip_tf.game.weights import (
@@ -59,10 +59,14 @@ class AdversarialDistiller(_keras.ReplicaModel):
             (Hinton et al. 2015, arXiv 1503.02531), both in nats. Where an output is values, whose
             loss is in a unit of its own, 1 over what answers that are always the same would lose
             there; not more than 1 if another output is of classes.
+        forms: what each output answers, `"classes"`, `"yes/no"` (each unit for itself) or
+            `"values"`, in their order; None: what its last layer and its loss say. Logits whose
+            loss is a function of your own count as values, unless an accuracy is among the metrics.
         name: the model's name.
 
     Raises:
-        ValueError: if teacher and student do not fit together or a transfer does not fit them.
+        ValueError: if teacher and student do not fit together, a transfer does not fit them, or
+            for unknown forms.
 
     >>> teacher, student = (
     ...     keras.Sequential([
@@ -81,16 +85,20 @@ class AdversarialDistiller(_keras.ReplicaModel):
      'output_loss', 'supervised_loss', 'total_loss']
     """
 
-    def __init__(self, teacher, student, transfers=None, supervised_weight=None, name=None):
+    def __init__(
+        self, teacher, student, transfers=None, supervised_weight=None, forms=None, name=None
+    ):
         check_pair(teacher, student)
         super().__init__(student, name)
         self.teacher = teacher
         if transfers is None:
             transfers = default_transfers(teacher, student)
         check_transfers(transfers, supervised_weight)
+        if forms is not None:
+            check_forms(forms, teacher)
         self.transfers = [transfer.bind(teacher, student) for transfer in transfers]
         self.pulls = {t.name: open_weight(t.name) for t in self.transfers if t.weight == "auto"}
-        self.scales = {}
+        self.forms, self.scales = list(forms or ()), {}
         self.supervised_weight = supervised_weight
         self.labels_weight = None  # a variable where it is still to be found, or was
         self.discriminators = [t.discriminator for t in self._adversaries]
@@ -119,8 +127,8 @@ class AdversarialDistiller(_keras.ReplicaModel):
             optimizer: the student's optimizer; the discriminator gets its own, see
                 `AdversarialTransfer`.
             loss: any Keras loss(es) between labels and outputs; None: only the transfers teach. It
-                (or else what the teacher was compiled with) also tells them which outputs are
-                values, see `OutputTransfer`.
+                (or else what the teacher was compiled with) also tells them what the outputs
+                answer, see `OutputTransfer`.
             jit_compile: XLA; works on one device, off unless asked for.
             **kwargs: metrics, loss_weights, weighted_metrics, steps_per_execution, ...
 
@@ -131,7 +139,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
         self._check_compile(jit_compile)
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
         with self.distribute_strategy.scope():
-            self._tell_forms(loss)
+            self._tell_forms(loss, (kwargs.get("metrics"), kwargs.get("weighted_metrics")))
             self._open_labels(loss)
             for transfer in self._adversaries:
                 transfer.compile(self.optimizer)
@@ -295,13 +303,14 @@ class AdversarialDistiller(_keras.ReplicaModel):
         loss = _keras.add(parts)
         return loss, loss if judged is None else judged, logs
 
-    def _tell_forms(self, loss):
+    def _tell_forms(self, loss, metrics):
         """Tell the transfers what the outputs answer: a linear one does not say."""
         if not _keras.is_graph(self.teacher):
             return
         if loss is None:
-            loss = _keras.compile_arguments(self.teacher).get("loss")
-        forms = answer_forms(self.teacher, loss)
+            told = _keras.compile_arguments(self.teacher)
+            loss, metrics = told.get("loss"), (told.get("metrics"), told.get("weighted_metrics"))
+        forms = self.forms or answer_forms(self.teacher, loss, metrics)
         answers = zip(symbolic_outputs(self.teacher), forms, strict=True)
         self.scales = {
             i: self.scales.get(i) or Scale(num_units(x.shape[1:]))

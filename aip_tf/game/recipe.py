@@ -8,6 +8,7 @@ from aip_tf.arguments import check, number, shown
 from aip_tf.game.discriminator import AdversarialTransfer
 from aip_tf.game.inner_transfers import AttentionTransfer, FeatureTransfer
 from aip_tf.game.transfers import OutputTransfer, Transfer
+from aip_tf.task.labels import FORMS
 
 _log = logging.getLogger("aip_tf")
 _KINDS = {"supervised_weight": number("a number >= 0", 0, or_none=True)}
@@ -87,6 +88,17 @@ def check_pair(teacher, student):
                 f"Received a teacher with {what} {shapes[0]} and a student with {shapes[1]}. "
                 "Expected the same shapes: a student answers the question its teacher answers."
             )
+
+
+def check_forms(forms, teacher):
+    """Raise a ValueError if forms are not one that there is for each output of a teacher."""
+    outputs = keras.tree.flatten(getattr(teacher, "outputs", None) or [])
+    is_list = isinstance(forms, list | tuple) and set(forms) <= set(FORMS)
+    if not is_list or len(forms) != (len(outputs) or len(forms)):
+        raise ValueError(
+            f"Received forms={forms!r} for a teacher with {len(outputs) or 'unknown'} outputs. "
+            f"Expected one of {', '.join(map(repr, FORMS))} for each, or None."
+        )
 
 
 def _shape(x):

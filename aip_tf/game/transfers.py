@@ -151,12 +151,13 @@ class OutputTransfer(Transfer):
     Hinton et al. 2015; AIP (arXiv 2108.13591) uses it with T = 20 and weight 0.3 to 0.5, the
     labels having the rest. Outputs that end in a softmax or sigmoid are recognised and turned back
     into logits first, so that nothing goes through a softmax twice. A single linear output counts
-    as the logit of a yes/no answer. Several outputs are summed; positions (segmentation) averaged.
+    as the logit of a yes/no answer; so does each of several by the loss that the distiller (or else
+    the teacher) is compiled with, such as `BinaryCrossentropy(from_logits=True)`. Several outputs
+    are summed; positions (segmentation) averaged.
 
-    Outputs that are values by the loss that the distiller (or else the teacher) is compiled with,
-    such as "mse", are compared by their squared difference instead, divided by the variance of the
-    teacher's answers: the share of it that the student misses. A softmax would not see an offset
-    that all of them have in common.
+    Outputs that are values by that loss, such as "mse", are compared by their squared difference
+    instead, divided by the variance of the teacher's answers: the share of it that the student
+    misses. A softmax would not see an offset that all of them have in common.
 
     Args:
         temperature: T > 0; larger is softer.

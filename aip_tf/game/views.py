@@ -76,7 +76,7 @@ class AnswerViews:
         self._teacher_kinds = self._kinds(teacher, from_logits)
         self._student_kinds = self._kinds(student, from_logits)
         self.ranks = [max(2, len(shape)) for shape in shapes]
-        self.forms = list(map(answer_form, self._teacher_kinds, self.num_units))
+        self.forms = list(map(answer_form, self._teacher_kinds, [s[1:] for s in shapes]))
         self._scales = {}
 
     def tell(self, forms, scales):

@@ -50,10 +50,10 @@ class Trial:
         model: the network; not changed.
         batches: list of batches of inputs.
         input_shape: see `find_channel_groups`.
-        forms: what each output answers, as `Output.form` of a `Task`; None: as its making says.
+        forms: what each output answers, as `Output.form` of a `Task`; (): as its making says.
     """
 
-    def __init__(self, model, batches, input_shape=None, forms=None):
+    def __init__(self, model, batches, input_shape=None, forms=()):
         self._copy = ChannelGraph(prune_channels(model, {}, input_shape), input_shape)
         self._batches = batches
         self._transfer = OutputTransfer(_TEMPERATURE).bind(model, model)

@@ -26,13 +26,13 @@ class Answers:
 
     Args:
         model: a Functional or built Sequential `keras.Model`, the teacher.
-        loss: the loss it was compiled for, which tells classes, yes/no answers and values apart; or
-            None.
+        loss, metrics, truth: what tells classes, yes/no answers and values apart, see
+            `answer_forms`.
     """
 
-    def __init__(self, model, loss=None):
+    def __init__(self, model, loss=None, metrics=None, truth=None):
         self._model = model
-        known = zip(answer_forms(model, loss), output_kinds(model), strict=True)
+        known = zip(answer_forms(model, loss, metrics, truth), output_kinds(model), strict=True)
         self._kinds = [_kind(*each) for each in known]
 
     def task(self, metric="agreement"):

@@ -18,22 +18,6 @@ _log = logging.getLogger("aip_tf")
 _NEAR_CHANCE = 0.05
 
 
-def labels_by_output(truth, names):
-    """Labels as a list with an entry for each output.
-
-    Raises:
-        ValueError: if there are not as many labels as outputs, or under other names.
-    """
-    if len(names) > 1 and not isinstance(truth, list | tuple | dict):
-        raise ValueError(
-            f"Received labels of shape {tuple(np.shape(truth))} for {len(names)} outputs. Expected "
-            f"a list or a dictionary with labels for each of {names}."
-        )
-    if len(names) == 1 and isinstance(truth, list | tuple) and len(truth) != 1:
-        truth = np.asarray(truth)
-    return labels.spread(truth, names)
-
-
 def asked(outputs, truth):
     """The outputs that a list of labels speaks of: all, or those with a loss."""
     with_loss = [output for output in outputs if output.loss is not None]

@@ -27,6 +27,7 @@ _WANTED = {
         "squared_hinge",
     ),
 }
+FORMS = ("classes", "yes/no", "values")  # what an output may answer
 _OPEN = ("crossentropy", "ce")  # the cross-entropy that fits output and labels
 _FORM_OF = {
     getattr(keras.losses, name): form
@@ -136,6 +137,22 @@ def spread(value, names):
     return [value] * len(names)
 
 
+def labels_by_output(truth, names):
+    """Labels as a list with an entry for each output.
+
+    Raises:
+        ValueError: if there are not as many labels as outputs, or under other names.
+    """
+    if len(names) > 1 and not isinstance(truth, list | tuple | dict):
+        raise ValueError(
+            f"Received labels of shape {tuple(np.shape(truth))} for {len(names)} outputs. Expected "
+            f"a list or a dictionary with labels for each of {names}."
+        )
+    if len(names) == 1 and isinstance(truth, list | tuple) and len(truth) != 1:
+        truth = np.asarray(truth)
+    return spread(truth, names)
+
+
 def by_output(loss, names):
     """A loss as given to `compile`, as a list with one entry for each output; None: unknown.
 
@@ -148,23 +165,45 @@ def by_output(loss, names):
         return flat if len(flat) == len(names) else [None] * len(names)
 
 
-def answer_form(kind, units, loss=None):
-    """What the answers of one output are, as its making and its loss say.
+def answer_form(kind, shape, loss=None, truth=None, unknown="classes"):
+    """What the answers of one output are, as its making, its loss and its labels say.
 
     Args:
-        kind: `"logits"`, `"softmax"` or `"sigmoid"`; anything else says nothing.
-        units: entries of its last axis, or None.
+        kind: `"logits"`, `"softmax"` or `"sigmoid"`.
+        shape: the output's, without batch.
         loss: as given to `compile`; None says nothing.
+        truth: a batch of its labels, which tell where the loss is nobody's but the user's; or None.
+        unknown: what logits of such a loss are without labels.
 
     Returns:
         `"classes"` (one of several), `"yes/no"` (each unit for itself) or `"values"`.
     """
-    is_open = isinstance(loss, str) and loss.lower() in _OPEN
+    is_open = loss is None or (isinstance(loss, str) and loss.lower() in _OPEN)
     wanted = "" if is_open else wanted_form(keras.losses.get(loss))
+    if kind == "logits" and not is_open and not wanted:
+        wanted = unknown if truth is None else _form_of_labels(truth, shape)
     if wanted == "values":
-        return "values"
-    is_binary = wanted == "binary" and kind != "softmax"
-    return "yes/no" if kind == "sigmoid" or units == 1 or is_binary else "classes"
+        return wanted
+    are_several = kind != "softmax" and wanted == "binary"
+    return "yes/no" if kind == "sigmoid" or is_single(shape) or are_several else "classes"
+
+
+def _form_of_labels(truth, shape):
+    """`"binary"` or `"values"`, as `wanted_form`; `""` for classes."""
+    if given_form(truth, shape) != "dense":
+        return ""
+    if not is_single(shape) and _are_shares(truth):
+        return ""
+    return "binary" if set(np.unique(truth)) <= {0, 1} else "values"
+
+
+def are_of_classes(metrics):
+    """Whether an accuracy is among metrics as given to `compile`."""
+    return any("acc" in _name(metric).lower() for metric in keras.tree.flatten(metrics))
+
+
+def _name(metric):
+    return metric if isinstance(metric, str) else getattr(metric, "name", None) or repr(metric)
 
 
 def kind_from_loss(loss):

@@ -55,17 +55,26 @@ def num_units(shape):
     return shape[-1] if shape else 1
 
 
-def answer_forms(model, loss=None):
-    """What each output answers: `"classes"`, `"yes/no"` or `"values"`, see `labels.answer_form`.
+def answer_forms(model, loss=None, metrics=None, truth=None):
+    """What each output answers, see `labels.answer_form`.
 
     Args:
         model: a Functional or built Sequential model.
         loss: as for `compile`; None says nothing.
+        metrics: likewise. Without labels, logits whose loss is nobody's but the user's are of a
+            classifier if an accuracy is among them, and else values: as such classes may be
+            compared, too.
+        truth: a batch of labels as `fit` takes them, or None.
+
+    Raises:
+        ValueError: for labels that are not one for each output.
     """
     names = _keras.names_of_outputs(model, _keras.output_specs(model, model.inputs))
-    units = [num_units(x.shape[1:]) for x in symbolic_outputs(model)]
-    each = zip(output_kinds(model), units, labels.by_output(loss, names), strict=True)
-    return [labels.answer_form(*one) for one in each]
+    shapes = [tuple(x.shape[1:]) for x in symbolic_outputs(model)]
+    given = [None] * len(names) if truth is None else labels.labels_by_output(truth, names)
+    each = zip(output_kinds(model), shapes, labels.by_output(loss, names), given, strict=True)
+    unknown = "classes" if labels.are_of_classes(metrics) else "values"
+    return [labels.answer_form(*one, unknown=unknown) for one in each]
 
 
 def trace(model):

@@ -25,7 +25,8 @@ class Output:
     Attributes:
         name: the output's name.
         shape: without batch; None where a size is open.
-        kind: `"logits"`, `"softmax"`, `"sigmoid"`, or `"values"` (a regression).
+        kind: how its answers are made: by a `"softmax"` or `"sigmoid"`, or else `"logits"`.
+        form: what they are: `"classes"`, `"yes/no"` (each unit for itself) or `"values"`.
         loss: the resolved Keras loss; None if nothing is asked of this output.
         labels: what the loss wants to be told: `"integer"`, `"one_hot"`, `"binary"`, `"values"`,
             or `""`: known to the loss alone.
@@ -34,19 +35,14 @@ class Output:
     name: str
     shape: tuple
     kind: str
+    form: str = "classes"
     loss: object = None
     labels: str = ""
 
     @property
-    def form(self):
-        """What its answers are: `"classes"`, `"yes/no"` (each unit for itself) or `"values"`."""
-        units = self.shape[-1] if self.shape else 1
-        return labels.answer_form(self.kind, units, self.loss)
-
-    @property
     def num_classes(self):
         """How many classes the output tells apart; None if it is no classifier's."""
-        if self.kind == "values" or not self.shape or self.loss is None:
+        if self.form == "values" or not self.shape or self.loss is None:
             return None
         return 2 if self.shape[-1] == 1 else self.shape[-1]
 
@@ -88,6 +84,11 @@ class Task:
         check(_KINDS, vars(self))
         check_wishes(self.loss, self.metrics, self.weighted_metrics)
 
+    @property
+    def forms(self):
+        """What the outputs answer, see `Output.form`; of a task that was not read ()."""
+        return tuple(output.form for output in self.outputs)
+
     # --- read once ------------------------------------------------------------------------------
 
     def read(self, model, batch, opened=None):
@@ -110,7 +111,7 @@ class Task:
         batches.check_sizes(batch)
         answers = _keras.output_specs(model, inputs)
         names = _keras.names_of_outputs(model, answers)
-        given = checks.labels_by_output(truth, names)
+        given = labels.labels_by_output(truth, names)
         if task.loss is None:
             checks.check_given(names, given)
         kinds = output_kinds(model) if _keras.is_graph(model) else [""] * len(names)
@@ -122,7 +123,7 @@ class Task:
             task = dataclasses.replace(task, loss=_packed(answers, found))
         task._check_names(names)
         losses = map(labels.resolved, labels.spread(task.loss, names), shapes, given)
-        outputs = tuple(map(_output, names, kinds, shapes, losses))
+        outputs = tuple(map(_output, names, kinds, shapes, losses, given))
         checks.check_labels(outputs, given)
         checks.check_sample_weights(outputs, batch)
         checks.check_scales(outputs)
@@ -149,7 +150,7 @@ class Task:
         inputs, truth = batches.parts(batch)
         batches.check_inputs(model, inputs)
         batches.check_sizes(batch)
-        given = checks.labels_by_output(truth, [output.name for output in self.outputs])
+        given = labels.labels_by_output(truth, [output.name for output in self.outputs])
         checks.check_labels(self.outputs, given)
         checks.check_sample_weights(self.outputs, batch)
 
@@ -159,7 +160,7 @@ class Task:
         Raises:
             ValueError: if they are not.
         """
-        given = checks.labels_by_output(truth, [output.name for output in self.outputs])
+        given = labels.labels_by_output(truth, [output.name for output in self.outputs])
         checks.check_labels(self.outputs, given)
         checks.count_classes(self.outputs, given)
 
@@ -358,10 +359,10 @@ def _is_list(value):
     return isinstance(value, list | tuple)
 
 
-def _output(name, kind, shape, loss):
-    form = labels.wanted_form(loss)
-    kind = "values" if form == "values" else kind or labels.kind_from_loss(loss)
-    return Output(name, shape, kind, loss, form)
+def _output(name, kind, shape, loss, truth):
+    kind = kind or labels.kind_from_loss(loss)
+    form = labels.answer_form(kind, shape, loss, truth)
+    return Output(name, shape, kind, form, loss, labels.wanted_form(loss))
 
 
 def _packed(answers, values):
