@@ -19,10 +19,8 @@ def trained_variables(model):
     Args:
         model: a `keras.Model` or an `AdversarialDistiller`, its optimizers built.
     """
-    networks = [getattr(model, "student", model), *getattr(model, "discriminators", ())]
-    optimizers = [model.optimizer, *getattr(model, "discriminator_optimizers", ())]
-    found = getattr(model, "found_variables", ())
-    return [*(v for owner in (*networks, *optimizers) for v in owner.variables), *found]
+    student = getattr(model, "student", model)
+    return [*student.variables, *model.optimizer.variables, *getattr(model, "game_variables", ())]
 
 
 def train(model, data, status, state, epochs, *, validation=None, callbacks=(), on_epoch=None):

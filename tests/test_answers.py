@@ -9,6 +9,7 @@ from keras import Input, Model, layers
 import aip_tf
 from aip_tf.task.answers import Answers
 
+OUTPUTS = (aip_tf.transfers.OutputTransfer(),)
 X = np.random.default_rng(0).normal(size=(24, 6)).astype("float32")
 
 
@@ -130,6 +131,18 @@ def test_a_model_agrees_with_itself_whatever_it_answers(units, activation, loss,
     assert task.evaluate(model, data)[name] == pytest.approx(metric, abs=1e-6)
     other = keras.models.clone_model(model)
     assert task.evaluate(other, data)[name] != pytest.approx(metric, abs=1e-3)
+
+
+def test_what_is_made_of_logits_is_no_answer_to_learn():
+    model = teacher()
+    outputs = {"a": keras.ops.argmax(model.output, -1), "b": model.output}
+    model = Model(model.input, outputs)
+    student, report = aip_tf.prune(
+        model, (X,), (X,), schedule=0.3, recovery=aip_tf.Recovery(epochs=1, transfers=OUTPUTS)
+    )
+    assert report.run["main metric"] == "b_agreement"
+    same = np.asarray(student(X)["a"]) == np.asarray(model(X)["a"])
+    assert report.student.metrics["a_agreement"] == pytest.approx(same.mean(), abs=1e-6)
 
 
 def distance(y, y_pred):

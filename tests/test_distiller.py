@@ -15,6 +15,7 @@ from aip_tf.game import (
     AdversarialDistiller,
     AdversarialTransfer,
     AttentionTransfer,
+    Move,
     OutputTransfer,
     Transfer,
     build_discriminator,
@@ -256,11 +257,59 @@ def test_the_state_leaves_the_teacher_out_and_names_what_does_not_fit(tmp_path):
         found = []
         file.visit(found.append)
     assert not [name for name in found if "teacher" in name]
-    for part in ("optimizer", "discriminators", "discriminator_optimizers", "layers"):
+    for part in ("optimizer", "layers", "vars"):
         assert [name for name in found if name.startswith(part)]
     other = game(student=small_cnn(5, seed=99))
     with pytest.raises(ValueError, match=r"does not fit.*Expected that of the same model"):
         other.load_state(tmp_path / "game.weights.h5")
+
+
+class Hint(Transfer):
+    """FitNets' hint: a regressor of its own looks at the student's logits."""
+
+    def build(self, teacher, student):
+        self.regressor = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
+        self.player = keras.optimizers.Adam(0.1)
+        self.player.build(self.regressor.trainable_variables)
+
+    @property
+    def variables(self):
+        return [*self.regressor.variables, *self.player.variables]
+
+    def play(self, teacher, student):
+        with tf.GradientTape() as tape:
+            loss = self.loss(teacher, student)
+        variables = self.regressor.trainable_variables
+        found = tape.gradient(loss, variables)
+        learn = lambda: self.player.apply_gradients(zip(found, variables, strict=True))  # noqa: E731
+        return Move(loss, {f"{self.name}_loss": loss}, learn)
+
+    def loss(self, teacher, student):
+        guessed = self.regressor(student.outputs[0])
+        return keras.ops.mean(keras.ops.square(guessed - teacher.outputs[0]))
+
+
+def test_a_player_of_ones_own_is_part_of_the_state(tmp_path):
+    one, other = (game([Hint(name="hint")]) for _ in range(2))
+    options = {"batch_size": 8, "shuffle": False, "verbose": 0}
+    one.fit(IMAGES, LABELS, **options)
+    one.save_state(tmp_path / "game.weights.h5")
+    other.load_state(tmp_path / "game.weights.h5")
+    expected = one.fit(IMAGES, LABELS, **options).history
+    assert other.fit(IMAGES, LABELS, **options).history == expected
+    kept = {id(variable) for variable in trained_variables(one)}
+    assert kept >= {id(variable) for variable in one.transfers[0].variables}
+
+
+@pytest.mark.parametrize("others", [[], [OutputTransfer()]])
+def test_a_loss_of_every_sample_is_no_loss_of_a_transfer(others):
+    class EverySample(Transfer):
+        def loss(self, teacher, student):
+            return keras.losses.mean_squared_error(teacher.outputs[0], student.outputs[0])
+
+    distiller = game([EverySample(name="every"), *others])
+    with pytest.raises(ValueError, match=r"shape \(8,\) from the transfer 'every'\. .*the mean"):
+        distiller.fit(IMAGES, LABELS, batch_size=8, verbose=0)
 
 
 def test_what_is_saved_or_restored_is_the_plain_student(tmp_path):

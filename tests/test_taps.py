@@ -217,6 +217,13 @@ def _ends_in(end):
         ("sigmoid", lambda x: layers.Dense(3, activation="sigmoid")(x)),
         ("sigmoid", lambda x: keras.ops.sigmoid(x)),
         ("logits", lambda x: layers.Dense(3)(layers.Softmax()(x))),
+        ("softmax", lambda x: layers.Softmax(axis=2)(layers.Reshape((2, 2))(x))),
+        ("shares", lambda x: layers.Softmax(axis=1)(layers.Reshape((2, 2))(x))),
+        ("shares", lambda x: keras.ops.softmax(layers.Reshape((2, 2))(x), axis=-2)),
+        (
+            "shares",
+            lambda x: layers.Reshape((4,))(layers.Softmax((1, 2))(layers.Reshape((2, 2))(x))),
+        ),
     ],
 )
 def test_output_kinds(kind, end):

@@ -23,6 +23,24 @@ def read(model, labels, **wishes):
     return Task(**wishes).read(model, (np.zeros((len(labels), 4), "float32"), labels))
 
 
+@pytest.mark.parametrize("ignored", [-1, 255])
+def test_a_class_that_the_loss_ignores_may_have_any_number(ignored):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=ignored)
+    task = read(classifier(3), np.array([0, 2, ignored]), loss=loss)
+    task.check_all(np.array([0, ignored]))
+    task.check_all(np.array([ignored]))
+    assert task.main_metric == "loss"  # an accuracy would count the class as missed
+    with pytest.raises(ValueError, match="labels from 0 to 3 .* Expected 0 to 2"):
+        read(classifier(3), np.array([0, 3, ignored]), loss=loss)
+
+
+def test_no_accuracy_is_measured_where_a_loss_of_ones_own_knows_the_labels():
+    ctc = keras.losses.CTC()
+    model = keras.Sequential([keras.Input((8, 4)), layers.Dense(6)])
+    task = Task(loss=ctc).read(model, (np.zeros((2, 8, 4)), np.ones((2, 3), int)))
+    assert (task.metrics, task.main_metric) == ([], "loss")
+
+
 @pytest.mark.parametrize(
     ("units", "activation", "labels", "name", "from_logits"),
     [

@@ -90,6 +90,33 @@ def test_unknown_outputs_are_refused(outputs):
         OutputTransfer(outputs=outputs).bind(two_headed(seed=1), two_headed(seed=2))
 
 
+def test_what_is_elsewhere_on_a_map_of_shares_is_seen():
+    """A softmax along the last axis would see two keypoints, and not where they are."""
+    image = keras.Input((4, 4, 1))
+    places = keras.layers.Reshape((16, 2))(keras.layers.Conv2D(2, 1)(image))
+    model = keras.Model(image, keras.layers.Softmax(axis=1)(places))
+    at = [np.eye(16, dtype="float32")[None, :, [place, place]] for place in (3, 9)]
+    bound = OutputTransfer().bind(model, model)
+    assert float(bound.loss(Reading([at[0]]), Reading([at[1]]))) > 0.01
+
+
+def picked():
+    """Logits, and beside them what was made of them: a number of a class, a truth."""
+    trunk = small_cnn(seed=0)
+    logits = trunk.output
+    found = {"whole": keras.ops.argmax(logits, -1), "is": logits > 0, "logits": logits}
+    return keras.Model(trunk.input, found)
+
+
+@pytest.mark.parametrize("transfer", [OutputTransfer(), AdversarialTransfer()])
+def test_whole_numbers_and_truths_are_not_compared(transfer):
+    assert transfer.bind(picked(), picked())._views.num_units == [4]
+    trunk = small_cnn()
+    numbers = keras.Model(trunk.input, keras.ops.argmax(trunk.output, -1))
+    with pytest.raises(ValueError, match="outputs of type int32. Expected floating numbers"):
+        transfer.bind(numbers, numbers)
+
+
 def told(transfer, teacher, student, answers):
     """The transfer bound, told that the only output is values, such as these."""
     scale = Scale(answers.shape[-1])

@@ -106,7 +106,7 @@ class AdversarialTransfer(Transfer):
         super().__init__(weight, name)
         check(_KINDS, locals())
         self.discriminator = discriminator
-        self.optimizer = optimizer
+        self.optimizer, self.player_optimizer = optimizer, None
         self.features = features
         self.outputs = outputs
         self.max_pull = max_pull
@@ -115,6 +115,11 @@ class AdversarialTransfer(Transfer):
     @property
     def taps(self):
         return () if self.features is None else (self.features,)
+
+    @property
+    def variables(self):
+        optimizer = self.player_optimizer.variables if self.player_optimizer else ()
+        return [*self.discriminator.variables, *optimizer]
 
     @property
     def log_names(self):

@@ -11,6 +11,7 @@ from aip_tf import _keras
 from aip_tf.game.discriminator import AdversarialTransfer
 from aip_tf.game.recipe import check_forms, check_pair, check_transfers, default_transfers
 from aip_tf.game.taps import Reader, as_pairs
+from aip_tf.game.transfers import one_number
 from aip_tf.game.views import Scale
 from aip_tf.game.weights import (
     as_strong,
@@ -102,7 +103,6 @@ class AdversarialDistiller(_keras.ReplicaModel):
         self.supervised_weight = supervised_weight
         self.labels_weight = None  # a variable where it is still to be found, or was
         self.discriminators = [t.discriminator for t in self._adversaries]
-        self.discriminator_optimizers = []
         taps = [as_pairs(t.taps) for t in self.transfers]
         energies = [as_pairs(t.energies) for t in self.transfers]
         self._read = SimpleNamespace(
@@ -143,7 +143,6 @@ class AdversarialDistiller(_keras.ReplicaModel):
             self._open_labels(loss)
             for transfer in self._adversaries:
                 transfer.compile(self.optimizer)
-        self.discriminator_optimizers = [t.player_optimizer for t in self._adversaries]
 
     def fit(self, x=None, *args, **kwargs):
         """As `keras.Model.fit`; weights that are not given are found on the first batch."""
@@ -225,7 +224,9 @@ class AdversarialDistiller(_keras.ReplicaModel):
         _, teacher = self._read.teacher(x, training=False)
         with tf.GradientTape() as tape:
             _, student = self._read_student(x, teacher, training=False)
-            terms = [tf.cast(t.loss(teacher, student), tf.float32) for t in transfers]
+            terms = [
+                tf.cast(one_number(t, t.loss(teacher, student)), tf.float32) for t in transfers
+            ]
             loss = _keras.add([factors[i] * term for i, term in enumerate(terms)])
         # Half precision has no numbers for the small gradients of large maps; all are scaled alike.
         scale = tf.constant(_HALF_PRECISION, loss.dtype)
@@ -299,7 +300,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
         # Gradients are summed over replicas; Keras has divided its own losses already.
         for transfer, move in zip(self.transfers, moves, strict=True):
             weight = self._weight_of(transfer)
-            parts.append(weight / num_replicas * share.scale(move.loss))
+            parts.append(weight / num_replicas * share.scale(one_number(transfer, move.loss)))
         loss = _keras.add(parts)
         return loss, loss if judged is None else judged, logs
 
@@ -353,14 +354,17 @@ class AdversarialDistiller(_keras.ReplicaModel):
         return [*self.pulls.values(), *labels, *scales]
 
     @property
+    def game_variables(self):
+        """What training changes beside the student and its optimizer: variables."""
+        return [*(v for t in self.transfers for v in t.variables), *self.found_variables]
+
+    @property
     def _adversaries(self):
         return [t for t in self.transfers if isinstance(t, AdversarialTransfer)]
 
     def _state(self):
         state = super()._state()
-        state.found = self.found_variables
-        state.discriminators = self.discriminators
-        state.discriminator_optimizers = self.discriminator_optimizers
+        state.game = self.game_variables
         return state
 
     # --- checks ---------------------------------------------------------------------------------

@@ -123,6 +123,14 @@ class Transfer:
         return {}
 
     @property
+    def variables(self):
+        """What it trains of its own, such as a player: `keras.Variable`s, made in `build`.
+
+        They are part of the state that a run goes on from; whoever trains them does so by a `Move`.
+        """
+        return ()
+
+    @property
     def log_names(self):
         """Names of the log entries that `play` returns."""
         return (f"{self.name}_loss",)
@@ -208,3 +216,14 @@ class OutputTransfer(Transfer):
 
 def _is_weight(value):
     return _WEIGHT.accepts(value)
+
+
+def one_number(transfer, loss):
+    """The loss of a transfer; a ValueError if it is not one number."""
+    shape = tuple(ops.shape(loss))
+    if shape:
+        raise ValueError(
+            f"Received a loss of shape {shape} from the transfer {transfer.name!r}. Expected one "
+            "number: the mean over the batch, such as keras.ops.mean(loss)."
+        )
+    return loss

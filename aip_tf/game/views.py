@@ -8,7 +8,13 @@ from keras import ops
 
 from aip_tf import losses
 from aip_tf.task.labels import answer_form
-from aip_tf.task.outputs import num_units, output_kinds, output_names, symbolic_outputs
+from aip_tf.task.outputs import (
+    floating_outputs,
+    num_units,
+    output_kinds,
+    output_names,
+    symbolic_outputs,
+)
 
 # Answers that differ by less, as a share of their size, are equal: float32 has no more digits.
 _LEAST_SPREAD = 1e-5
@@ -106,6 +112,7 @@ class AnswerViews:
             "softmax": losses.softmax_to_logits,
             "sigmoid": losses.sigmoid_to_logits,
             "logits": lambda x: ops.cast(x, "float32"),
+            "shares": lambda x: ops.cast(x, "float32"),
         }
         return [
             self._scales.get(i, to_logits[kind])(as_rows(reading.outputs[i]))
@@ -121,7 +128,7 @@ def as_rows(x):
 def _output_indices(model, outputs):
     names = output_names(model)
     if outputs is None:
-        return list(range(len(names)))
+        return floating_outputs(model)
     chosen = [outputs] if isinstance(outputs, str | int) else list(outputs)
     indices = [names.index(o) if o in names else o for o in chosen]
     wrong = [i for i in indices if not isinstance(i, int) or not 0 <= i < len(names)]

@@ -33,7 +33,12 @@ def first_of(values, size):
 
 
 def unchanging(answers):
-    """The mean answer, as often; of a single one, which is its own mean, zeros."""
+    """The mean answer, as often; of a single one, which is its own mean, zeros.
+
+    What is no floating number is left as it is.
+    """
+    if not answers.dtype.is_floating:
+        return answers
     mean = tf.reduce_mean(answers, 0, keepdims=True)
     return tf.zeros_like(answers) + tf.where(tf.shape(answers)[0] > 1, mean, tf.zeros_like(mean))
 

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from aip_tf import _keras
-from aip_tf.task.outputs import answer_forms, output_kinds
+from aip_tf.task.outputs import answer_forms, floating_outputs, output_kinds
 from aip_tf.task.task import Task
 
 
@@ -22,7 +22,8 @@ def inputs_of(batch):
 class Answers:
     """A task that is known from the model alone: to answer as it does.
 
-    Classes are told by the largest answer, yes/no answers by their sign, values are what they are.
+    Classes are told by the largest answer, yes/no answers by their sign, values are what they are,
+    and so is what is no floating number, such as an argmax, of which nothing is learned.
 
     Args:
         model: a Functional or built Sequential `keras.Model`, the teacher.
@@ -33,7 +34,10 @@ class Answers:
     def __init__(self, model, loss=None, metrics=None, truth=None):
         self._model = model
         known = zip(answer_forms(model, loss, metrics, truth), output_kinds(model), strict=True)
-        self._kinds = [_kind(*each) for each in known]
+        self._floating = floating_outputs(model)
+        self._kinds = [
+            _kind(*each) if place in self._floating else "whole" for place, each in enumerate(known)
+        ]
 
     def task(self, metric="agreement"):
         """The `Task`; its main metric, of this name, is the agreement with the teacher.
@@ -42,13 +46,14 @@ class Answers:
         """
         losses = [_loss(kind) for kind in self._kinds]
         metrics = [[_agreement(kind, metric)] for kind in self._kinds]
-        main = metrics[0][0].name
+        first = self._floating[0]
+        main = metrics[first][0].name
         answers = _keras.output_specs(self._model, self._model.inputs)
-        first, *others = _keras.names_of_outputs(self._model, answers)
-        if not others:
+        names = _keras.names_of_outputs(self._model, answers)
+        if len(names) == 1:
             return Task(loss=losses[0], metrics=metrics[0], main_metric=main)
         losses, metrics = (keras.tree.pack_sequence_as(answers, x) for x in (losses, metrics))
-        return Task(loss=losses, metrics=metrics, main_metric=f"{first}_{main}")
+        return Task(loss=losses, metrics=metrics, main_metric=f"{names[first]}_{main}")
 
     def added_to(self, dataset):
         """(inputs, answers) of a dataset of inputs, as the loss wants them."""
@@ -71,7 +76,7 @@ def _kind(form, kind):
 
 
 def _label(y, kind):
-    if kind == "values":
+    if kind in ("values", "whole"):
         return y
     if kind in ("sigmoid", "sign"):
         return tf.cast(y > (0.5 if kind == "sigmoid" else 0), tf.float32)
@@ -79,6 +84,8 @@ def _label(y, kind):
 
 
 def _loss(kind):
+    if kind == "whole":
+        return None
     if kind == "values":
         return keras.losses.MeanSquaredError()
     if kind in ("sigmoid", "sign"):
@@ -90,6 +97,8 @@ def _agreement(kind, name):
     """A metric: the share of equal answers, or of values their mean distance."""
     if kind == "values":
         return keras.metrics.MeanAbsoluteError()
+    if kind == "whole":
+        return keras.metrics.Accuracy(name=name)
     if kind in ("sigmoid", "sign"):
         threshold = 0.5 if kind == "sigmoid" else 0.0
         return keras.metrics.BinaryAccuracy(threshold=threshold, name=name)

@@ -111,7 +111,9 @@ _EXPECTED = {
 
 
 def _check_range(output, truth, most):
-    values = np.asarray(truth)
+    values = labels.counted(output.loss, truth)
+    if not values.size:
+        return
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= most):
         units = num_units(output.shape)
@@ -128,12 +130,13 @@ def check_scales(outputs):
     """A line of warning where a cross-entropy takes logits for probabilities, or the reverse."""
     for output in outputs:
         takes_probabilities = labels.takes_probabilities(output.loss)
-        gives_probabilities = output.kind in ("softmax", "sigmoid")
+        gives_probabilities = output.kind != "logits"
         if takes_probabilities is None or takes_probabilities == gives_probabilities:
             continue
+        made_by = "sigmoid" if output.kind == "sigmoid" else "softmax"
         _warn_once(
             f"The output {output.name!r} ends in "
-            f"{'a ' + output.kind if gives_probabilities else 'no softmax or sigmoid'}, but its "
+            f"{'a ' + made_by if gives_probabilities else 'no softmax or sigmoid'}, but its "
             f"loss {name_of(output.loss)} takes "
             f"{'probabilities' if takes_probabilities else 'logits'}: compile the model with "
             f"from_logits={not gives_probabilities}, unless a layer of your own hides what it does."
@@ -179,7 +182,7 @@ def count_classes(outputs, given):
     """A line of warning where an output has more units than all the labels have classes."""
     for output, truth in zip(outputs, given, strict=True):
         if output.loss is not None and labels.given_form(truth, output.shape) == "integer":
-            check_classes([output], 1 + int(np.max(truth)))
+            check_classes([output], 1 + int(np.max(labels.counted(output.loss, truth), initial=-1)))
 
 
 def check_class_weight(outputs, class_weight):

@@ -66,6 +66,12 @@ def wanted_form(loss):
     return _FORM_OF.get(_function(loss), "")
 
 
+def counted(loss, truth):
+    """The labels, flat, that a loss looks at: those of its `ignore_class` it does not."""
+    values, ignored = np.ravel(truth), getattr(loss, "ignore_class", None)
+    return values if ignored is None else values[values != ignored]
+
+
 def takes_probabilities(loss):
     """Whether a cross-entropy wants probabilities (`from_logits=False`); None: no such loss."""
     if hasattr(loss, "from_logits"):
@@ -169,7 +175,7 @@ def answer_form(kind, shape, loss=None, truth=None, unknown="classes"):
     """What the answers of one output are, as its making, its loss and its labels say.
 
     Args:
-        kind: `"logits"`, `"softmax"` or `"sigmoid"`.
+        kind: see `outputs.output_kinds`.
         shape: the output's, without batch.
         loss: as given to `compile`; None says nothing.
         truth: a batch of its labels, which tell where the loss is nobody's but the user's; or None.
@@ -182,8 +188,8 @@ def answer_form(kind, shape, loss=None, truth=None, unknown="classes"):
     wanted = "" if is_open else wanted_form(keras.losses.get(loss))
     if kind == "logits" and not is_open and not wanted:
         wanted = unknown if truth is None else _form_of_labels(truth, shape)
-    if wanted == "values":
-        return wanted
+    if wanted == "values" or kind == "shares":
+        return "values"
     are_several = kind != "softmax" and wanted == "binary"
     return "yes/no" if kind == "sigmoid" or is_single(shape) or are_several else "classes"
 

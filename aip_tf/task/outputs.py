@@ -40,11 +40,29 @@ def output_names(model):
     return list(getattr(model, "output_names", None) or [model.layers[-1].name])[: len(outputs)]
 
 
-def output_kinds(model):
-    """What each output is: `"softmax"`, `"sigmoid"` or `"logits"`, from the operation that made it.
+def floating_outputs(model):
+    """Places of the outputs that are floating numbers, which an argmax or a comparison is not.
 
-    Operations that only move values (Reshape, Flatten, Dropout, linear Activation) are looked
-    through.
+    Raises:
+        ValueError: if there is none.
+    """
+    types = [keras.backend.standardize_dtype(x.dtype) for x in symbolic_outputs(model)]
+    found = [place for place, name in enumerate(types) if "float" in name]
+    if not found:
+        raise ValueError(
+            f"Received the model {model.name!r} with outputs of type {', '.join(types)}. Expected "
+            "floating numbers from one of them, such as logits: by nothing else can a student be "
+            "compared."
+        )
+    return found
+
+
+def output_kinds(model):
+    """What each output is, from the operation that made it.
+
+    `"softmax"`, `"sigmoid"`, `"shares"` (a softmax along another axis than the last, such as all
+    places of a map) or `"logits"`: anything else. Operations that only move values (Reshape,
+    Flatten, Dropout, linear Activation) are looked through.
     """
     _, makers, outputs = trace(model)
     return [_kind(tensor, makers) for tensor in keras.tree.flatten(outputs)]
@@ -110,7 +128,7 @@ def _kind(tensor, makers):
         operation, inputs, _ = makers[id(tensor)]
         for name in ("softmax", "sigmoid"):
             if _applies(operation, name):
-                return name
+                return name if _is_along_last(operation, len(tensor.shape)) else "shares"
         if len(inputs) != 1 or not _moves_only(operation):
             break
         tensor = inputs[0]
@@ -123,6 +141,11 @@ def _applies(operation, name):
         return True
     is_layer = name == "softmax" and isinstance(operation, keras.layers.Softmax)
     return is_layer or isinstance(operation, _keras.operation_type(name.capitalize()))
+
+
+def _is_along_last(operation, rank):
+    axis = getattr(operation, "axis", -1)
+    return axis is None or {a % rank for a in keras.tree.flatten(axis)} == {rank - 1}
 
 
 def _moves_only(operation):

@@ -25,7 +25,7 @@ class Output:
     Attributes:
         name: the output's name.
         shape: without batch; None where a size is open.
-        kind: how its answers are made: by a `"softmax"` or `"sigmoid"`, or else `"logits"`.
+        kind: how its answers are made, see `outputs.output_kinds`.
         form: what they are: `"classes"`, `"yes/no"` (each unit for itself) or `"values"`.
         loss: the resolved Keras loss; None if nothing is asked of this output.
         labels: what the loss wants to be told: `"integer"`, `"one_hot"`, `"binary"`, `"values"`,
@@ -46,6 +46,16 @@ class Output:
             return None
         return 2 if self.shape[-1] == 1 else self.shape[-1]
 
+    @property
+    def is_judged_by_accuracy(self):
+        """Whether Keras' accuracy says of every label that counts whether it was told.
+
+        Labels that only a loss of the user's own can read it may not fit, and it knows of no class
+        to be ignored.
+        """
+        is_known = self.labels in ("integer", "one_hot", "binary")
+        return is_known and getattr(self.loss, "ignore_class", None) is None
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -59,7 +69,7 @@ class Task:
         loss: as for `compile`; None: that of the compiled model, or else the cross-entropy that
             fits each output and its labels.
         metrics: as for `compile`; None: those of the compiled model, or else accuracy for every
-            classifying output.
+            output with a cross-entropy of Keras' own.
         main_metric: name of the metric that counts, as `evaluate` calls it; None: the first metric,
             or the loss without any.
         higher_is_better: whether the main metric should rise; None: as Keras knows it.
@@ -186,7 +196,7 @@ class Task:
         metrics = self.metrics
         missing = checks.without_labels(self.outputs, truth)
         if metrics is None and self.weighted_metrics is None and not missing:
-            judged = [x.name for x in self.outputs if x.num_classes]
+            judged = [x.name for x in self.outputs if x.is_judged_by_accuracy]
             metrics = {name: ["accuracy"] for name in judged}
             if len(self.outputs) == 1:
                 metrics = ["accuracy"] if judged else []
