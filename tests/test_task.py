@@ -30,7 +30,7 @@ def test_a_class_that_the_loss_ignores_may_have_any_number(ignored):
     task.check_all(np.array([0, ignored]))
     task.check_all(np.array([ignored]))
     assert task.main_metric == "loss"  # an accuracy would count the class as missed
-    with pytest.raises(ValueError, match="labels from 0 to 3 .* Expected 0 to 2"):
+    with pytest.raises(ValueError, match=r"labels from 0 to 3 .* Expected 0 to 2"):
         read(classifier(3), np.array([0, 3, ignored]), loss=loss)
 
 
