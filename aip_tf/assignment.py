@@ -22,6 +22,7 @@ from aip_tf.task.batches import (
     check_model,
     check_weights,
     found_in,
+    unread,
 )
 from aip_tf.task.wishes import described
 
@@ -246,6 +247,13 @@ class Assignment:
         metric = "agreement" if truth is None else "accuracy"
         recovery = recovery.without_labels(answers.task(metric))
         _log.info("No labels: the teacher's answers stand in for them.")
+        if others := unread(self.teacher, inputs_of(batch)):
+            _log.warning(
+                "No input of the model reads %s. Labels stand beside the inputs: "
+                "data.map(lambda x: (x, x[%r])).",
+                ", ".join(map(repr, others)),
+                others[0],
+            )
         return recovery, [d if has_labels(d) else answers.added_to(d) for d in datasets]
 
     def _check_last_cut(self):

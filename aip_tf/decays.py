@@ -59,6 +59,8 @@ def suited_optimizer(model, forms=()):
             convolutions and dense layers alike, it is for SGD.
         forms: what its outputs answer, as `Output.form` of a `Task`.
     """
+    if any(variable.dtype == "float16" for variable in model.trainable_variables):
+        return "sgd"  # what Lamb keeps, squares of gradients, is below what float16 has
     if "values" in forms:
         return keras.optimizers.Lamb(_RATE_OF_VALUES)
     num_kernels = sum(len(variable.shape) > 1 for variable in model.trainable_variables)
@@ -169,6 +171,12 @@ def _as_tuple(callbacks):
 
 def _check_decay(decay):
     """A function of the user's is asked once: what it cannot answer costs no training."""
+    if isinstance(decay, keras.optimizers.schedules.LearningRateSchedule):
+        raise ValueError(
+            f"Received decay={type(decay).__name__}(...), a schedule of the rate itself. Expected "
+            "a factor of it; the schedule belongs to the optimizer, which then keeps it: "
+            "Recovery(optimizer=keras.optimizers.SGD(schedule))."
+        )
     if not callable(decay):
         return
     try:

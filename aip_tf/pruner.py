@@ -148,18 +148,21 @@ class _Loop:
 
     def _compare_with_cut(self):
         """Say so where training has made the student worse than its cut was, by a hundredth."""
-        rounds, task = self.books.rounds, self.assignment.recovery.task
+        rounds, recovery = self.books.rounds, self.assignment.recovery
         if not rounds or not rounds[-1].metrics_after:
             return
         both = rounds[-1].metrics_before, rounds[-1].metrics_after
-        cut, now = (metrics[task.main_metric] for metrics in both)
-        if task.is_better(*both) and abs(cut - now) > 0.01 * abs(cut):
+        cut, now = (metrics[recovery.task.main_metric] for metrics in both)
+        if recovery.task.is_better(*both) and abs(cut - now) > 0.01 * abs(cut):
+            is_last = self.status.round == len(self.assignment.cuts)
+            would = recovery.keep == "last" and is_last
             _log.warning(
                 "The student is less good than straight after its cut: %s %.4f, then %.4f. More "
-                "epochs or images may help; keep='best' would have kept the cut.",
-                task.main_metric,
+                "epochs or images may help%s.",
+                recovery.task.main_metric,
                 cut,
                 now,
+                "; keep='best' would have kept the cut" if would else "",
             )
 
     def _cut(self, cut):

@@ -75,6 +75,16 @@ def test_a_dictionary_of_inputs_and_labels_is_no_batch():
         aip_tf.prune(teacher(), data, check_only=True)
 
 
+def test_labels_among_the_inputs_are_noticed(caplog):
+    model = Model(i := Input((6,), name="x"), layers.Dense(3)(layers.Dense(8)(i)))
+    data = tf.data.Dataset.from_tensors({"x": X, "kind": np.zeros(24)})
+    aip_tf.prune(model, data, check_only=True)
+    assert "No input of the model reads 'kind'. Labels stand beside the inputs" in caplog.text
+    caplog.clear()
+    aip_tf.prune(model, data.map(lambda x: {"x": x["x"]}), check_only=True)
+    assert "No input" not in caplog.text
+
+
 def test_labels_of_the_validation_data_are_what_counts():
     recovery, labels = aip_tf.Recovery(epochs=0), np.zeros(24, int)
     model = teacher()

@@ -312,6 +312,33 @@ def test_a_loss_of_every_sample_is_no_loss_of_a_transfer(others):
         distiller.fit(IMAGES, LABELS, batch_size=8, verbose=0)
 
 
+def test_what_callbacks_see_is_the_students_and_the_teacher_is_out_of_reach():
+    seen = {}
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            for name in SEEN:
+                seen[name] = getattr(self.model, name)
+            seen["count_params"] = self.model.count_params()
+            for variable in self.model.weights:
+                variable.assign(0.5 * variable)
+
+    distiller = game()
+    student, teacher = distiller.student, distiller.teacher
+    before = teacher.get_weights()
+    distiller.fit(IMAGES, LABELS, batch_size=8, verbose=0, callbacks=Look())
+    for name in SEEN:
+        expected, found = (keras.tree.flatten(x) for x in (getattr(student, name), seen[name]))
+        assert list(map(id, found)) == list(map(id, expected)) or found == expected, name
+    assert seen["count_params"] == student.count_params()
+    for old, new in zip(before, teacher.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+SEEN = ("weights", "variables", "non_trainable_variables", "layers", "inputs", "input_shape")
+SEEN += ("trainable_weights", "outputs", "output_shape")
+
+
 def test_what_is_saved_or_restored_is_the_plain_student(tmp_path):
     distiller = game()
     path = tmp_path / "best.keras"

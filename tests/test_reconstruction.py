@@ -179,6 +179,11 @@ def transposed_2d(x):
     return layers.Conv2DTranspose(5, 3, strides=2, padding="same")(x)
 
 
+@reader((5, 6, 3), filters=4)
+def transposed_and_dilated(x):
+    return layers.Conv2DTranspose(5, 3, dilation_rate=2)(x)
+
+
 @reader((3, 4, 3, 2), filters=4)
 def transposed_3d(x):
     return layers.Conv3DTranspose(5, 2, strides=2)(x)

@@ -430,3 +430,27 @@ def test_a_recovery_that_makes_worse_says_so_or_gives_the_cut_back(keep, caplog)
     if keep == "best":
         assert report.student.metrics == cut.metrics_before
     assert ("less good than straight after its cut" in caplog.text) == (keep == "last")
+    assert ("keep='best' would have" in caplog.text) == (keep == "last")
+
+
+def test_keeping_the_best_is_not_recommended_behind_a_cut_that_is_not_the_last(caplog):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(8), layers.Dense(4)])
+    model.compile(loss="mse")
+    x = np.random.default_rng(0).normal(size=(24, 4)).astype("float32")
+    data, steep = (x, np.asarray(model(x))), keras.optimizers.SGD(30.0)
+    recovery = aip_tf.Recovery(epochs=3, keep="best", optimizer=steep, transfers=[])
+    twice = lambda epoch: (epoch < 2, 0.2 * min(epoch + 1, 2))  # noqa: E731
+    aip_tf.prune(model, data, data, recovery=recovery, schedule=twice)
+    assert "less good than straight after its cut" in caplog.text
+    assert "keep='best' would have" not in caplog.text
+
+
+def test_a_schedule_of_the_rate_is_no_factor_of_it():
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 8)
+    with pytest.raises(ValueError, match=r"decay=CosineDecay.* belongs to the optimizer"):
+        aip_tf.Recovery(decay=schedule)
+
+
+def test_variables_of_half_precision_are_not_trained_by_what_underflows():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2, dtype="float16")])
+    assert suited_optimizer(model) == suited_optimizer(model, ["values"]) == "sgd"

@@ -87,3 +87,24 @@ def test_what_is_the_users_own_needs_only_that(own, caplog):
     with caplog.at_level(logging.INFO, "aip_tf"):
         check_saving(network(own), BATCH)
     assert "loads with what is yours only" in caplog.text
+
+
+@keras.saving.register_keras_serializable("test_saving")
+class Sampled(layers.Layer):
+    """Draws at inference, too; Keras' files do not say how far its generator has come."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.generator = keras.random.SeedGenerator(1)
+
+    def call(self, x):
+        return x + keras.random.normal(ops.shape(x), seed=self.generator)
+
+
+def test_what_is_drawn_at_inference_makes_no_other_student_of_a_file(tmp_path):
+    model = network(Sampled())
+    model.compile(loss="mse")
+    model.predict(BATCH, verbose=0)
+    recovery = aip_tf.Recovery(epochs=0)
+    _, report = aip_tf.prune(model, (BATCH,), schedule=0.3, recovery=recovery, run_dir=tmp_path)
+    assert (tmp_path / "report.json").exists() and report.rounds

@@ -16,6 +16,7 @@ import math
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers, ops
 
 from aip_tf.channels.rules.convolution import channel_axis, subscripts
@@ -145,15 +146,23 @@ def _sources(kind, options, size):
     strides, dilations and paddings mean here what they mean there.
     """
     options = dict(options)
+    numbers = np.arange(1.0, 1 + math.prod(size)).reshape(1, *size, 1)
+    try:
+        seen = _probed(kind, options, numbers, "float64")
+    except tf.errors.OpError:  # such as dilated transposed convolutions on a CPU
+        seen = _probed(kind, options, numbers, "float32")
+    return np.rint(seen).astype(np.int64).reshape(-1, math.prod(options["kernel_size"]))
+
+
+def _probed(kind, options, numbers, dtype):
     places = math.prod(options["kernel_size"])
     # "zeros", because a default would draw a seed, here only where nothing is cached: a run that is
     # resumed would go on with other random numbers.
-    options |= {"use_bias": False, "kernel_initializer": "zeros", "dtype": "float64"}
+    options |= {"use_bias": False, "kernel_initializer": "zeros", "dtype": dtype}
     probe = kind(places, data_format="channels_last", **options)
-    probe.build((1, *size, 1))
+    probe.build(numbers.shape)
     probe.kernel.assign(np.eye(places).reshape(probe.kernel.shape))
-    numbers = np.arange(1.0, 1 + math.prod(size)).reshape(1, *size, 1)
-    return np.rint(np.asarray(probe(numbers))).astype(np.int64).reshape(-1, places)
+    return np.asarray(probe(numbers))
 
 
 class TransposedConvolution(Convolution):

@@ -101,6 +101,14 @@ def check_inputs(model, inputs):
         _check_input(x, symbol)
 
 
+def unread(model, inputs):
+    """Keys of a dictionary of inputs that a model does not read."""
+    if not isinstance(inputs, dict) or not _keras.is_graph(model):
+        return []
+    taken = {id(x) for x in _keras.flat_inputs(_keras.graph_of(model), inputs)}
+    return [key for key, x in inputs.items() if id(x) not in taken]
+
+
 def check_all_inputs(inputs):
     """Whether all inputs of a data set, where they are at hand as arrays, are finite."""
     for x in keras.tree.flatten(inputs):
@@ -157,7 +165,10 @@ def _remedy(shape, wanted):
     if len(shape) == len(wanted) == 3 and shape[2] == wanted[2]:
         return f"resize the images to {wanted[0]}x{wanted[1]} pixels, or build the model for them."
     if len(shape) == len(wanted) - 1:
-        return "add the missing axis (a batch, or one channel: images[..., None])."
+        return (
+            "add the missing axis (a batch: dataset.batch(32), images[None]; or one channel: "
+            "images[..., None])."
+        )
     return "reshape the data, or build the model for it."
 
 
