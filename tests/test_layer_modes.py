@@ -117,3 +117,24 @@ def test_an_argument_that_a_rule_does_not_take_is_named():
     layer = Shift(name="shift")
     reason = aip_tf.find_channel_groups(network(lambda x: layer(x, scale=2.0)))[0].reason
     assert reason == "shift (Shift) is called with `scale`, which its rule ignores"
+
+
+class Noise(layers.Layer):
+    """Draws for every entry by itself; `always` at inference, too."""
+
+    def __init__(self, always):
+        super().__init__()
+        self.always, self.generator = always, keras.random.SeedGenerator(0)
+
+    def call(self, x, training=False):
+        if not (training or self.always):
+            return x
+        return x + keras.random.normal(keras.ops.shape(x), seed=self.generator)
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_what_draws_at_inference_keeps_its_channels(always):
+    """Drawn for fewer channels it would be other noise, and no proof could tell why."""
+    (group,) = (g for g in aip_tf.find_channel_groups(network(Noise(always))) if g.name == "before")
+    assert group.prunable != always
+    assert not always or "draws random numbers" in group.reason

@@ -20,7 +20,8 @@ _ELEMENTWISE = """
     Xlogy ZerosLike
 """
 
-# Noise is drawn for each entry, sample or channel alike: it depends on no other entry.
+# Noise is drawn for each entry, sample or channel alike: it depends on no other entry. But what is
+# drawn for fewer channels is something else, so it may not be part of an answer.
 _RANDOM = """
     MultinomialV2 ParameterizedTruncatedNormal RandomGamma RandomStandardNormal RandomUniform
     RandomUniformInt StatelessRandomNormal StatelessRandomNormalV2 StatelessRandomUniform
@@ -61,21 +62,28 @@ def _remembered_reason(function, rank, dtype):
     return recorded_reason(function, rank, dtype)
 
 
-def recorded_reason(function, rank, dtype):
-    """As `elementwise_reason`; nothing is remembered of the function."""
+def recorded_reason(function, rank, dtype, may_draw=False):
+    """As `elementwise_reason`; nothing is remembered of the function, and noise may be asked for.
+
+    Args:
+        function, rank, dtype: see `elementwise_reason`.
+        may_draw: whether it may draw random numbers, as in training.
+    """
     try:
         graph = _keras.recorded_graph(function, rank, dtype)
     except Exception as error:  # whatever a user's function raises: then it is unknown
         kind = type(error).__name__
         return f"which cannot be read: it raises {kind} for a tensor of open sizes"
-    value, *others = _follow(graph, [_Value.ENTRIES])
+    value, *others = _follow(graph, [_Value.ENTRIES], may_draw)
+    if value in _RANDOM.split():
+        return "which draws random numbers at inference"
     if isinstance(value, str):
         return f"which may mix its channels: it computes {value}"
     alone = value is _Value.ENTRIES and not others
     return "" if alone else "which does not return one value for each entry"
 
 
-def _follow(graph, given):
+def _follow(graph, given, may_draw):
     """What the outputs of a recorded graph hold, given what its first inputs hold.
 
     Returns:
@@ -85,7 +93,7 @@ def _follow(graph, given):
     values = {x.name: value for x, value in zip(graph.inputs, [*given, *held], strict=True)}
     for operation in graph.get_operations():
         if operation.outputs and operation.outputs[0].name not in values:
-            found = _computed(operation, [values[x.name] for x in operation.inputs])
+            found = _computed(operation, [values[x.name] for x in operation.inputs], may_draw)
             values.update((x.name, v) for x, v in zip(operation.outputs, found, strict=True))
     return [values[x.name] for x in graph.outputs]
 
@@ -96,7 +104,7 @@ def _held(tensor):
     return _Value.NUMBER if sizes.rank is not None and sizes.num_elements() == 1 else _Value.TABLE
 
 
-def _computed(operation, values):
+def _computed(operation, values, may_draw):
     count = len(operation.outputs)
     mixed = [v for v in values if isinstance(v, str)]
     if mixed:
@@ -111,9 +119,9 @@ def _computed(operation, values):
         return [_held(operation.outputs[0])]
     inner = _keras.called_graph(operation)
     if inner is not None:
-        return _follow(inner, values)
+        return _follow(inner, values, may_draw)
     if operation.type in _RANDOM.split():
-        return [_Value.NUMBER] * count
+        return [_Value.NUMBER if may_draw else operation.type] * count
     is_elementwise = operation.type in _ELEMENTWISE.split()
     if _Value.ENTRIES not in values:
         others = set(values) - {_Value.NUMBER}

@@ -169,7 +169,7 @@ def unknown(call, *args, **kwargs):
 
 
 def _treats_entries_alone(call, args):
-    """Whether a layer without weights does, in both modes; it may draw random numbers."""
+    """Whether a layer without weights does, in both modes; in training it may draw at random."""
     layer = call.operation
     if not isinstance(layer, keras.layers.Layer) or layer.weights or len(args) != 1:
         return False
@@ -178,7 +178,10 @@ def _treats_entries_alone(call, args):
     )
     return same_shape and not any(
         recorded_reason(
-            functools.partial(layer, training=training), args[0].ndim, layer.compute_dtype
+            functools.partial(layer, training=training),
+            args[0].ndim,
+            layer.compute_dtype,
+            may_draw=training,
         )
         for training in (False, True)
     )
