@@ -155,7 +155,8 @@ class Assignment:
     def evaluate(self, model):
         """Validation metrics of a model, by name; none without validation data."""
         data = self.validation
-        return {} if data is None else self.recovery.task.evaluate(model, data)
+        with _keras.keeping_random_states(model):
+            return {} if data is None else self.recovery.task.evaluate(model, data)
 
     def describe(self):
         """What runs, for its report: model, data, task and transfers, as plain values."""

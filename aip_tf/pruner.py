@@ -2,7 +2,7 @@
 
 import logging
 
-from aip_tf import failures, files
+from aip_tf import _keras, failures, files
 from aip_tf.arguments import FLAG, check
 from aip_tf.assignment import Assignment
 from aip_tf.books import Books
@@ -137,7 +137,8 @@ class _Loop:
         """Train until the next cut, or to the end of the run; then measure what came of it."""
         status, student = self.status, self.graph.model
         if self.assignment.lengths[status.round]:
-            recover(student, self.assignment, status, self.state)
+            with _keras.keeping_random_states(self.assignment.graph.plain_model):  # law 4
+                recover(student, self.assignment, status, self.state)
         self.books.recovered(student)
         self._compare_with_cut()
         status.recovered, status.stopped = True, False

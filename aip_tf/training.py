@@ -14,13 +14,15 @@ _log = logging.getLogger("aip_tf")
 
 
 def trained_variables(model):
-    """Everything that training a compiled model changes; the teacher of a game is not part of it.
+    """Everything that training changes; of a game's teacher, how far its random generators are.
 
     Args:
         model: a `keras.Model` or an `AdversarialDistiller`, its optimizers built.
     """
     student = getattr(model, "student", model)
-    return [*student.variables, *model.optimizer.variables, *getattr(model, "game_variables", ())]
+    drawn = _keras.random_states(model.teacher) if hasattr(model, "teacher") else ()
+    game = getattr(model, "game_variables", ())
+    return [*student.variables, *model.optimizer.variables, *game, *drawn]
 
 
 def train(model, data, status, state, epochs, *, validation=None, callbacks=(), on_epoch=None):

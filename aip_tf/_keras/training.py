@@ -33,7 +33,7 @@ TOTAL = "total_loss"  # what is minimised, where that is more than `loss`
 
 
 def _of_student(name):
-    """An attribute that is the student's."""
+    """A property of a model that is its student's."""
     return property(lambda self: getattr(self.student, name))
 
 
@@ -272,12 +272,12 @@ class ReplicaModel(keras.Model):
 
     # --- Keras and its callbacks read these: they speak of the student --------------------------
 
-    weights = _of_student("weights")
-    trainable_weights = _of_student("trainable_weights")
-    non_trainable_weights = _of_student("non_trainable_weights")
     variables = _of_student("variables")
     trainable_variables = _of_student("trainable_variables")
     non_trainable_variables = _of_student("non_trainable_variables")
+    weights = _of_student("weights")
+    trainable_weights = _of_student("trainable_weights")
+    non_trainable_weights = _of_student("non_trainable_weights")
     losses = _of_student("losses")
     layers = _of_student("layers")
     input = _of_student("input")
@@ -291,8 +291,28 @@ class ReplicaModel(keras.Model):
     def output_names(self):
         return getattr(self.student, "output_names", None)
 
+    @property
+    def trainable(self):
+        return self.student.trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        self.student.trainable = value
+
     def count_params(self):
         return self.student.count_params()
+
+    def get_config(self):
+        return self.student.get_config()
+
+    def to_json(self, **kwargs):
+        return self.student.to_json(**kwargs)
+
+    def quantize(self, *args, **kwargs):
+        self.student.quantize(*args, **kwargs)
+
+    def export(self, *args, **kwargs):
+        self.student.export(*args, **kwargs)
 
     def get_layer(self, name=None, index=None):
         return self.student.get_layer(name, index)
