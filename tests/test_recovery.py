@@ -335,7 +335,8 @@ def test_the_default_optimizer_of_values_measures_steps_by_the_weights():
 
 
 def _default_optimizer(model, loss):
-    aip_tf.Recovery(task=aip_tf.Task(loss=loss, metrics=[])).compile(model, steps=10)
+    batch = [np.zeros((2, *shape[1:])) for shape in (model.input_shape, model.output_shape)]
+    aip_tf.Recovery(loss=loss, metrics=[]).for_model(model, batch).compile(model, steps=10)
     return type(model.optimizer).__name__
 
 
@@ -452,6 +453,7 @@ class Spoil(keras.callbacks.Callback):
 
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_keeping_the_best_is_advised_only_where_it_would_help(keep, caplog):
+    keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4,)), layers.Dense(8), layers.Dense(2)])
     model.compile(loss="mse")
     inputs = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
