@@ -276,6 +276,30 @@ def test_what_is_saved_or_restored_is_the_plain_student(tmp_path):
     saved.load_weights(tmp_path / "student.weights.h5")
 
 
+def test_what_callbacks_see_and_write_is_the_student():
+    distiller = game()
+    teacher, student = distiller.teacher, distiller.student
+    before = [v.numpy() for v in teacher.variables]
+    lists = "variables weights trainable_variables trainable_weights losses layers inputs outputs"
+    for name in [*lists.split(), "non_trainable_variables", "non_trainable_weights"]:
+        assert list(map(id, getattr(distiller, name))) == list(map(id, getattr(student, name)))
+    assert distiller.input is student.input and distiller.output is student.output
+    assert (distiller.input_shape, distiller.output_shape) == ((None, 8, 8, 1), (None, 4))
+    assert distiller.count_params() == student.count_params()
+    assert distiller.to_json() == student.to_json()
+    assert distiller.get_config() == student.get_config()
+
+    clip = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: [v.assign(0 * v) for v in distiller.weights]
+    )
+    distiller.fit(IMAGES, LABELS, batch_size=8, verbose=0, callbacks=clip)
+    assert not any(np.any(v) for v in student.get_weights())
+    assert len(distiller.metrics_variables) > len(ALL_LOGS)
+    distiller.trainable = False
+    assert teacher.trainable and not student.trainable and not distiller.trainable
+    assert all(map(np.array_equal, before, teacher.variables))
+
+
 def test_several_outputs():
     distiller = AdversarialDistiller(two_headed(8, 7), two_headed(6, 1))
     distiller.compile(

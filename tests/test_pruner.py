@@ -13,6 +13,7 @@ from aip_tf import files, selection
 from aip_tf.channels import check_cut
 from aip_tf.game import AdversarialTransfer, FeatureTransfer
 from aip_tf.recovery import recalibrate
+from aip_tf.training import trained_variables
 
 pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config")
 EPOCHS, SCHEDULE = 4, 0.6  # cuts before the first epoch and after it
@@ -147,10 +148,7 @@ def test_a_resumed_run_goes_on_with_the_trained_weights(tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 3:
-                game = self.model
-                optimizers = [game.optimizer, *game.discriminator_optimizers]
-                state = [v for o in optimizers for v in o.variables]
-                seen.append([v.numpy() for v in [*game.variables, *state]])
+                seen.append([v.numpy() for v in trained_variables(self.model)])
                 raise Killed
 
     seen = []

@@ -32,6 +32,11 @@ _TRAINING, _MEASURING = "the epoch", "the validation data"  # whose batch it is
 TOTAL = "total_loss"  # what is minimised, where that is more than `loss`
 
 
+def _of_student(name):
+    """A property of a model that is its student's."""
+    return property(lambda self: getattr(self.student, name))
+
+
 class ReplicaModel(keras.Model):
     """Trains and evaluates a built keras.Model with the labels alone, under every strategy.
 
@@ -267,25 +272,47 @@ class ReplicaModel(keras.Model):
 
     # --- Keras and its callbacks read these: they speak of the student --------------------------
 
-    @property
-    def trainable_variables(self):
-        return self.student.trainable_variables
-
-    @property
-    def trainable_weights(self):
-        return self.student.trainable_weights
-
-    @property
-    def losses(self):
-        return self.student.losses
+    variables = _of_student("variables")
+    trainable_variables = _of_student("trainable_variables")
+    non_trainable_variables = _of_student("non_trainable_variables")
+    weights = _of_student("weights")
+    trainable_weights = _of_student("trainable_weights")
+    non_trainable_weights = _of_student("non_trainable_weights")
+    losses = _of_student("losses")
+    layers = _of_student("layers")
+    input = _of_student("input")
+    inputs = _of_student("inputs")
+    input_shape = _of_student("input_shape")
+    output = _of_student("output")
+    outputs = _of_student("outputs")
+    output_shape = _of_student("output_shape")
 
     @property
     def output_names(self):
         return getattr(self.student, "output_names", None)
 
     @property
-    def layers(self):
-        return self.student.layers
+    def trainable(self):
+        return self.student.trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        self.student.trainable = value
+
+    def count_params(self):
+        return self.student.count_params()
+
+    def get_config(self):
+        return self.student.get_config()
+
+    def to_json(self, **kwargs):
+        return self.student.to_json(**kwargs)
+
+    def quantize(self, *args, **kwargs):
+        self.student.quantize(*args, **kwargs)
+
+    def export(self, *args, **kwargs):
+        self.student.export(*args, **kwargs)
 
     def get_layer(self, name=None, index=None):
         return self.student.get_layer(name, index)
