@@ -154,12 +154,13 @@ class _Loop:
         both = rounds[-1].metrics_before, rounds[-1].metrics_after
         cut, now = (metrics[task.main_metric] for metrics in both)
         if task.is_better(*both) and abs(cut - now) > 0.01 * abs(cut):
+            is_last = self.status.round == len(self.assignment.cuts)
+            may_keep = is_last and self.assignment.recovery.keep == "last"
             _log.warning(
                 "The student is less good than straight after its cut: %s %.4f, then %.4f. More "
-                "epochs or images may help; keep='best' would have kept the cut.",
-                task.main_metric,
-                cut,
-                now,
+                "epochs or images may help%s.",
+                *(task.main_metric, cut, now),
+                "; keep='best' would have kept the cut" if may_keep else "",
             )
 
     def _cut(self, cut):

@@ -430,3 +430,26 @@ def test_a_recovery_that_makes_worse_says_so_or_gives_the_cut_back(keep, caplog)
     if keep == "best":
         assert report.student.metrics == cut.metrics_before
     assert ("less good than straight after its cut" in caplog.text) == (keep == "last")
+
+
+class Spoil(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        for variable in self.model.trainable_variables:
+            variable.assign(2 * variable)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_keeping_the_best_is_advised_only_where_it_would_help(keep, caplog):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(8), layers.Dense(2)])
+    model.compile(loss="mse")
+    inputs = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    data = inputs, np.asarray(model(inputs))
+    recovery = aip_tf.Recovery(
+        epochs=3, keep=keep, optimizer=keras.optimizers.SGD(1e-9), transfers=[], callbacks=[Spoil()]
+    )
+    aip_tf.prune(
+        model, data, data, recovery=recovery, schedule=lambda step: (step < 2, 0.2 + step / 5)
+    )
+    warnings = [r.getMessage() for r in caplog.records if "less good" in r.getMessage()]
+    advised = ["keep='best'" in warning for warning in warnings]
+    assert advised == ([False, True] if keep == "last" else [False])
