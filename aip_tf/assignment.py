@@ -154,7 +154,8 @@ class Assignment:
     def evaluate(self, model):
         """Validation metrics of a model, by name; none without validation data."""
         data = self.validation
-        return {} if data is None else self.recovery.task.evaluate(model, data)
+        with _keras.keeping_random_states(self.teacher):
+            return {} if data is None else self.recovery.task.evaluate(model, data)
 
     def describe(self):
         """What runs, for its report: model, data, task and transfers, as plain values."""
@@ -207,7 +208,7 @@ class Assignment:
     def _looking(self):
         """Reads training data between stretches of training."""
         data = self.passes[0].dataset
-        with looks.reading(data), looks.looking(data):
+        with looks.reading(data), looks.looking(data), _keras.keeping_random_states(self.teacher):
             yield
 
     def _identify(self, criterion, recovery):

@@ -14,7 +14,8 @@ _log = logging.getLogger("aip_tf")
 
 
 def trained_variables(model):
-    """Everything that training a compiled model changes; the teacher of a game is not part of it.
+    """Everything that training a compiled model changes; of a game's teacher, what its random
+    layers draw next.
 
     Args:
         model: a `keras.Model` or an `AdversarialDistiller`, its optimizers built.
@@ -22,7 +23,8 @@ def trained_variables(model):
     networks = [getattr(model, "student", model), *getattr(model, "discriminators", ())]
     optimizers = [model.optimizer, *getattr(model, "discriminator_optimizers", ())]
     found = getattr(model, "found_variables", ())
-    return [*(v for owner in (*networks, *optimizers) for v in owner.variables), *found]
+    drawn = _keras.random_states(model.teacher) if hasattr(model, "teacher") else ()
+    return [*(v for owner in (*networks, *optimizers) for v in owner.variables), *found, *drawn]
 
 
 def train(model, data, status, state, epochs, *, validation=None, callbacks=(), on_epoch=None):

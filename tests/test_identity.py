@@ -38,6 +38,22 @@ def test_architecture_and_weights_are_told_apart():
     assert model["weights"] != other["weights"]
 
 
+class Drawing(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.seeds = keras.random.SeedGenerator(1)
+
+    def call(self, x):
+        return x + keras.random.normal(keras.ops.shape(x), seed=self.seeds)
+
+
+def test_how_far_random_generators_have_got_makes_no_difference():
+    model = keras.Sequential([keras.Input((2,)), Drawing(), layers.Dense(3)])
+    before = identity.of_model(model)
+    model(np.ones((1, 2)))
+    assert identity.of_model(model) == before
+
+
 def test_a_lambda_is_known_by_what_it_does():
     double, again, triple = (
         network(lamb=lambda x: 2 * x),

@@ -16,6 +16,7 @@ from keras import layers
 
 import aip_tf
 from aip_tf import experiment, files, interruption, run_state
+from aip_tf.game import OutputTransfer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config")
 EPOCHS = 3
@@ -281,22 +282,73 @@ def test_runs_that_are_over_keep_no_variables():
 
 @pytest.mark.parametrize("batch", [0, 1])
 def test_a_signal_in_the_middle_of_an_epoch_loses_nothing(batch, tmp_path, in_batches):
-    class Interrupt(keras.callbacks.Callback):
-        def on_train_batch_end(self, index, logs=None):
-            if self.epoch == 2 and index == batch:
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(0.05)
-
-        def on_epoch_begin(self, epoch, logs=None):
-            self.epoch = epoch
-
     straight, expected = in_batches
     with pytest.raises(KeyboardInterrupt), interruption.noted(lambda sentence: None):
-        prune_in_batches(tmp_path, callbacks=(Interrupt(),))
+        prune_in_batches(tmp_path, callbacks=(Interrupt(batch),))
     student, report = prune_in_batches(tmp_path)
     assert_equal_weights(student, straight)
     assert report.history == expected.history
     assert report.student == expected.student
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Sends SIGTERM after a batch of the epoch 2."""
+
+    def __init__(self, batch):
+        super().__init__()
+        self.batch = batch
+
+    def on_train_batch_end(self, index, logs=None):
+        if self.epoch == 2 and index == self.batch:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+
+@keras.saving.register_keras_serializable("test_runs")
+class Sampling(layers.Layer):
+    """Draws in inference too, from a state that Keras' files do not hold."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.seeds = keras.random.SeedGenerator(1)
+
+    def call(self, x):
+        return x + keras.random.normal(keras.ops.shape(x), seed=self.seeds)
+
+
+def drawing():
+    model = network()
+    return keras.Model(model.input, layers.Dense(3)(Sampling()(model.output)))
+
+
+def prune_drawing(run_dir, model, **options):
+    return prune_in_batches(run_dir, model=model, transfers=[OutputTransfer()], **options)
+
+
+def test_a_network_that_draws_is_delivered_and_its_run_known_again(tmp_path):
+    teacher = drawing()
+    before = [np.array(v) for v in teacher.variables]
+    student, _ = prune_drawing(tmp_path, teacher)
+    aip_tf.trade_off(teacher, images(), (0.3,), runs=0)
+    assert all(map(np.array_equal, before, teacher.variables))  # law 4, seeds too
+    teacher(images()[0])
+    count = Count()
+    again, _ = prune_drawing(tmp_path, teacher, callbacks=(count,))
+    assert not count.epochs
+    assert_equal_weights(again, student)
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+def test_a_network_that_draws_goes_on_with_the_same_draws(batch, tmp_path):
+    straight, expected = prune_drawing(tmp_path / "straight", drawing())
+    with pytest.raises(KeyboardInterrupt), interruption.noted(lambda sentence: None):
+        prune_drawing(tmp_path / "run", drawing(), callbacks=(Interrupt(batch),))
+    student, report = prune_drawing(tmp_path / "run", drawing())
+    assert_equal_weights(student, straight)
+    assert report.history == expected.history
 
 
 def prune_in_batches(run_dir=None, **options):

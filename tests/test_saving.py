@@ -73,6 +73,34 @@ def test_a_file_that_does_not_load_is_told_truly():
     assert "custom_objects" not in message and len(message) < 700
 
 
+@keras.saving.register_keras_serializable("test_saving")
+class Sampling(layers.Layer):
+    """Draws in inference too, from a state that Keras' files do not hold."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.seeds = keras.random.SeedGenerator(1)
+
+    def call(self, x):
+        return x + keras.random.normal(ops.shape(x), seed=self.seeds)
+
+
+def anywhere(x):
+    return x + keras.random.normal(ops.shape(x))
+
+
+@pytest.mark.parametrize(
+    "layer", [Sampling(), layers.Lambda(anywhere)], ids=["a generator of its own", "Keras' own"]
+)
+def test_a_random_layer_is_compared_from_the_same_state(layer, monkeypatch):
+    monkeypatch.setitem(keras.saving.get_custom_objects(), "anywhere", anywhere)
+    model = network(layer)
+    model(BATCH)
+    before = [np.array(v) for v in model.variables]
+    check_saving(model, BATCH)
+    assert all(map(np.array_equal, before, model.variables))
+
+
 def mine(x):
     return ops.tanh(x) * x
 

@@ -97,6 +97,7 @@ from aip_tf._keras.own_calls import (
 )
 from aip_tf._keras.randomness import (
     explicit_seed,
+    keeping_random_states,
     random_state,
     set_random_state,
 )
@@ -110,6 +111,7 @@ from aip_tf._keras.resizing import (
 from aip_tf._keras.running import (
     GivenInputs,
     TappedModel,
+    answer,
     observe,
     quiet,
 )
@@ -149,6 +151,7 @@ __all__ = [
     "TappedModel",
     "add",
     "all_layers",
+    "answer",
     "application_layers",
     "attention_projections",
     "batch_normalizations",
@@ -191,6 +194,7 @@ __all__ = [
     "is_multi_worker",
     "is_seeded",
     "joined_loss",
+    "keeping_random_states",
     "layer_at",
     "layer_attributes",
     "layer_pairs",

@@ -1,5 +1,6 @@
 """The state of everything that draws at random in this process."""
 
+import contextlib
 import random
 
 import keras
@@ -9,6 +10,8 @@ from keras.src.backend.common import global_state
 from keras.src.random import seed_generator
 from keras.src.utils.rng_utils import get_random_seed
 from tensorflow.python.ops import stateful_random_ops
+
+from aip_tf._keras.layers import random_states
 
 
 def explicit_seed():
@@ -52,3 +55,15 @@ def set_random_state(state):
     random.setstate((version, tuple(words), None if np.isnan(gauss) else gauss))
     position, has_gauss, cached = state["numpy_rest"]
     np.random.set_state(("MT19937", state["numpy"], int(position), int(has_gauss), cached))
+
+
+@contextlib.contextmanager
+def keeping_random_states(model):
+    """The random layers of `model` (if it is one) draw afterwards as if not asked inside."""
+    states = random_states(model) if isinstance(model, keras.layers.Layer) else []
+    values = [keras.ops.convert_to_numpy(state) for state in states]
+    try:
+        yield
+    finally:
+        for state, value in zip(states, values, strict=True):
+            state.assign(value)

@@ -16,6 +16,12 @@ from aip_tf._keras.graph import (
 from aip_tf._keras.layers import keeps_statistics
 
 
+def answer(model, inputs):
+    """The outputs of `model` in inference mode; its states stay, so that the next are the same."""
+    with keras.StatelessScope():
+        return model(inputs, training=False)
+
+
 def observe(model, inputs, see):
     """Run `model` in inference mode and show every call: `see(operation, path, tensors, outputs)`.
 

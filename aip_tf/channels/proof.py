@@ -2,7 +2,6 @@
 
 import collections
 
-import keras
 import ml_dtypes
 import numpy as np
 import tensorflow as tf
@@ -144,13 +143,7 @@ def _as_type(x, like):
 
 def difference(expected, actual, inputs):
     """The largest difference of two models' outputs relative to each one's largest entry: float."""
-    return _relative(*(_arrays(_answer(model, inputs)) for model in (expected, actual)))
-
-
-def _answer(model, inputs):
-    """The outputs of a model; its states stay as they are, so that the next answer is the same."""
-    with keras.StatelessScope():
-        return model(inputs, training=False)
+    return _relative(*(_arrays(_keras.answer(model, inputs)) for model in (expected, actual)))
 
 
 def _rounding_of(model):
