@@ -155,7 +155,7 @@ class Assignment:
     def evaluate(self, model):
         """Validation metrics of a model, by name; none without validation data."""
         data = self.validation
-        with _keras.keeping_random_states(model):
+        with _keras.keeping_random_states(self.teacher):
             return {} if data is None else self.recovery.task.evaluate(model, data)
 
     def describe(self):
@@ -209,7 +209,7 @@ class Assignment:
     def _looking(self):
         """Reads training data between stretches of training."""
         data = self.passes[0].dataset
-        with looks.reading(data), looks.looking(data):
+        with looks.reading(data), looks.looking(data), _keras.keeping_random_states(self.teacher):
             yield
 
     def _identify(self, criterion, recovery):

@@ -81,7 +81,8 @@ def trade_off(
     >>> found = aip_tf.trade_off(model, train_data, (0.2, 0.4), validation_data=test_data)
     >>> print(found.render())
     """
-    with failures.checking("`trade_off` cannot work with what it is given"):
+    checking = failures.checking("`trade_off` cannot work with what it is given")
+    with checking, _keras.keeping_random_states(model):
         check(_KINDS, locals())
         selection = selections.get(selection)
         is_open = amounts is None
@@ -139,6 +140,7 @@ class _Cuts(contextlib.ExitStack):
 
     def __enter__(self):
         self.callback(self._replay.forget)
+        self.enter_context(_keras.keeping_random_states(self._assignment.teacher))
         self._timing = self.enter_context(Timing(self._graph.input_shapes))
         return super().__enter__()
 

@@ -76,7 +76,8 @@ def prune(
     >>> student, report = aip_tf.prune(model, train_data, validation_data, schedule=0.6)
     >>> print(report.render())
     """
-    with failures.checking("`prune` cannot work with what it is given"):
+    checking = failures.checking("`prune` cannot work with what it is given")
+    with checking, _keras.keeping_random_states(model):
         check({"overwrite": FLAG, "check_only": FLAG}, locals())
         if run_dir is not None:
             files.check_folder(run_dir)
@@ -137,7 +138,7 @@ class _Loop:
         """Train until the next cut, or to the end of the run; then measure what came of it."""
         status, student = self.status, self.graph.model
         if self.assignment.lengths[status.round]:
-            with _keras.keeping_random_states(self.assignment.graph.plain_model):  # law 4
+            with _keras.keeping_random_states(self.assignment.teacher):
                 recover(student, self.assignment, status, self.state)
         self.books.recovered(student)
         self._compare_with_cut()

@@ -59,8 +59,8 @@ def set_random_state(state):
 
 @contextlib.contextmanager
 def keeping_random_states(model):
-    """The random layers of `model` draw afterwards as if it had not been asked inside."""
-    states = random_states(model)
+    """The random layers of `model` (if it is one) draw afterwards as if not asked inside."""
+    states = random_states(model) if isinstance(model, keras.layers.Layer) else []
     values = [keras.ops.convert_to_numpy(state) for state in states]
     try:
         yield
