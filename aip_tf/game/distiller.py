@@ -60,10 +60,10 @@ class AdversarialDistiller(_keras.ReplicaModel):
             (Hinton et al. 2015, arXiv 1503.02531), both in nats. Where an output is values, whose
             loss is in a unit of its own, 1 over what answers that are always the same would lose
             there; not more than 1 if another output is of classes.
+        name: the model's name.
         forms: what each output answers, `"classes"`, `"yes/no"` (each unit for itself) or
             `"values"`, in their order; None: what its last layer and its loss say. Logits whose
             loss is a function of your own count as values, unless an accuracy is among the metrics.
-        name: the model's name.
 
     Raises:
         ValueError: if teacher and student do not fit together, a transfer does not fit them, or
@@ -87,7 +87,7 @@ class AdversarialDistiller(_keras.ReplicaModel):
     """
 
     def __init__(
-        self, teacher, student, transfers=None, supervised_weight=None, forms=None, name=None
+        self, teacher, student, transfers=None, supervised_weight=None, name=None, forms=None
     ):
         check_pair(teacher, student)
         super().__init__(student, name)
