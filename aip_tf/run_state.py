@@ -5,9 +5,9 @@
     checkpoint/*.npz        the last two snapshots
     round_NN/snapshot.npz   the snapshot at the end of each recovery
 
-A snapshot holds the variables of whoever is trained (student, discriminators, optimizers; of the
-teacher no weight, only how far its random generators are), the random state of the process, how
-often the data were iterated, and the status.
+A snapshot holds the variables of whoever is trained (student, discriminators, optimizers; never the
+teacher), the random state of the process and of the teacher's random layers, how often the data
+were iterated, and the status.
 """
 
 import dataclasses
