@@ -25,7 +25,7 @@ from aip_tf.distribution import is_chief
 
 _log = logging.getLogger("aip_tf")
 
-_VERSION = 3
+_VERSION = 4
 _ROLLING = 2  # snapshots that are kept besides those at the end of a recovery
 _SNAPSHOT = {
     "file": str,
