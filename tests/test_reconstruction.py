@@ -180,8 +180,8 @@ def transposed_2d(x):
 
 
 @reader((5, 6, 3), filters=4)
-def transposed_and_dilated(x):
-    return layers.Conv2DTranspose(5, 3, dilation_rate=2)(x)
+def transposed_2d_dilated(x):
+    return layers.Conv2DTranspose(5, 3, dilation_rate=2)(x)  # on CPUs not in float64
 
 
 @reader((3, 4, 3, 2), filters=4)
@@ -296,6 +296,22 @@ def test_a_channel_that_the_others_can_make_up_for_is_not_missed(kind):
     assert np.abs(cut - expected).max() > 1e-2 * size  # the cut alone does harm
     assert np.abs(smaller(batch) - expected).max() < 1e-4 * size
     assert record.layers and not record.skipped
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_what_an_output_sees_is_told_in_every_type(dtype):
+    layer = layers.Conv1D(1, 3, strides=2, dtype=dtype)
+    layer.build((None, 70_001, 1))
+    seen = linear.linear_view(layer, "kernel", 1)._sources(np.empty((1, 70_001, 1)))
+    np.testing.assert_array_equal(seen, 1 + np.add.outer(np.arange(0, 69_999, 2), np.arange(3)))
+
+
+def test_a_layer_reads_in_its_own_type_whatever_it_is_given():
+    model, _ = build("separable")
+    layer = model.layers[-1]
+    x = tf.ones((2, 7, 8, 4), "float64")
+    view = linear.linear_view(layer, "pointwise_kernel", 2)
+    assert view._middle(x).dtype == layer.compute_dtype == "float32"
 
 
 # --- what a constant becomes ---------------------------------------------------------------------
@@ -632,6 +648,20 @@ def test_layers_that_cannot_be_refitted_are_named_and_left_alone():
     expected = prune_channels(model, {"conv": np.arange(6) < 4}).get_weights()
     for value, other in zip(smaller.get_weights(), expected, strict=True):
         np.testing.assert_array_equal(value, other)
+
+
+def test_a_layer_that_tensorflow_does_not_run_on_its_own_is_named_and_left_alone(monkeypatch):
+    def fail(*_):
+        raise tf.errors.UnimplementedError(None, None, "no such kernel")
+
+    monkeypatch.setattr(linear, "_sources", fail)
+    inputs = Input((6, 6, 3))
+    x = layers.Conv2D(4, 1, name="producer")(inputs)
+    readers = [layers.Dense(3, name="reader")(x), layers.Conv2D(2, 3, name="odd")(x)]
+    model = Model(inputs, readers)
+    _, record = refitted(model, {"producer": np.arange(4) < 3}, batch_for(model))
+    assert record.layers == ("reader",)
+    assert record.skipped == {"odd": "what a Conv2D reads cannot be told"}
 
 
 def test_a_layer_whose_weights_a_constraint_holds_is_not_refitted():

@@ -16,12 +16,12 @@ import math
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import layers, ops
 
 from aip_tf.channels.rules.convolution import channel_axis, subscripts
 
 _PADDING = 0  # the source of an entry that lies outside of the tensor
+_DIGIT_BITS = 7  # a number below 128 is exact in every type of float, and in TensorFloat-32
 
 
 class Linear:
@@ -129,13 +129,13 @@ class Convolution(Linear):
 
     def _sources(self, x):
         """For each sample and place the position, from 1, that it reads: int (samples, places)."""
-        return _sources(
-            type(self.layer), self._options(), tuple(self._channels_last(x).shape[1:-1])
-        )
+        size = tuple(self._channels_last(x).shape[1:-1])
+        return _sources(type(self.layer), self._options(), size)
 
     def _options(self):
         names = ("kernel_size", "strides", "padding", "dilation_rate", "output_padding")
-        return tuple((n, getattr(self.layer, n)) for n in names if hasattr(self.layer, n))
+        options = [(n, getattr(self.layer, n)) for n in names if hasattr(self.layer, n)]
+        return (*options, ("dtype", self.layer.compute_dtype))
 
 
 @functools.lru_cache(64)
@@ -143,26 +143,22 @@ def _sources(kind, options, size):
     """What an output sees, asked of the layer itself: it runs on numbered positions.
 
     Each place of its kernel has an output of its own, which hands on the number at this place. So
-    strides, dilations and paddings mean here what they mean there.
+    strides, dilations and paddings mean here what they mean there. It runs in the layer's own type,
+    as in another one TensorFlow may not have it; numbers go through it digit by digit.
     """
     options = dict(options)
-    numbers = np.arange(1.0, 1 + math.prod(size)).reshape(1, *size, 1)
-    try:
-        seen = _probed(kind, options, numbers, "float64")
-    except tf.errors.OpError:  # such as dilated transposed convolutions on a CPU
-        seen = _probed(kind, options, numbers, "float32")
-    return np.rint(seen).astype(np.int64).reshape(-1, math.prod(options["kernel_size"]))
-
-
-def _probed(kind, options, numbers, dtype):
     places = math.prod(options["kernel_size"])
     # "zeros", because a default would draw a seed, here only where nothing is cached: a run that is
     # resumed would go on with other random numbers.
-    options |= {"use_bias": False, "kernel_initializer": "zeros", "dtype": dtype}
+    options |= {"use_bias": False, "kernel_initializer": "zeros"}
     probe = kind(places, data_format="channels_last", **options)
-    probe.build(numbers.shape)
+    probe.build((1, *size, 1))
     probe.kernel.assign(np.eye(places).reshape(probe.kernel.shape))
-    return np.asarray(probe(numbers))
+    numbers, seen = np.arange(1, 1 + math.prod(size)).reshape(1, *size, 1), 0
+    for shift in range(0, numbers.size.bit_length(), _DIGIT_BITS):
+        digits = ops.cast(numbers >> shift & (1 << _DIGIT_BITS) - 1, probe.compute_dtype)
+        seen += np.rint(_as_array(probe(digits))).astype(np.int64) << shift
+    return seen.reshape(-1, places)
 
 
 class TransposedConvolution(Convolution):
@@ -199,7 +195,7 @@ class SeparableConvolution(Linear):
 
     def _middle(self, x):
         layer = self.layer
-        kernel = ops.cast(layer.depthwise_kernel, x.dtype)
+        x, kernel = (ops.cast(v, layer.compute_dtype) for v in (x, layer.depthwise_kernel))
         options = (layer.strides, layer.padding, layer.data_format, layer.dilation_rate)
         x = ops.depthwise_conv(x, kernel, *options)
         return x if self.output_axis == -1 else ops.moveaxis(x, 1, -1)

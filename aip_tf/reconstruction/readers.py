@@ -5,6 +5,7 @@ import dataclasses
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from aip_tf import _keras
 from aip_tf.reconstruction.linear import Linear, linear_view
@@ -219,9 +220,11 @@ def prepare(model, readers, inputs, num_inputs):
         num_inputs: how many inputs will be looked at.
 
     Returns:
-        Paths of the readers that the network calls itself (not some other layer), in that order.
+        `({path: Reader}, {path: reason})`: those that the network calls itself, in that order, and
+        those that are not refitted: another layer calls them, or what they read cannot be told.
     """
     calls, uses, made, alive = collections.Counter(), collections.defaultdict(list), {}, []
+    others = {}
 
     def see(operation, path, args, outputs):
         alive.append(outputs)  # an id is that of a tensor only while the tensor lives
@@ -230,7 +233,10 @@ def prepare(model, readers, inputs, num_inputs):
         for x in args:
             uses[id(x)].append((operation, path))
         if path in readers:
-            readers[path].arrange(args[0], num_inputs)
+            try:
+                readers[path].arrange(args[0], num_inputs)
+            except tf.errors.OpError:  # it runs in the network, but not as `linear` asks it
+                others[path] = f"what a {type(operation).__name__} reads cannot be told"
 
     for x in keras.tree.flatten(_keras.observe(model, inputs, see)):
         uses[id(x)].append((None, ""))
@@ -242,7 +248,8 @@ def prepare(model, readers, inputs, num_inputs):
         if len(followers) == 1 and calls[path] == calls[followers[0][1]] == 1:
             reader.normalization = _normalization(reader, *followers[0])
         reader.constant = _constant(reader)
-    return [path for path in made if path in readers]
+    others |= dict.fromkeys(readers.keys() - made, "another layer calls it")
+    return {p: readers[p] for p in made if p in readers and p not in others}, others
 
 
 def _normalization(reader, operation, path):

@@ -47,13 +47,11 @@ class Study:
     def __init__(self, model, groups, batches, ridge):
         self.model, self.groups = model, groups
         self._batches, self._ridge = batches, ridge
-        self.readers, self.others = find_readers(model, groups)
+        readers, others = find_readers(model, groups)
         num_inputs = sum(map(num_inputs_of, batches))
         few = _keras.first_samples(model, batches[0], 1)
-        called = prepare(model, self.readers, few, num_inputs)
-        inside = dict.fromkeys(self.readers.keys() - called, "another layer calls it")
-        self.readers = {path: self.readers[path] for path in called}
-        self.others |= inside
+        self.readers, more = prepare(model, readers, few, num_inputs)
+        self.others = others | more
         self._moments = {}
 
     def readers_of(self, names):
