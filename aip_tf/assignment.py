@@ -248,11 +248,12 @@ class Assignment:
         metric = "agreement" if truth is None else "accuracy"
         recovery = recovery.without_labels(answers.task(metric))
         _log.info("No labels: the teacher's answers stand in for them.")
-        if others := unread(self.teacher, inputs_of(batch)):
+        specs = [inputs_of(d.element_spec) for d in datasets if not has_labels(d)]
+        if others := [key for spec in specs for key in unread(self.teacher, spec)]:
             _log.warning(
                 "No input of the model reads %s. Labels stand beside the inputs: "
                 "data.map(lambda x: (x, x[%r])).",
-                ", ".join(map(repr, others)),
+                ", ".join(map(repr, dict.fromkeys(others))),
                 others[0],
             )
         return recovery, [d if has_labels(d) else answers.added_to(d) for d in datasets]

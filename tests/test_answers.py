@@ -69,19 +69,24 @@ def test_a_subclassed_teacher_and_its_student_are_measured_by_the_same_names():
     assert report.teacher.metrics.keys() == report.student.metrics.keys()
 
 
-def test_a_dictionary_of_inputs_and_labels_is_no_batch():
-    data = tf.data.Dataset.from_tensors({"images": X, "labels": np.zeros(24)})
+@pytest.mark.parametrize("is_by_name", [False, True])
+def test_a_dictionary_of_inputs_and_labels_is_no_batch(is_by_name):
+    data, model = tf.data.Dataset.from_tensors({"images": X, "labels": np.zeros(24)}), teacher()
+    if is_by_name:
+        model = Model({"images": model.input}, model.output)
     with pytest.raises(ValueError, match="labels stand beside the inputs"):
-        aip_tf.prune(teacher(), data, check_only=True)
+        aip_tf.prune(model, data, check_only=True)
 
 
 def test_labels_among_the_inputs_are_noticed(caplog):
     model = Model(i := Input((6,), name="x"), layers.Dense(3)(layers.Dense(8)(i)))
     data = tf.data.Dataset.from_tensors({"x": X, "kind": np.zeros(24)})
-    aip_tf.prune(model, data, check_only=True)
-    assert "No input of the model reads 'kind'. Labels stand beside the inputs" in caplog.text
-    caplog.clear()
-    aip_tf.prune(model, data.map(lambda x: {"x": x["x"]}), check_only=True)
+    inputs = data.map(lambda x: {"x": x["x"]})
+    for train, validation in ((data, None), (inputs, data)):
+        aip_tf.prune(model, train, validation, check_only=True)
+        assert "No input of the model reads 'kind'. Labels stand beside the inputs" in caplog.text
+        caplog.clear()
+    aip_tf.prune(model, inputs, inputs, check_only=True)
     assert "No input" not in caplog.text
 
 

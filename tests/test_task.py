@@ -146,7 +146,8 @@ def test_labels_that_do_not_fit_are_refused(units, loss, labels, message):
     [
         (np.zeros((2, 8, 8, 3)), "images of 1 channels instead of 3"),
         (np.zeros((2, 9, 9, 1)), "resize the images to 8x8"),
-        (np.zeros((2, 8, 8)), "missing axis"),
+        (np.zeros((2, 8, 8)), r"one channel: images\[..., None\]"),
+        (np.zeros((8, 8, 1)), r"single sample.* dataset.batch\(32\)"),
         (np.array([["a"], ["b"]]), "shape"),
         ([np.zeros((2, 8, 8, 1))] * 2, "2 inputs in a batch. Expected 1"),
     ],

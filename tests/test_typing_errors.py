@@ -188,6 +188,7 @@ DATA = [
     ((X, Y[:-1]), "unequal length"),
     ((X, None), "labels"),
     (BATCHES, "without labels"),
+    (tf.data.Dataset.from_tensor_slices((X, Y)), r"dataset.batch\(32\)"),
     (tf.data.Dataset.from_tensors((X, Y[:-1])), "parts have 12, 11 samples"),
     (tf.data.Dataset.from_tensors((X[:0], Y[:0])), "and at least one"),
     (X, "as one tuple"),

@@ -12,6 +12,7 @@ from aip_tf import _keras, failures
 from aip_tf.arguments import shown
 
 _AT_ONCE = 4096  # samples
+_BESIDE = "labels stand beside the inputs, (inputs, labels)"
 _NUMBERS = ("float", "bfloat", "int", "uint", "bool")  # how names of types begin
 
 
@@ -90,12 +91,12 @@ def check_inputs(model, inputs):
     except KeyError as error:
         raise ValueError(
             f"Received inputs named {sorted(inputs)}. Expected {[x.name for x in expected]}: "
-            f"{error} is missing; labels stand beside the inputs, (inputs, labels)."
+            f"{error} is missing; {_BESIDE}."
         ) from error
     if len(given) != len(expected):
         raise ValueError(
             f"Received {len(given)} inputs in a batch. Expected {len(expected)}, one for each of "
-            f"{[x.name for x in expected]}."
+            f"{[x.name for x in expected]}{f'; {_BESIDE}' if isinstance(inputs, dict) else ''}."
         )
     for x, symbol in zip(given, expected, strict=True):
         _check_input(x, symbol)
@@ -123,13 +124,10 @@ def check_all_inputs(inputs):
 
 def _check_input(x, symbol):
     shape, wanted = tuple(np.shape(x)), tuple(symbol.shape)
-    fits = len(shape) == len(wanted) and all(
-        b in (None, a) for a, b in zip(shape[1:], wanted[1:], strict=True)
-    )
-    if not fits:
+    if not (shape and _fits(shape[1:], wanted[1:])):
         raise ValueError(
             f"Received a batch of inputs of shape {shape}. Expected {wanted}, as the model's input "
-            f"{symbol.name!r} is: {_remedy(shape[1:], wanted[1:])}"
+            f"{symbol.name!r} is: {_remedy(shape, wanted)}"
         )
     if not are_numbers(x):
         raise ValueError(
@@ -159,16 +157,23 @@ def are_finite(x):
     return "float" not in type_of(x) or bool(np.isfinite(np.asarray(x, "float32")).all())
 
 
+def _fits(shape, wanted):
+    """Whether sizes are the wanted ones; None is any."""
+    return len(shape) == len(wanted) and all(
+        b in (None, a) for a, b in zip(shape, wanted, strict=True)
+    )
+
+
 def _remedy(shape, wanted):
+    if _fits(shape, wanted[1:]):
+        return "this is a single sample, give batches: dataset.batch(32), or x[None] of an array."
+    shape, wanted = shape[1:], wanted[1:]
     if len(shape) == len(wanted) == 3 and shape[:2] == wanted[:2]:
         return f"give images of {wanted[2]} channels instead of {shape[2]}."
     if len(shape) == len(wanted) == 3 and shape[2] == wanted[2]:
         return f"resize the images to {wanted[0]}x{wanted[1]} pixels, or build the model for them."
     if len(shape) == len(wanted) - 1:
-        return (
-            "add the missing axis (a batch: dataset.batch(32), images[None]; or one channel: "
-            "images[..., None])."
-        )
+        return "add the missing axis (one channel: images[..., None])."
     return "reshape the data, or build the model for it."
 
 
