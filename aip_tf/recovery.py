@@ -47,8 +47,8 @@ class Recovery:
         optimizer: a Keras optimizer (copied for every stretch between cuts, with all that its
             methods were told), its name, "sgd": SGD at 0.02 with Nesterov momentum 0.9, weight
             decay 5e-4 and gradients of length 10 at most, or "auto": "sgd", Lamb at 0.01 for
-            networks without batch normalization, or Lamb at 0.005 for regressions, see
-            `decays.suited_optimizer`.
+            networks without batch normalization, or Lamb at 0.005 for regressions ("sgd" for
+            either in float16), see `decays.suited_optimizer`.
         decay: how the learning rate falls from one cut to the next: "cosine", "constant",
             "step_decay" or a callable, see `aip_tf.schedules`. An optimizer that brings its own
             schedule keeps it.
