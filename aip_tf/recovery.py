@@ -54,7 +54,8 @@ class Recovery:
             schedule keeps it.
         loss: the supervised loss; None: that of the task, of the compiled model, or else the
             cross-entropy that fits the model's output and the labels.
-        metrics: list of metrics; None: those of the task, of the compiled model, or else accuracy.
+        metrics: list of metrics; None: those of the task, of the compiled model, or else accuracy,
+            where the loss is a cross-entropy of Keras' own that ignores no class.
         transfers: what the teacher hands over; None: the full method, see `AdversarialDistiller`;
             an empty list: plain fine-tuning.
         supervised_weight: weight of the supervised loss beside the transfers; None: labels count

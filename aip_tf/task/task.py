@@ -69,7 +69,7 @@ class Task:
         loss: as for `compile`; None: that of the compiled model, or else the cross-entropy that
             fits each output and its labels.
         metrics: as for `compile`; None: those of the compiled model, or else accuracy for every
-            output with a cross-entropy of Keras' own.
+            output with a cross-entropy of Keras' own that ignores no class.
         main_metric: name of the metric that counts, as `evaluate` calls it; None: the first metric,
             or the loss without any.
         higher_is_better: whether the main metric should rise; None: as Keras knows it.
